@@ -1,0 +1,35 @@
+"""assay puts a trained model to the proof: audit, repair, and what each repair did to every other property."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "load": "assay.subject",
+    "Subject": "assay.subject",
+    "Access": "assay.subject",
+    "Oracle": "assay.subject",
+    "Data": "assay.data",
+    "load_data": "assay.data",
+    "AssayError": "assay.runtime.errors",
+    "InputError": "assay.runtime.errors",
+    "AccessError": "assay.runtime.errors",
+}
+_MODULES = ("nets", "training")
+
+__all__ = ["__version__", *_NAMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"assay.{name}")
+    raise AttributeError(f"module 'assay' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Audit a subject: one module a property."""

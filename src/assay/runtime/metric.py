@@ -1,0 +1,81 @@
+"""What an audit measures: a value with its interval, and the per-sample values behind it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from assay.runtime import statistics
+from assay.runtime.errors import InputError
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number. ``interval`` says how low and high were found; ``how`` the method with its options."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None
+    n: int | None = None
+    unit: str = ""
+    better: Better | None = None
+    how: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; non-finite numbers become null."""
+        return {k: _finite(v) for k, v in asdict(self).items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Per-sample values (n, k) in the order of ``index`` (n,), and the name of the statistic that makes the metric."""
+
+    values: np.ndarray
+    index: np.ndarray
+    statistic: str = "mean"
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.index):
+            raise InputError(f"samples: {len(self.values)} values for {len(self.index)} indices; expected one each")
+
+
+def measured(
+    name: str,
+    values: np.ndarray,
+    index: np.ndarray,
+    *,
+    statistic: str = "mean",
+    unit: str = "",
+    better: Better | None = None,
+    how: str = "",
+    seed: int = 0,
+) -> tuple[Metric, Samples]:
+    """A metric and its samples from per-sample values (n,) or (n, k).
+
+    Rates (0/1 values under "mean") get Wilson's interval, other statistics the bootstrap's when n >= 50.
+    """
+    table = np.asarray(values, dtype=float).reshape(len(values), -1)
+    if len(table) == 0:
+        raise InputError(f"{name}: no samples to measure; expected at least one")
+    value, low, high, interval = statistics.point(statistic, table), None, None, None
+    if statistic == "mean" and np.isin(table, (0.0, 1.0)).all():
+        low, high = statistics.wilson(int(table.sum()), len(table))
+        interval = "Wilson 95%"
+    elif len(table) >= 50:
+        low, high = statistics.bootstrap(statistic, table, seed=seed)
+        interval = "bootstrap 95%"
+    return (
+        Metric(name, value, low, high, interval, len(table), unit, better, how),
+        Samples(table, np.asarray(index), statistic),
+    )

@@ -1,0 +1,195 @@
+"""Saving and loading subjects. Tensors go to safetensors, the rest to TOML; nothing is pickled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from assay.data import Data, load_data
+from assay.data.sources import NAMED
+from assay.runtime.errors import InputError, unknown
+from assay.runtime.spec import Spec, build, resolve, spec_of
+from assay.subject.access import Access
+from assay.subject.subject import Subject
+
+SCHEMA = "assay/1"
+SPLITS = ("train", "holdout", "test")
+EMBEDDED = {"digits": "assay.training.digits:digits_subject"}
+
+
+def save(subject: Subject, folder: Path) -> Path:
+    """Write the subject to ``folder`` (made or replaced whole, never left half-written)."""
+    spec = spec_of(subject.model)
+    if spec is None:
+        raise InputError(
+            f"subject {subject.name!r}: {type(subject.model).__name__} does not say how it is rebuilt; expected a model "
+            "from assay.nets, one loaded as module:factory, or a class decorated with assay.runtime.spec.rebuildable"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not (folder / "subject.toml").exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: exists and is no subject; expected a new folder or a subject to replace")
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        recipe = spec_of(subject.recipe) if subject.recipe is not None else None
+        table: dict[str, Any] = {
+            "schema": SCHEMA,
+            "name": subject.name,
+            "task": subject.task,
+            "access": subject.access.name,
+            "model": spec.to_dict(),
+            **({"recipe": recipe.to_dict()} if recipe is not None else {}),
+            "data": {s: _save_data(getattr(subject, s), work / f"{s}.safetensors") for s in SPLITS if getattr(subject, s)},
+        }
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in subject.model.state_dict().items()}, work / "model.safetensors")
+        (work / "subject.toml").write_text(tomli_w.dumps(table))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _save_data(data: Data, path: Path) -> dict[str, Any]:
+    kind, _, split = data.name.partition(":")
+    if kind in NAMED and split in ("train", "test"):
+        whole = load_data(data.name)
+        if whole.hash == data.hash:
+            return {"source": data.name}
+        if torch.isin(data.index, whole.index).all() and whole.index.equal(whole.index.sort().values):
+            rows = torch.searchsorted(whole.index, data.index)
+            if whole[rows].hash == data.hash:
+                save_file({"index": data.index.contiguous()}, path)
+                return {"source": data.name, "file": path.name}
+    fields = {f"fields.{k}": v.contiguous().clone() for k, v in data.fields.items()}
+    save_file({"x": data.x.contiguous().clone(), "y": data.y.clone(), "index": data.index.clone(), **fields}, path)
+    return {"name": data.name, "classes": list(data.classes), "bounds": list(data.bounds), "file": path.name}
+
+
+def _load_data(entry: dict[str, Any], folder: Path) -> Data:
+    tensors = _tensors(folder / _inside(entry["file"])) if "file" in entry else {}
+    if "source" in entry:
+        whole = load_data(entry["source"])
+        return whole[torch.searchsorted(whole.index, tensors["index"])] if tensors else whole
+    fields = {k.removeprefix("fields."): v for k, v in tensors.items() if k.startswith("fields.")}
+    low, high = entry["bounds"]
+    return Data(tensors["x"], tensors["y"], tuple(entry["classes"]), (low, high), entry["name"], tensors["index"], fields)
+
+
+def _inside(name: str) -> str:
+    if Path(name).name != name:
+        raise InputError(f"subject.toml: file {name!r} lies outside the folder; expected a plain file name")
+    return name
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected a safetensors file") from error
+
+
+def _set_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{where}: the weights do not fit the model ({detail})") from error
+
+
+def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
+    """The subject saved in ``folder``."""
+    path = folder / "subject.toml"
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no subject.toml; expected a folder written by Subject.save")
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from error
+    try:
+        model = build(table["model"], trust)
+        splits = {s: _load_data(entry, folder) for s, entry in table["data"].items()}
+        recipe = build(table["recipe"], trust) if "recipe" in table else None
+        access, name, task = Access[table["access"]], table["name"], table["task"]
+    except KeyError as error:
+        raise InputError(f"{path}: key {error} is missing or wrong; expected the layout {SCHEMA}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{path}: the factory gives {type(model).__name__}; expected a torch module")
+    _set_state(model, _tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    model.eval()
+    return Subject(model, recipe=recipe, access=access, name=name, task=task, **splits)
+
+
+def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]) -> Subject:
+    """``module:factory`` (gives a Subject or a module) or ``module:factory@weights.pt`` (a state dict for the module)."""
+    factory, _, weights = text.partition("@")
+    made = resolve(factory, {*trust, factory.partition(":")[0]})()
+    if isinstance(made, Subject):
+        return replace(made, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{factory}: gives {type(made).__name__}; expected a Subject or a torch module")
+    if spec_of(made) is None:
+        made.spec = Spec(factory, {})  # type: ignore[assignment]
+    if weights:
+        _set_state(made, _state_dict(Path(weights)), weights)
+    if data.get("test") is None:
+        raise InputError(f"{factory} gives a bare model; expected --data with the test set")
+    made.eval()
+    return Subject(made, name=factory, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
+
+
+def _state_dict(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise InputError(f"weights {path}: no such file")
+    if path.suffix == ".safetensors":
+        return _tensors(path)
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a hostile or broken file
+        raise InputError(f"weights {path}: cannot be read ({type(error).__name__}); expected a plain state dict") from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"weights {path}: expected a plain state dict of tensors")
+    return state
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    data: str | None = None,
+    holdout: str | None = None,
+    train: str | None = None,
+    trust: Collection[str] = (),
+    seed: int = 0,
+) -> Subject:
+    """A subject: None or "digits" (trained here in seconds, then kept), a folder, or "module:factory[@weights]".
+
+    ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
+    """
+    given = {k: load_data(v, d) if v else None for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))}
+    text = "digits" if source is None else str(source)
+    if text in EMBEDDED:
+        subject = resolve(EMBEDDED[text])(seed)
+    elif Path(text).is_dir():
+        subject = load_folder(Path(text), trust)
+    elif ":" in text:
+        return load_factory(text, trust, given)
+    else:
+        raise InputError(
+            f"subject {text!r}: no such folder; expected 'digits', a subject folder or module:factory[@weights.pt]"
+        ) if os.sep in text or Path(text).suffix else unknown("subject", text, EMBEDDED)
+    changed = {k: v for k, v in given.items() if v is not None}
+    if "test" in changed and "holdout" not in changed:
+        changed["holdout"] = None
+    return replace(subject, **changed) if changed else subject  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""The contract of trainers, and plain supervised learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from assay.data import Batch, Data
+from assay.runtime.checks import check_inputs
+from assay.training.engine import Plan, State, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """``fit(model, data, *, seed) -> model``: a trained copy. A subclass states its objective; the loop is the engine's.
+
+    ``control()`` is the same work without the method's ingredient: what an effect is compared with.
+    """
+
+    kind: ClassVar[str] = "trainer"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    epochs: int = 20
+    steps: int | None = None
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    lr: float = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "onecycle", "linear"] = "cosine"
+    ema: float | None = None
+
+    def plan(self) -> Plan:
+        """The training plan that the fields describe."""
+        names = ("epochs", "steps", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "ema")
+        return Plan(**{n: getattr(self, n) for n in names})
+
+    def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
+        """The loss of one batch, a scalar."""
+        raise TypeError(f"{type(self).__name__} states no objective")
+
+    def control(self) -> Trainer:
+        """Plain supervised training with the same plan."""
+        plan = self.plan()
+        return Supervised(**{n: getattr(plan, n) for n in PLAN_FIELDS})
+
+    def with_plan_of(self, recipe: Trainer | None) -> Trainer:
+        """The same method on another recipe's plan: a repair trains as the subject was trained."""
+        return self if recipe is None else replace(self, **{n: getattr(recipe, n) for n in PLAN_FIELDS})
+
+    def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
+        """A trained copy of ``model``; it starts from the model's weights."""
+        check_inputs(type(self).__name__, data.x, data.y, data.bounds)
+        return fit(model, data, self.objective, self.plan(), seed=seed, **options)
+
+
+PLAN_FIELDS = ("epochs", "steps", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "ema")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Trainer):
+    """Minimise cross-entropy, with label smoothing where asked (Szegedy et al., 2016, arXiv:1512.00567, section 7)."""
+
+    label_smoothing: float = 0.0
+
+    def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
+        return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
