@@ -20,7 +20,9 @@ def measure(subject: Subject, context: Context) -> Section:
     how = f"arg max of the scores on {len(data)} samples of {data.name}"
     top = section.add(measured("accuracy.top1", correct, index, better="higher", how=how))
     section.add(measured("accuracy.balanced", pairs, index, statistic="balanced", better="higher", how=how))
-    worst = section.add(measured("accuracy.worst_class", pairs, index, statistic="worst_class", better="higher", how=how))
+    worst = section.add(
+        measured("accuracy.worst_class", pairs, index, statistic="worst_class", better="higher", how=how)
+    )
     present = np.unique(y)
     for c in present:
         mask = y == c
@@ -31,14 +33,21 @@ def measure(subject: Subject, context: Context) -> Section:
     confusion = np.zeros((len(data.classes),) * 2, int)
     np.add.at(confusion, (y, predicted), 1)
     section.plots.append(
-        Plot("heatmap", "Confusion (rows: true)", {"": {"z": confusion.tolist(), "x": list(data.classes), "y": list(data.classes)}})
+        Plot(
+            "heatmap",
+            "Confusion (rows: true)",
+            {"": {"z": confusion.tolist(), "x": list(data.classes), "y": list(data.classes)}},
+        )
     )
     assert top.value is not None
     assert worst.value is not None
     gap = top.value - worst.value
     section.findings.append((1 - top.value, f"{1 - top.value:.1%} of the test samples are classified wrongly."))
     section.findings.append(
-        (gap, f"Class {names[int(np.argmin(rates))]!r} is recognised {worst.value:.1%} of the time, {gap:.1%} below the average.")
+        (
+            gap,
+            f"Class {names[int(np.argmin(rates))]!r} is recognised {worst.value:.1%} of the time, {gap:.1%} below the average.",
+        )
     )
     return section
 

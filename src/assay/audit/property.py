@@ -91,7 +91,9 @@ class Section:
         """The inverse of to_arrays."""
         plain = json.loads(bytes(arrays["section"]))
         names = [k.removesuffix("|values") for k in arrays if k.endswith("|values")]
-        samples = {n: Samples(arrays[f"{n}|values"], arrays[f"{n}|index"], str(arrays[f"{n}|statistic"])) for n in names}
+        samples = {
+            n: Samples(arrays[f"{n}|values"], arrays[f"{n}|index"], str(arrays[f"{n}|statistic"])) for n in names
+        }
         plain["metrics"] = [Metric(**m) for m in plain["metrics"]]
         plain["plots"] = [Plot(**p) for p in plain["plots"]]
         plain["findings"] = [(float(s), t) for s, t in plain["findings"]]

@@ -27,7 +27,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         return Batch(
-            self.x.to(device), self.y.to(device), self.index.to(device), {k: v.to(device) for k, v in self.fields.items()}
+            self.x.to(device),
+            self.y.to(device),
+            self.index.to(device),
+            {k: v.to(device) for k, v in self.fields.items()},
         )
 
 
@@ -56,7 +59,9 @@ class Data:
     def _check(self) -> None:
         where, n = f"data {self.name!r}", len(self.x)
         if not isinstance(self.x, Tensor) or not self.x.is_floating_point():
-            raise InputError(f"{where}: x is {getattr(self.x, 'dtype', type(self.x).__name__)}; expected a float tensor")
+            raise InputError(
+                f"{where}: x is {getattr(self.x, 'dtype', type(self.x).__name__)}; expected a float tensor"
+            )
         if n == 0:
             raise InputError(f"{where} is empty; expected at least one sample")
         if len(self.classes) < 2:
@@ -116,7 +121,9 @@ class Data:
     def split(self, fraction: float, *, seed: int) -> tuple[Data, Data]:
         """Two disjoint random parts, the first with ``fraction`` of the samples (at least one in each)."""
         if not 0 < fraction < 1 or len(self) < 2:
-            raise InputError(f"split of {self.name!r}: fraction {fraction} of {len(self)}; expected 0 < fraction < 1, n >= 2")
+            raise InputError(
+                f"split of {self.name!r}: fraction {fraction} of {len(self)}; expected 0 < fraction < 1, n >= 2"
+            )
         order = torch.randperm(len(self), generator=torch_rng(seed, "split", self.name))
         k = min(max(round(fraction * len(self)), 1), len(self) - 1)
         return self[order[:k].sort().values], self[order[k:].sort().values]

@@ -137,8 +137,12 @@ def _folder(path: Path) -> Data:
     """One sub-folder a class, images inside."""
     names = sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     if len(names) < 2:
-        raise InputError(f"{path}: {len(names)} sub-folders; expected a folder with one sub-folder a class, at least two")
-    files = [(p, k) for k, n in enumerate(names) for p in sorted((path / n).iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
+        raise InputError(
+            f"{path}: {len(names)} sub-folders; expected a folder with one sub-folder a class, at least two"
+        )
+    files = [
+        (p, k) for k, n in enumerate(names) for p in sorted((path / n).iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES
+    ]
     x = decode([p.read_bytes() for p, _ in files], str(path))
     return Data(x, torch.tensor([k for _, k in files]), tuple(names), name=f"folder:{path}")
 
@@ -164,8 +168,14 @@ def _npz(path: Path) -> Data:
     x = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)
     classes, bounds, index = arrays.pop("classes", None), arrays.pop("bounds", None), arrays.pop("index", None)
     names = tuple(map(str, classes)) if classes is not None else tuple(map(str, range(int(y.max(initial=0)) + 1)))
-    fields = {k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind in "fiub" and v.shape[:1] == x.shape[:1]}
-    limits = (float(bounds[0]), float(bounds[1])) if bounds is not None else (min(0.0, x.min(initial=0)), max(1.0, x.max(initial=1)))
+    fields = {
+        k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind in "fiub" and v.shape[:1] == x.shape[:1]
+    }
+    limits = (
+        (float(bounds[0]), float(bounds[1]))
+        if bounds is not None
+        else (min(0.0, x.min(initial=0)), max(1.0, x.max(initial=1)))
+    )
     return Data(
         torch.from_numpy(x),
         torch.from_numpy(y.astype(np.int64)),

@@ -59,7 +59,9 @@ def spec_of(obj: object) -> Spec | None:
         return known
     if is_dataclass(obj) and not isinstance(obj, type) and type(obj).__module__.startswith("assay."):
         options = {f.name: getattr(obj, f.name) for f in fields(obj) if f.init}
-        return Spec(f"{type(obj).__module__}:{type(obj).__qualname__}", {k: spec_of(v) or v for k, v in options.items()})
+        return Spec(
+            f"{type(obj).__module__}:{type(obj).__qualname__}", {k: spec_of(v) or v for k, v in options.items()}
+        )
     return None
 
 

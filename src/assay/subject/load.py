@@ -50,9 +50,14 @@ def save(subject: Subject, folder: Path) -> Path:
             "access": subject.access.name,
             "model": spec.to_dict(),
             **({"recipe": recipe.to_dict()} if recipe is not None else {}),
-            "data": {s: _save_data(getattr(subject, s), work / f"{s}.safetensors") for s in SPLITS if getattr(subject, s)},
+            "data": {
+                s: _save_data(getattr(subject, s), work / f"{s}.safetensors") for s in SPLITS if getattr(subject, s)
+            },
         }
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in subject.model.state_dict().items()}, work / "model.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in subject.model.state_dict().items()},
+            work / "model.safetensors",
+        )
         (work / "subject.toml").write_text(tomli_w.dumps(table))
         if folder.exists():
             shutil.rmtree(folder)
@@ -85,7 +90,9 @@ def _load_data(entry: dict[str, Any], folder: Path) -> Data:
         return whole[torch.searchsorted(whole.index, tensors["index"])] if tensors else whole
     fields = {k.removeprefix("fields."): v for k, v in tensors.items() if k.startswith("fields.")}
     low, high = entry["bounds"]
-    return Data(tensors["x"], tensors["y"], tuple(entry["classes"]), (low, high), entry["name"], tensors["index"], fields)
+    return Data(
+        tensors["x"], tensors["y"], tuple(entry["classes"]), (low, high), entry["name"], tensors["index"], fields
+    )
 
 
 def _inside(name: str) -> str:
@@ -158,7 +165,9 @@ def _state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a hostile or broken file
-        raise InputError(f"weights {path}: cannot be read ({type(error).__name__}); expected a plain state dict") from error
+        raise InputError(
+            f"weights {path}: cannot be read ({type(error).__name__}); expected a plain state dict"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"weights {path}: expected a plain state dict of tensors")
     return state
@@ -177,7 +186,10 @@ def load(
 
     ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
-    given = {k: load_data(v, d) if v else None for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))}
+    given = {
+        k: load_data(v, d) if v else None
+        for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
+    }
     text = "digits" if source is None else str(source)
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
@@ -186,9 +198,13 @@ def load(
     elif ":" in text:
         return load_factory(text, trust, given)
     else:
-        raise InputError(
-            f"subject {text!r}: no such folder; expected 'digits', a subject folder or module:factory[@weights.pt]"
-        ) if os.sep in text or Path(text).suffix else unknown("subject", text, EMBEDDED)
+        raise (
+            InputError(
+                f"subject {text!r}: no such folder; expected 'digits', a subject folder or module:factory[@weights.pt]"
+            )
+            if os.sep in text or Path(text).suffix
+            else unknown("subject", text, EMBEDDED)
+        )
     changed = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None

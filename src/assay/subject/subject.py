@@ -94,5 +94,7 @@ def fresh(model: nn.Module, *, seed: int) -> nn.Module:
             if reset is not None:
                 reset()
             elif any(True for _ in module.parameters(recurse=False)):
-                raise InputError(f"fresh: {type(module).__name__} has parameters and no reset_parameters; expected a spec")
+                raise InputError(
+                    f"fresh: {type(module).__name__} has parameters and no reset_parameters; expected a spec"
+                )
         return other

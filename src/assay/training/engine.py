@@ -234,7 +234,9 @@ def fit_players(
     return {name: (run.average if run.average is not None else run.model).eval() for name, run in runs.items()}
 
 
-def _step(runs: Mapping[str, _Run], models: Mapping[str, nn.Module], batch: Batch, state: State, augment: Augment | None) -> None:
+def _step(
+    runs: Mapping[str, _Run], models: Mapping[str, nn.Module], batch: Batch, state: State, augment: Augment | None
+) -> None:
     if augment is not None:
         x = augment(batch.x, state.draws("augment", batch.index))
         batch = Batch(x, batch.y, batch.index, batch.fields)
@@ -253,7 +255,13 @@ def _step(runs: Mapping[str, _Run], models: Mapping[str, nn.Module], batch: Batc
 
 def _keep(path: Path, runs: Mapping[str, _Run], state: State) -> None:
     parts = {name: run.state_dict() for name, run in runs.items()}
-    kept = {"runs": parts, "epoch": state.epoch, "step": state.step, "memory": state.memory, "rng": torch.get_rng_state()}
+    kept = {
+        "runs": parts,
+        "epoch": state.epoch,
+        "step": state.step,
+        "memory": state.memory,
+        "rng": torch.get_rng_state(),
+    }
     temporary = path.with_name(f"{path.name}.{time.monotonic_ns()}")
     torch.save(kept, temporary)
     temporary.replace(path)
