@@ -43,12 +43,9 @@ def measure(subject: Subject, context: Context) -> Section:
     assert worst.value is not None
     gap = top.value - worst.value
     section.findings.append((1 - top.value, f"{1 - top.value:.1%} of the test samples are classified wrongly."))
-    section.findings.append(
-        (
-            gap,
-            f"Class {names[int(np.argmin(rates))]!r} is recognised {worst.value:.1%} of the time, {gap:.1%} below the average.",
-        )
-    )
+    name = names[int(np.argmin(rates))]
+    text = f"Class {name!r} is recognised {worst.value:.1%} of the time, {gap:.1%} below the average."
+    section.findings.append((gap, text))
     return section
 
 

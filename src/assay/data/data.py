@@ -71,10 +71,9 @@ class Data:
                 raise InputError(f"{where}: {name} has {len(t)} rows; expected {n}, one a sample")
         if self.y.dtype != torch.int64 or self.y.dim() != 1:
             raise InputError(f"{where}: labels are {self.y.dtype} {tuple(self.y.shape)}; expected int64 ({n},)")
-        if int(self.y.min()) < 0 or int(self.y.max()) >= len(self.classes):
-            raise InputError(
-                f"{where}: labels span [{int(self.y.min())}, {int(self.y.max())}]; expected 0 to {len(self.classes) - 1}"
-            )
+        least, most = int(self.y.min()), int(self.y.max())
+        if least < 0 or most >= len(self.classes):
+            raise InputError(f"{where}: labels span [{least}, {most}]; expected 0 to {len(self.classes) - 1}")
         if not torch.isfinite(self.x).all():
             bad = int((~torch.isfinite(self.x.flatten(1))).any(1).sum())
             raise InputError(f"{where}: {bad} samples hold NaN or infinite values; expected finite inputs")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,11 +153,11 @@ def _parquet(path: Path) -> Data:
 
 
 def _npz(path: Path) -> Data:
-    """Arrays ``x`` and ``y``, and optionally ``classes``, ``bounds``, ``index``; other arrays with n rows are fields."""
+    """Arrays ``x``, ``y``, optionally ``classes``, ``bounds``, ``index``; other arrays with n rows are fields."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected an npz archive of plain arrays") from error
     if "x" not in arrays or "y" not in arrays:
         raise InputError(f"{path}: holds {sorted(arrays)}; expected arrays 'x' and 'y'")

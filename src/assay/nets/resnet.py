@@ -1,4 +1,4 @@
-"""Residual network for small images (He et al., 2016, arXiv:1512.03385, section 4.2, with identity shortcuts by 1x1)."""
+"""Residual network for small images (He et al., 2016, arXiv:1512.03385, section 4.2; 1x1 shortcuts)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 @rebuildable
 class ResNet(nn.Module):
-    """Stages of residual blocks, the width doubled and the map halved from one stage to the next; global average pool."""
+    """Stages of residual blocks: each doubles the width and halves the map of the one before; global average pool."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [math.prod(shape), *hidden]
         body: list[nn.Module] = [nn.Flatten()]
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             body += [nn.Linear(a, b), nn.ReLU()]
         self.body = nn.Sequential(*body)
         self.head = nn.Linear(sizes[-1], classes)

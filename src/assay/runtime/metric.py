@@ -65,9 +65,9 @@ def measured(
 
     Rates (0/1 values under "mean") get Wilson's interval, other statistics the bootstrap's when n >= 50.
     """
-    table = np.asarray(values, dtype=float).reshape(len(values), -1)
-    if len(table) == 0:
+    if len(values) == 0:
         raise InputError(f"{name}: no samples to measure; expected at least one")
+    table = np.asarray(values, dtype=float).reshape(len(values), -1)
     value, low, high, interval = statistics.point(statistic, table), None, None, None
     if statistic == "mean" and np.isin(table, (0.0, 1.0)).all():
         low, high = statistics.wilson(int(table.sum()), len(table))

@@ -34,7 +34,7 @@ def save(subject: Subject, folder: Path) -> Path:
     spec = spec_of(subject.model)
     if spec is None:
         raise InputError(
-            f"subject {subject.name!r}: {type(subject.model).__name__} does not say how it is rebuilt; expected a model "
+            f"subject {subject.name!r}: {type(subject.model).__name__} does not say how it is rebuilt; expected one "
             "from assay.nets, one loaded as module:factory, or a class decorated with assay.runtime.spec.rebuildable"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
 
 
 def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]) -> Subject:
-    """``module:factory`` (gives a Subject or a module) or ``module:factory@weights.pt`` (a state dict for the module)."""
+    """``module:factory`` (a Subject or a module), or ``module:factory@weights.pt`` (the module's state dict)."""
     factory, _, weights = text.partition("@")
     made = resolve(factory, {*trust, factory.partition(":")[0]})()
     if isinstance(made, Subject):

@@ -47,9 +47,8 @@ class Subject:
             object.__setattr__(self, "test", test)
         for other in (self.train, self.holdout):
             if other is not None and other.shape != self.test.shape:
-                raise InputError(
-                    f"subject {self.name!r}: {other.name} has samples of shape {other.shape}; expected {self.test.shape}"
-                )
+                where = f"subject {self.name!r}: {other.name}"
+                raise InputError(f"{where} has samples of shape {other.shape}; expected {self.test.shape}")
 
     def grants(self, needed: Access, who: str) -> None:
         """Raise AccessError naming both when the subject grants less than ``needed``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.runtime.checks import check_inputs
+from assay.subject import Subject
 from assay.training.engine import Plan, State, fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """``fit(model, data, *, seed) -> model``: a trained copy. A subclass states its objective; the loop is the engine's.
+    """``fit(model, data, *, seed) -> model``: a trained copy. A subclass states its objective.
 
-    ``control()`` is the same work without the method's ingredient: what an effect is compared with.
+    ``plain()`` is the same work without the method's ingredient: what an effect is compared with.
     """
 
     kind: ClassVar[str] = "trainer"
+    contract: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
 
     epochs: int = 20
@@ -42,14 +44,17 @@ class Trainer:
         """The loss of one batch, a scalar."""
         raise TypeError(f"{type(self).__name__} states no objective")
 
-    def control(self) -> Trainer:
+    def plain(self) -> Trainer:
         """Plain supervised training with the same plan."""
-        plan = self.plan()
-        return Supervised(**{n: getattr(plan, n) for n in PLAN_FIELDS})
+        return Supervised(**{n: getattr(self, n) for n in PLAN_FIELDS})
 
-    def with_plan_of(self, recipe: Trainer | None) -> Trainer:
-        """The same method on another recipe's plan: a repair trains as the subject was trained."""
-        return self if recipe is None else replace(self, **{n: getattr(recipe, n) for n in PLAN_FIELDS})
+    def repair(self, subject: Subject, *, seed: int) -> nn.Module:
+        """The subject's model trained further by this method on the subject's training data."""
+        return self.fit(subject.model, subject.training(type(self).__name__), seed=seed)
+
+    def control(self, subject: Subject, *, seed: int) -> nn.Module | None:
+        """The same steps on the same data from the same weights, without the method's ingredient."""
+        return self.plain().fit(subject.model, subject.training(type(self).__name__), seed=seed)
 
     def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
         """A trained copy of ``model``; it starts from the model's weights."""

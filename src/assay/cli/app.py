@@ -1,0 +1,167 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="assay",
+    help="Puts a trained model to the proof: audit, repair, and what each repair did to every other property.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SubjectArg = Annotated[
+    str | None,
+    typer.Argument(help="digits (default), a subject folder, or module:factory[@weights.pt].", show_default=False),
+]
+DataOpt = Annotated[
+    str | None, typer.Option("--data", help="Test data: digits, mnist, cifar10, folder:, parquet:, npz:.")
+]
+HoldoutOpt = Annotated[
+    str | None, typer.Option("--holdout", help="Data for fitting thresholds; else a fifth of the test data.")
+]
+TrainOpt = Annotated[str | None, typer.Option("--train", help="Training data.")]
+ProfileOpt = Annotated[str, typer.Option("--profile", help="quick, standard or deep.")]
+OnlyOpt = Annotated[str | None, typer.Option("--only", help="Properties, separated by commas.")]
+LimitOpt = Annotated[int | None, typer.Option("--limit", help="At most this many test samples.")]
+SeedOpt = Annotated[int, typer.Option("--seed", help="Base seed.")]
+DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps.")]
+JobsOpt = Annotated[int, typer.Option("--jobs", help="Worker processes.")]
+OnOpt = Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")]
+RequireOpt = Annotated[str | None, typer.Option("--require", help="'calibration.ece<=0.05 and ...' or a policy file.")]
+TrustOpt = Annotated[
+    list[str] | None, typer.Option("--trust", help="A module whose factories a subject folder may import.")
+]
+OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, report.json and report.md.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.command("audit")
+def audit_command(
+    subject: SubjectArg = None,
+    data: DataOpt = None,
+    holdout: HoldoutOpt = None,
+    train: TrainOpt = None,
+    profile: ProfileOpt = "quick",
+    only: OnlyOpt = None,
+    limit: LimitOpt = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    jobs: JobsOpt = 1,
+    on: OnOpt = "local",
+    require: RequireOpt = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and for how long; run nothing.")] = False,
+    trust: TrustOpt = None,
+    out: OutOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Measure every property of a model."""
+    from assay.cli import work
+
+    source = {"data": data, "holdout": holdout, "train": train, "trust": tuple(trust or ()), "seed": seed}
+    options = {"profile": profile, "only": _split(only), "limit": limit, "seed": seed, "device": device}
+    if plan:
+        work.plan(subject, source, options, json=json)
+        return
+    raise typer.Exit(
+        work.audit(subject, source, {**options, "jobs": jobs, "on": on}, require=require, out=out, json=json)
+    )
+
+
+@app.command("repair")
+def repair_command(
+    subject: Annotated[str, typer.Argument(help="digits, a subject folder, or module:factory[@weights.pt].")],
+    methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
+    forget: Annotated[str | None, typer.Option("--forget", help="class=NAME or a file with one index a line.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Independent runs.")] = 1,
+    no_control: Annotated[bool, typer.Option("--no-control", help="Leave the control out.")] = False,
+    data: DataOpt = None,
+    holdout: HoldoutOpt = None,
+    train: TrainOpt = None,
+    profile: ProfileOpt = "quick",
+    only: OnlyOpt = None,
+    limit: LimitOpt = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    jobs: JobsOpt = 1,
+    on: OnOpt = "local",
+    require: RequireOpt = None,
+    trust: TrustOpt = None,
+    out: OutOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Repair a model and see what that did to every property."""
+    from assay.cli import work
+
+    source = {"data": data, "holdout": holdout, "train": train, "trust": tuple(trust or ()), "seed": seed}
+    options = {
+        "profile": profile,
+        "only": _split(only),
+        "limit": limit,
+        "seed": seed,
+        "device": device,
+        "jobs": jobs,
+        "on": on,
+    }
+    options |= {"forget": forget, "seeds": seeds, "control": not no_control}
+    raise typer.Exit(work.repair(subject, methods, source, options, require=require, out=out, json=json))
+
+
+@app.command("compare")
+def compare_command(
+    subjects: Annotated[list[str], typer.Argument(help="Two or more subject folders, on the same test data.")],
+    profile: ProfileOpt = "quick",
+    only: OnlyOpt = None,
+    limit: LimitOpt = None,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    jobs: JobsOpt = 1,
+    on: OnOpt = "local",
+    trust: TrustOpt = None,
+    out: OutOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Audit saved subjects side by side, with paired differences from the first."""
+    from assay.cli import work
+
+    options = {
+        "profile": profile,
+        "only": _split(only),
+        "limit": limit,
+        "seed": seed,
+        "device": device,
+        "jobs": jobs,
+        "on": on,
+    }
+    work.compare(subjects, tuple(trust or ()), options, out=out, json=json)
+
+
+@app.command("methods")
+def methods_command(
+    room: Annotated[str | None, typer.Option("--room", help="Only this room.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind.")] = None,
+    json: JsonOpt = False,
+) -> None:
+    """List the methods."""
+    from assay.cli import listing
+
+    listing.methods(room, kind, json=json)
+
+
+@app.command("version")
+def version_command() -> None:
+    """Print the version."""
+    from assay import __version__
+
+    sys.stdout.write(f"{__version__}\n")
+
+
+def _split(text: str | None) -> list[str] | None:
+    return [t.strip() for t in text.split(",") if t.strip()] if text else None

@@ -1,0 +1,177 @@
+"""What the commands do once the options are parsed."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from assay.audit import audit as run_audit
+from assay.audit import differences
+from assay.audit import plan as run_plan
+from assay.audit.requirements import parse
+from assay.audit.result import SCHEMA, Audit, Effects
+from assay.methods import from_text
+from assay.repair import Repaired
+from assay.repair import repair as run_repair
+from assay.report import terminal
+from assay.runtime.errors import InputError
+from assay.subject import Subject, load
+
+
+class Shown:
+    """Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Shown:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """A stage of the work."""
+        if self.console.is_terminal:
+            self.bar.update(self.task, description=text)
+        else:
+            print(f"assay: {text}", file=sys.stderr, flush=True)
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total, description=name or "auditing")
+        if not self.console.is_terminal:
+            print(f"assay: {done}/{total} {name or 'measured before'}", file=sys.stderr, flush=True)
+
+
+def _load(subject: str | None, source: dict[str, Any], shown: Shown) -> Subject:
+    shown.say(f"loading {subject or 'digits'}")
+    return load(subject, **source)
+
+
+def _finish(result: Audit | Effects, audit: Audit, require: str | None, out: Path | None, json: bool) -> int:
+    failures = [f for r in parse(require) if (f := r.failure(audit))] if require else []
+    if out is not None:
+        result.save(out)
+    if json:
+        sys.stdout.write(result.to_json() + "\n")
+    else:
+        terminal(result, Console())
+        if out is not None:
+            sys.stdout.write(f"report: {out / 'report.html'}\n")
+    for failure in failures:
+        print(f"assay: requirement not met: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def audit(
+    subject: str | None,
+    source: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    require: str | None,
+    out: Path | None,
+    json: bool,
+) -> int:
+    """Audit, show, and say whether the requirements are met."""
+    if require:
+        parse(require)
+    _writable(out)
+    with Shown() as shown:
+        result = run_audit(_load(subject, source, shown), progress=shown, **options)
+    return _finish(result, result, require, out, json)
+
+
+def plan(subject: str | None, source: dict[str, Any], options: dict[str, Any], *, json: bool) -> None:
+    """Show what an audit would run."""
+    with Shown() as shown:
+        rows = run_plan(_load(subject, source, shown), **options)
+    total = sum(r.seconds for r in rows)
+    if json:
+        document = {"schema": SCHEMA, "kind": "plan", "seconds": round(total, 2), "properties": [vars(r) for r in rows]}
+        sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")
+        return
+    table = Table("property", "forward", "backward", "trainings", "seconds", title=f"{options['profile']} audit")
+    for r in rows:
+        cells = (f"{r.forward:,}", f"{r.backward:,}", f"{r.trainings:g}", f"{r.seconds:.1f}")
+        table.add_row(r.name, *(cells if r.skipped is None else ("", "", "", f"skipped: {r.skipped}")))
+    Console().print(table)
+    sys.stdout.write(f"about {total:.0f} s on this machine\n")
+
+
+def repair(
+    subject: str,
+    methods: list[str],
+    source: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    require: str | None,
+    out: Path | None,
+    json: bool,
+) -> int:
+    """Repair, show the effects, and say whether the repaired subject meets the requirements."""
+    if require:
+        parse(require)
+    chain = [from_text(m) for m in methods]
+    _writable(out)
+
+    def keep(repaired: Repaired) -> None:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            repaired.steps[-1][1].save(out / "subject")
+        shown.say("auditing what was repaired")
+
+    with Shown() as shown:
+        given = _load(subject, source, shown)
+        result = run_repair(given, *chain, on_model=keep, progress=shown, **options)
+    return _finish(result, result.after, require, out, json)
+
+
+def compare(
+    folders: list[str], trust: tuple[str, ...], options: dict[str, Any], *, out: Path | None, json: bool
+) -> None:
+    """Audit several subjects and show the differences from the first."""
+    if len(folders) < 2:
+        raise InputError(f"compare: {len(folders)} subject; expected at least two")
+    _writable(out)
+    with Shown() as shown:
+        subjects = [load(f, trust=trust) for f in folders]
+        audits = [run_audit(s, progress=shown, **options) for s in subjects]
+    for folder, result in zip(folders[1:], audits[1:], strict=True):
+        if result.meta["data"]["test"] != audits[0].meta["data"]["test"]:
+            raise InputError(f"compare: {folder} has other test data than {folders[0]}; expected the same")
+    compared = [
+        Effects(
+            f"{folders[0]} and {f}", audits[0], [(f, a)], differences(audits[0], a), meta={"compared": [folders[0], f]}
+        )
+        for f, a in zip(folders[1:], audits[1:], strict=True)
+    ]
+    for k, effects in enumerate(compared):
+        if out is not None:
+            effects.save(out if len(compared) == 1 else out / str(k + 1))
+        if not json:
+            terminal(effects, Console())
+    if json:
+        document = {"schema": SCHEMA, "kind": "comparison", "pairs": [e.to_dict() for e in compared]}
+        sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")
+
+
+def _writable(out: Path | None) -> None:
+    """Fail before the work, not after it."""
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            probe = out / ".assay"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"--out {out}: {error.strerror}; expected a folder that can be written") from error

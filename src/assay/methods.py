@@ -1,0 +1,93 @@
+"""Finding methods by the name ``room.Method[:option=value,..]``, and the catalogue of all of them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from assay.runtime.errors import InputError, unknown
+from assay.runtime.method import KINDS, configure
+
+CATALOGUE = Path(__file__).with_name("catalogue.json")
+
+
+def rooms() -> list[str]:
+    """Packages of assay that export methods."""
+    import assay
+
+    return sorted(m.name for m in pkgutil.iter_modules(assay.__path__) if m.ispkg and _exports(m.name))
+
+
+def _exports(room: str) -> dict[str, type]:
+    module = importlib.import_module(f"assay.{room}")
+    named = {n: getattr(module, n) for n in getattr(module, "__all__", ())}
+    return {
+        n: c
+        for n, c in named.items()
+        if inspect.isclass(c) and getattr(c, "kind", None) in KINDS and not _is_contract(c)
+    }
+
+
+def _is_contract(cls: type) -> bool:
+    """A base class states a kind and is no method: it is marked so in its own body."""
+    return bool(cls.__dict__.get("contract", False)) or inspect.isabstract(cls)
+
+
+def exported(kind: str | None = None) -> dict[str, type]:
+    """Every public method class by ``room.Name``, those of third parties (entry point ``assay.methods``) included."""
+    found = {f"{room}.{n}": c for room in rooms() for n, c in _exports(room).items()}
+    for point in entry_points(group="assay.methods"):
+        found[point.name] = point.load()
+    return {n: c for n, c in found.items() if kind is None or getattr(c, "kind", None) == kind}
+
+
+def from_text(text: str) -> Any:
+    """The method that ``room.Method[:option=value,..]`` describes."""
+    name, _, options = text.partition(":")
+    room, dot, cls_name = name.partition(".")
+    known = rooms()
+    if not dot or room not in known:
+        raise (
+            unknown("method", name, exported())
+            if dot
+            else InputError(f"method {text!r}: expected ROOM.METHOD[:k=v,..]")
+        )
+    classes = _exports(room)
+    if cls_name not in classes:
+        raise unknown("method", name, (f"{room}.{n}" for n in classes))
+    given = {}
+    for part in filter(None, options.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"method {text!r}: option {part!r}; expected key=value")
+        given[key.strip()] = value.strip()
+    return configure(classes[cls_name], given)
+
+
+def catalogue() -> dict[str, Any]:
+    """The catalogue as it follows from the sources; ``catalogue.json`` is this, committed."""
+    rows = []
+    for name, cls in sorted(exported().items()):
+        if not cls.__module__.startswith("assay."):
+            continue
+        doc = inspect.getdoc(cls) or ""
+        repairs = hasattr(cls, "repair") or cls.kind == "unlearner"  # type: ignore[attr-defined]
+        rows.append(
+            {
+                "name": name,
+                "kind": cls.kind,
+                "room": name.partition(".")[0],
+                "claim": doc.split("\n\n")[0].replace("\n", " "),
+                "repairs": repairs,
+            }
+        )  # type: ignore[attr-defined]
+    return {"schema": "assay/1", "kind": "catalogue", "methods": rows}
+
+
+if __name__ == "__main__":
+    CATALOGUE.write_text(json.dumps(catalogue(), indent=1) + "\n")

@@ -1,0 +1,197 @@
+"""Apply a method or a chain, run its control, audit again, and report what changed in every property."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from scipy import stats
+from torch import nn
+
+from assay.audit import Audit, Effect, Effects, audit, differences
+from assay.audit.forgetting import forgetting
+from assay.audit.property import Profile
+from assay.runtime.errors import InputError
+from assay.runtime.random import derive
+from assay.runtime.spec import spec_of
+from assay.runtime.statistics import holm, t_interval
+from assay.subject import Subject
+from assay.unlearn import Retrain
+from assay.unlearn.base import forget_set
+
+
+@runtime_checkable
+class Repairing(Protocol):
+    """What ``repair`` applies: the changed model, and the same work without the method's ingredient."""
+
+    def repair(self, subject: Subject, *, seed: int) -> nn.Module:
+        """The repaired model; the subject is untouched."""
+
+    def control(self, subject: Subject, *, seed: int) -> nn.Module | None:
+        """The control model; None where doing nothing is the control."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A chain's subjects: after each step, and the control of the whole chain; seconds that each step took."""
+
+    steps: Sequence[tuple[str, Subject]]
+    control: Subject | None
+    seconds: Sequence[float]
+    control_seconds: float = 0.0
+
+
+def describe(method: object) -> str:
+    """A method as it is written on the command line."""
+    room = type(method).__module__.split(".")[1]
+    spec = spec_of(method)
+    options = ",".join(
+        f"{k}={v}" for k, v in (spec.options if spec else {}).items() if isinstance(v, (int, float, str))
+    )
+    return f"{room}.{type(method).__name__}" + (f":{options}" if options else "")
+
+
+def label(method: object) -> str:
+    """``room.Method``."""
+    return f"{type(method).__module__.split('.')[1]}.{type(method).__name__}"
+
+
+def apply(subject: Subject, methods: Sequence[Any], *, forget: str | None, seed: int, control: bool) -> Repaired:
+    """Run a chain of methods and, beside it, the chain of their controls."""
+    if not methods:
+        raise InputError("repair: no method; expected at least one (--with ROOM.METHOD)")
+    steps: list[tuple[str, Subject]] = []
+    seconds, other, control_seconds = [], subject, 0.0
+    for k, method in enumerate(methods):
+        step_seed, current = derive(seed, "repair", k), steps[-1][1] if steps else subject
+        start = time.perf_counter()
+        steps.append((label(method), current.with_model(_step(method, current, forget, step_seed))))
+        seconds.append(time.perf_counter() - start)
+        if control:
+            start = time.perf_counter()
+            other = _control(method, other, forget, step_seed)
+            control_seconds += time.perf_counter() - start
+    return Repaired(steps, other if other is not subject else None, seconds, control_seconds)
+
+
+def _step(method: Any, subject: Subject, forget: str | None, seed: int) -> nn.Module:
+    if getattr(method, "kind", None) == "unlearner":
+        forgotten, retained = _sets(method, subject, forget)
+        return method.forget(subject, forgotten, retained, seed=seed)
+    if not isinstance(method, Repairing):
+        raise InputError(
+            f"{label(method)} is a {getattr(method, 'kind', 'object')}; expected a method that repairs a model"
+        )
+    return method.repair(subject, seed=seed)
+
+
+def _control(method: Any, subject: Subject, forget: str | None, seed: int) -> Subject:
+    if getattr(method, "kind", None) == "unlearner":  # what forgetting aims at: the model that never saw the data
+        model = Retrain().forget(subject, *_sets(method, subject, forget), seed=derive(seed, "retrain"))
+    else:
+        model = method.control(subject, seed=seed)
+    return subject if model is None else subject.with_model(model)
+
+
+def _sets(method: object, subject: Subject, forget: str | None) -> tuple[Any, Any]:
+    if forget is None:
+        raise InputError(f"{label(method)} forgets; expected --forget class=NAME or --forget INDICES.txt")
+    return forget_set(subject.training(label(method)), forget)
+
+
+def repair(
+    subject: Subject,
+    *methods: Any,
+    forget: str | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    control: bool = True,
+    profile: Profile = "quick",
+    on_model: Callable[[Repaired], None] | None = None,
+    **options: Any,
+) -> Effects:
+    """Repair a subject and say what it did to every property.
+
+    ``methods`` are applied in turn and audited at every step. The control does the same work without the ingredient
+    (for an unlearner it is the retrained model). ``seeds`` > 1 repeats everything and adds the between-run part to the
+    intervals (t-interval over runs when seeds >= 5). ``on_model`` is told of the models of the first seed before they
+    are audited. Other options are those of ``audit``.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds={seeds}; expected at least 1")
+    before = audit(subject, profile=profile, seed=seed, **options)
+    runs: list[Effects] = []
+    for k in range(seeds):
+        run_seed = derive(seed, "run", k) if k else seed
+        repaired = apply(subject, methods, forget=forget, seed=run_seed, control=control)
+        if k == 0 and on_model is not None:
+            on_model(repaired)
+        effects = _effects(before, repaired, methods, profile=profile, seed=seed, **options)
+        if k == 0 and repaired.control is not None and _forgets(methods):
+            effects = replace(effects, forgetting=_forgetting(subject, methods, repaired, forget, seed))
+        runs.append(effects)
+    return replace(runs[0], rows=_over_seeds([r.rows for r in runs])) if seeds > 1 else runs[0]
+
+
+def _forgets(methods: Sequence[Any]) -> bool:
+    return any(getattr(m, "kind", None) == "unlearner" for m in methods)
+
+
+def _effects(before: Audit, repaired: Repaired, methods: Sequence[Any], **options: Any) -> Effects:
+    audits = [(name, audit(s, **options)) for name, s in repaired.steps]
+    aside = audit(repaired.control, **options) if repaired.control is not None else None
+    rows = differences(before, audits[-1][1], aside)
+    meta = {
+        "methods": [describe(m) for m in methods],
+        "seconds": [round(s, 3) for s in repaired.seconds],
+        "control_seconds": round(repaired.control_seconds, 3),
+    }
+    return Effects(before.name, before, audits, rows, aside, (), meta)
+
+
+def _forgetting(
+    subject: Subject, methods: Sequence[Any], repaired: Repaired, forget: str | None, seed: int
+) -> list[dict[str, Any]]:
+    """What forgetting means beside the retrained model: accuracy and membership on the forget set, and time."""
+    forgotten, retained = _sets(methods[0], subject, forget)
+    assert repaired.control is not None
+    models = {"unlearned": repaired.steps[-1][1].model, "retrained": repaired.control.model}
+    seconds = {"unlearned": sum(repaired.seconds), "retrained": repaired.control_seconds}
+    return forgetting(subject, models, forgotten, retained, seconds, seed=seed)
+
+
+def _over_seeds(tables: Sequence[Sequence[Effect]]) -> list[Effect]:
+    """The mean difference over runs. The interval is Student's over runs where there are five, else the first run's.
+
+    A difference stands when both parts say so: the samples' interval of the mean run, widened by the spread of runs.
+    """
+    rows = []
+    for effects in zip(*tables, strict=True):
+        d = np.array([e.difference for e in effects if e.difference is not None])
+        first = effects[0]
+        if len(d) < len(effects) or first.low is None or first.high is None:
+            mean = float(d.mean()) if len(d) == len(effects) else None
+            low, high = t_interval(d) if mean is not None and len(d) >= 5 else (None, None)
+            how = f"t 95% over {len(d)} runs" if low is not None else None
+            rows.append(replace(first, difference=mean, low=low, high=high, interval=how))
+            continue
+        within = float(
+            np.mean([(e.high - e.low) / (2 * 1.96) for e in effects if e.low is not None and e.high is not None])
+        )
+        between = float(d.std(ddof=1)) / len(d) ** 0.5
+        error = (within**2 + between**2) ** 0.5
+        half = float(stats.t.ppf(0.975, len(d) - 1)) * error
+        mean = float(d.mean())
+        p = float(2 * stats.t.sf(abs(mean) / error, len(d) - 1)) if error > 0 else float(mean == 0)
+        how = f"paired bootstrap and {len(d)} runs, 95%"
+        rows.append(replace(first, difference=mean, low=mean - half, high=mean + half, p=p, interval=how))
+    return _holm(rows)
+
+
+def _holm(rows: Sequence[Effect]) -> list[Effect]:
+    tested = [r.p for r in rows if r.p is not None]
+    verdicts = iter(holm(np.array(tested))) if tested else iter(())
+    return [replace(r, significant=bool(next(verdicts))) if r.p is not None else r for r in rows]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assay.runtime.codehash import closure, code_hash
+from assay.runtime.errors import InputError
+from assay.runtime.executor import run_tasks
+from assay.runtime.store import Store, key_of
+
+
+def test_round_trip_and_a_damaged_entry_counts_as_missing(tmp_path: Path) -> None:
+    store, key = Store(tmp_path), key_of(a=1)
+    assert store.get(key) is None
+    store.put(key, {"x": np.arange(3), "s": np.array("text")})
+    kept = store.get(key)
+    assert kept is not None
+    assert kept["x"].tolist() == [0, 1, 2]
+    assert str(kept["s"]) == "text"
+    store.path(key).write_bytes(store.path(key).read_bytes()[:40])
+    assert store.get(key) is None
+    assert not store.path(key).exists()
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    store, key = Store(tmp_path), key_of(a=2)
+    store.path(key).parent.mkdir(parents=True)
+    np.savez(store.path(key), x=np.array([{"a": 1}], dtype=object))
+    assert store.get(key) is None
+
+
+def test_the_oldest_entries_go_when_it_is_full(tmp_path: Path) -> None:
+    store = Store(tmp_path, limit=30_000)
+    keys = [key_of(k=k) for k in range(4)]
+    for t, key in enumerate(keys):
+        store.put(key, {"x": np.zeros(1250)})
+        if store.path(key).exists():
+            os.utime(store.path(key), (t, t))
+    assert store.get(keys[0]) is None
+    assert store.get(keys[3]) is not None
+
+
+def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="result store"):
+        Store(tmp_path / "file" / "sub")
+
+
+def test_the_closure_of_a_property_holds_what_it_calls_and_not_the_command_line() -> None:
+    names = closure("assay.audit.accuracy")
+    assert "assay.runtime.statistics" in names
+    assert not any(n.startswith("assay.cli") for n in names)
+    assert code_hash("assay.audit.accuracy") != code_hash("assay.runtime.errors")
+
+
+@pytest.mark.parametrize(("on", "jobs"), [("local", 1), ("local", 2)])
+def test_executors_give_every_result_once(on: str, jobs: int) -> None:
+    tasks = [lambda k=k: k * k for k in range(5)]
+    assert dict(run_tasks(tasks, on=on, jobs=jobs)) == {k: k * k for k in range(5)}
+
+
+def test_an_unknown_executor_is_refused() -> None:
+    with pytest.raises(InputError, match="did you mean 'ray'"):
+        list(run_tasks([lambda: 1], on="rey"))

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import assay
+from assay.data import load_data
+from assay.nets import MLP, ResNet, SmallCNN
+from assay.runtime.errors import AccessError, BudgetError, InputError
+from assay.runtime.inference import predict
+from assay.subject import Access, Oracle, Subject, fresh
+from assay.subject.subject import model_hash
+
+
+def bare() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_saving_and_loading_round_trips_exactly(digits: Subject, tmp_path: Path) -> None:
+    back = assay.load(digits.save(tmp_path / "s"))
+    assert model_hash(back.model) == model_hash(digits.model)
+    for split in ("train", "holdout", "test"):
+        assert getattr(back, split).hash == getattr(digits, split).hash
+    assert (back.recipe, back.access, back.name, back.task) == (digits.recipe, digits.access, digits.name, digits.task)
+
+
+@pytest.mark.parametrize("net", [MLP((1, 8, 8), 10, (8, 4)), SmallCNN((1, 8, 8)), ResNet((1, 8, 8), 10, 4, (1, 1))])
+def test_every_network_round_trips_with_foreign_data(net: nn.Module, tmp_path: Path) -> None:
+    data = replace(load_data("digits")[:40], name="mine", fields={"groups": torch.arange(40)})
+    subject = Subject(net.eval(), data)
+    back = assay.load(subject.save(tmp_path / "s"))
+    assert predict(back.model, data.x).equal(predict(net, data.x))
+    assert back.test.hash == subject.test.hash
+    assert back.test.fields["groups"].equal(subject.test.fields["groups"])
+
+
+def test_the_holdout_is_never_audited(digits: Subject) -> None:
+    assert digits.holdout is not None
+    assert not torch.isin(digits.holdout.index, digits.test.index).any()
+    assert len(digits.holdout) == round(0.2 * 797)
+
+
+def test_fresh_weights_are_new_and_seeded(digits: Subject) -> None:
+    a, b, c = fresh(digits.model, seed=1), fresh(digits.model, seed=1), fresh(digits.model, seed=2)
+    assert model_hash(a) == model_hash(b) != model_hash(c)
+    assert model_hash(fresh(bare(), seed=1)) == model_hash(fresh(bare(), seed=1)) != model_hash(bare())
+
+
+def test_a_folder_of_an_untrusted_factory_is_refused(digits: Subject, tmp_path: Path) -> None:
+    digits.save(tmp_path / "s")
+    toml = tmp_path / "s" / "subject.toml"
+    toml.write_text(toml.read_text().replace("assay.nets.small:SmallCNN", "os:system"))
+    with pytest.raises(InputError, match="not trusted: pass --trust os"):
+        assay.load(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "subject.toml").write_text("= nonsense"), "not valid TOML"),
+        (lambda f: (f / "subject.toml").unlink(), "no subject.toml"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"junk"), "safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
+        (lambda f: (f / "subject.toml").write_text('name = "x"'), "missing"),
+        (
+            lambda f: (f / "subject.toml").write_text(
+                (f / "subject.toml").read_text().replace("test.safe", "../test.safe")
+            ),
+            "outside",
+        ),
+        (
+            lambda f: (f / "subject.toml").write_text(
+                (f / "subject.toml").read_text().replace("classes = 10", "classes = 9")
+            ),
+            "do not fit",
+        ),
+    ],
+)
+def test_a_damaged_folder_gives_one_line(digits: Subject, tmp_path: Path, damage: object, message: str) -> None:
+    folder = digits.save(tmp_path / "s")
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(InputError, match=message) as caught:
+        assay.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_saving_over_something_else_is_refused(digits: Subject, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(InputError, match="is no subject"):
+        digits.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_module_factory_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(bare().state_dict(), tmp_path / "w.pt")
+    subject = assay.load(f"mynet:make@{tmp_path}/w.pt", data="digits")
+    assert predict(subject.model, subject.test.x).equal(predict(bare(), subject.test.x))
+    back = assay.load(subject.save(tmp_path / "s"), trust=("mynet",))
+    assert model_hash(back.model) == model_hash(subject.model)
+    with pytest.raises(InputError, match="expected --data"):
+        assay.load("mynet:make")
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(InputError, match="cannot be read"):
+        assay.load(f"mynet:make@{tmp_path}/whole.pt", data="digits")
+
+
+@pytest.mark.parametrize("name", ["digitz", "/no/such", "json:nope", "no_such_module:f"])
+def test_an_unknown_subject_is_one_line(name: str) -> None:
+    with pytest.raises(InputError):
+        assay.load(name)
+
+
+def test_an_oracle_counts_and_keeps_its_budget() -> None:
+    oracle = Oracle(lambda x: x @ torch.eye(3), access=Access.DECISION, budget=5)
+    assert oracle(torch.eye(3)).tolist() == [0, 1, 2]
+    with pytest.raises(AccessError, match=r"SCORE.*DECISION"):
+        oracle.scores(torch.eye(3))
+    with pytest.raises(BudgetError, match="3 of 5"):
+        oracle(torch.eye(3))
+    assert oracle.queries == 3
