@@ -40,7 +40,7 @@ def measure(subject: Subject, context: Context) -> Section:
     _temperature(subject, outputs, section, error.value or 0.0)
     assert gap.value is not None
     word = "exceed" if gap.value > 0 else "fall short of"
-    text = f"Confidences {word} the accuracy by {abs(gap.value):.1%} on average; the calibration error is {error.value:.1%}."
+    text = f"Confidences {word} the accuracy by {abs(gap.value):.1%} on average; ECE is {error.value:.1%}."
     section.findings.append((error.value or 0.0, text))
     return section
 

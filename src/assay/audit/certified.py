@@ -77,7 +77,7 @@ def measure_l2(subject: Subject, context: Context) -> Section:
     line = {"certified": {"x": list(RADII), "y": rates}}
     section.plots.append(Plot("line", "Certified accuracy (l2, smoothed)", line, "radius / input range", "accuracy"))
     section.notes.append(
-        f"Each certificate holds with probability {found.confidence:g}; {certifier.n} draws certify at most a radius of "
+        f"Each certificate holds with probability {found.confidence:g}; {certifier.n} draws certify at most the radius "
         f"{certifier.largest_radius / width:.3f} of the input range. They are about the smoothed classifier."
     )
     share = rates[RADII.index(0.25)]

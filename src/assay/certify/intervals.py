@@ -101,7 +101,7 @@ def _unknown(operation: str, place: str) -> InputError:
 
 
 def last_linear(model: nn.Module, graph: fx.Graph) -> tuple[fx.Node, nn.Linear] | None:
-    """The Linear layer that makes the logits, and the node that feeds it; divisions by a temperature are looked through.
+    """The Linear layer that makes the logits, and the node that feeds it, looking through a division by a temperature.
 
     A positive factor common to all logits changes no decision, so margins may be taken before it.
     """

@@ -52,7 +52,7 @@ Rule = Callable[..., Interval]
 
 
 def affine(x: Interval, weight: Tensor, bias: Tensor | None, apply: Callable[[Tensor, Tensor], Tensor]) -> Interval:
-    """W x + b: center W c + b, radius |W| r (Gowal et al., 2018, arXiv:1810.12715, eq. 6); ``apply(x, W)`` is linear."""
+    """W x + b: center W c + b, radius |W| r (Gowal et al., 2018, arXiv:1810.12715, eq. 6); ``apply(x, W)`` is W x."""
     weight = weight.double()
     middle = apply(x.center, weight)
     radius = apply(x.radius + SLACK * x.magnitude, weight.abs())
