@@ -42,7 +42,7 @@ def measure(subject: Subject, context: Context) -> Section:
         _find(section, name.upper(), got.value or 0.0, worst.value or 0.0)
         if not np.isfinite(fitted.threshold_):
             section.notes.append(
-                f"{name.upper()}: {len(holdout)} holdout samples are too few for alpha {ALPHA:g}: sets hold all classes."
+                f"{name.upper()}: {len(holdout)} holdout samples are too few for alpha {ALPHA:g}: all classes in."
             )
     section.plots.append(_histogram(sizes, len(data.classes)))
     return section

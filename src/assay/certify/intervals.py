@@ -49,8 +49,9 @@ def propagate(model: nn.Module, graph: fx.Graph, box: Interval, stop: fx.Node | 
         else:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
             values[node] = _step(model, node, args, kwargs)
-        if node is stop:
-            return values[node]  # type: ignore[no-any-return]
+        if stop is not None and node is stop:
+            found: Interval = values[stop]
+            return found
     raise InputError("interval bounds: the graph has no output; expected a model that returns its logits")
 
 
