@@ -150,20 +150,20 @@ def _gamma(u: Tensor, gamma: float, draws: Draws) -> Tensor:
     return u**gamma
 
 
-def _cells(size: int, edge: float) -> Float[Tensor, "size k"]:
-    """How much of each pixel of a line lies in each of the cells of length ``edge`` laid from its middle."""
-    count = math.ceil(size / edge)
+def _cells(size: int, edge: float, offset: Float[Tensor, " n"]) -> Float[Tensor, "n size k"]:
+    """How much of each pixel of a line lies in each cell of length ``edge``; the first starts ``offset`` cells early."""
     start = torch.arange(size, dtype=torch.float64)[:, None]
-    cell = (size - count * edge) / 2 + edge * torch.arange(count, dtype=torch.float64)[None]
+    cell = edge * (torch.arange(math.ceil(size / edge) + 1, dtype=torch.float64) - offset[:, None].double())[:, None]
     return (torch.minimum(start + 1, cell + edge) - torch.maximum(start, cell)).clamp_min(0)
 
 
 def _pixelate(u: Tensor, fraction: float, draws: Draws) -> Tensor:
-    """Averaged over squares with an edge of one pixel and ``fraction`` of the side; squares may cut through pixels."""
-    edge = 1 + fraction * _side(u)
-    rows, columns = (_cells(size, edge) for size in u.shape[2:])
-    down = torch.einsum("hi,wj,nchw->ncij", rows / rows.sum(0), columns / columns.sum(0), u.double())
-    return torch.einsum("hi,wj,ncij->nchw", rows, columns, down).float()
+    """Averaged over squares with an edge of one pixel and ``fraction`` of the side, laid from a random place."""
+    edge, offset = 1 + fraction * _side(u), draws.uniform(2)
+    rows, columns = (_cells(size, edge, offset[:, k]) for k, size in enumerate(u.shape[2:]))
+    means = [m / m.sum(1, keepdim=True).clamp_min(1e-12) for m in (rows, columns)]
+    down = torch.einsum("nhi,nwj,nchw->ncij", *means, u.double())
+    return torch.einsum("nhi,nwj,ncij->nchw", rows, columns, down).float()
 
 
 def _jpeg(u: Tensor, quality: float, draws: Draws) -> Tensor:
@@ -228,7 +228,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         Corruption("brightness", "photometric", (0.1, 0.2, 0.3, 0.4, 0.5), _brightness),
         Corruption("contrast", "photometric", (0.75, 0.6, 0.45, 0.3, 0.15), _contrast),
         Corruption("gamma", "photometric", (1.25, 1.6, 2.0, 2.6, 3.4), _gamma),
-        Corruption("pixelate", "digital", (0.03, 0.06, 0.1, 0.16, 0.24), _pixelate),
+        Corruption("pixelate", "digital", (0.03, 0.06, 0.1, 0.15, 0.2), _pixelate),
         Corruption("jpeg", "digital", (60, 35, 20, 12, 6), _jpeg),
         Corruption("quantise", "digital", (24, 12, 6, 4, 2), _quantise),
         Corruption("rotate", "geometric", (6, 12, 18, 26, 36), _rotate),

@@ -110,7 +110,7 @@ def _baseline(where: str, baseline: float | Tensor, x: Tensor) -> Tensor:
 def _rank(attribution: Tensor) -> Int[Tensor, "n p"]:
     """Each pixel's position when pixels are sorted from the highest attribution to the lowest."""
     a = attribution.sum(1) if attribution.dim() == 4 else attribution
-    order = a.flatten(1).argsort(1, descending=True, stable=True)
+    order = torch.argsort(a.flatten(1), dim=1, descending=True, stable=True)
     return order.argsort(1)
 
 
