@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from assay.data import load_data
+from assay.audit.corruption import FAMILIES, measure
+from assay.audit.property import Context
+from assay.data import Data, load_data
 from assay.data.corruptions import CORRUPTIONS, SEVERITIES
+from assay.nets import MLP
 from assay.runtime.errors import InputError
-from assay.runtime.random import Draws
+from assay.runtime.random import Draws, seeded
+from assay.subject import Subject
+from assay.training import Supervised
 
 NAMES = sorted(CORRUPTIONS)
 
@@ -123,7 +129,7 @@ def test_rotation_keeps_lengths_on_oblong_images() -> None:
 
 
 def test_shot_noise_is_poisson() -> None:
-    """Mean and variance of counts at a rate of 0.5 * 14 agree with Poisson's (no clipping at that rate: rare)."""
+    """Mean and variance of the counts are Poisson's (clipping is rare at a rate of 3.5 of 14)."""
     x = torch.full((40, 1, 50, 50), 0.25)
     out = CORRUPTIONS["shot-noise"].apply(x, 3, draws(40)) * 14
     assert float(out.mean()) == pytest.approx(3.5, abs=0.03)
@@ -144,3 +150,29 @@ def test_closed_forms(images: torch.Tensor) -> None:
     changed = CORRUPTIONS["impulse-noise"].apply(torch.full((40, 3, 50, 50), 0.5), 3, draws(40)) != 0.5
     assert float(changed.float().mean()) == pytest.approx(0.1, abs=0.004)
     assert torch.equal(changed[:, 0], changed[:, 2])
+
+
+def test_the_property_counts_what_it_says() -> None:
+    """The overall value is the mean of the families', sample by sample, and a repeated audit says the same."""
+    with seeded(0, "init"):
+        model: torch.nn.Module = MLP(hidden=(32,))
+    model = Supervised(epochs=5).fit(model, load_data("digits:train"), seed=0)
+    subject = Subject(model, load_data("digits:test"))
+    section, again = measure(subject, Context(limit=60)), measure(subject, Context(limit=60))
+    names = [m.name for m in section.metrics]
+    assert names == ["corruption.accuracy", *(f"corruption.{f}.accuracy" for f in FAMILIES)]
+    families = np.stack([section.samples[f"corruption.{f}.accuracy"].values[:, 0] for f in FAMILIES])
+    assert np.allclose(section.samples["corruption.accuracy"].values[:, 0], families.mean(0))
+    assert section.metrics[0].value == pytest.approx(families.mean())
+    assert section.metrics == again.metrics
+    assert len(section.samples["corruption.accuracy"].index) == 60
+    lines = section.plots[0].series
+    assert {v["x"][0] for v in lines.values()} == {0}
+    assert all(v["y"][0] >= v["y"][-1] for v in lines.values())
+
+
+def test_the_property_skips_what_is_no_image() -> None:
+    data = Data(torch.rand(40, 9), torch.arange(40) % 3, tuple("abc"))
+    section = measure(Subject(torch.nn.Linear(9, 3), data), Context())
+    assert section.skipped is not None
+    assert not section.metrics

@@ -35,9 +35,7 @@ def measure(subject: Subject, context: Context) -> Section:
     if subject.train is None:
         section.notes.append("The subject has no training data: measured on the test set, where collapse is weaker.")
     draws = context.pick(50, 100, 200)
-    again = [
-        neural_collapse(fed[rows], data.y[rows], weight, bias) for rows in _resamples(data.y, draws, context.seed)
-    ]
+    again = [neural_collapse(fed[rows], data.y[rows], weight, bias) for rows in _resamples(data.y, draws, context.seed)]
     how = f"inputs of the last linear layer, {len(data)} samples of {data.name}; 0 is full collapse"
     for name, field in NAMES.items():
         section.add(_metric(name, field, found, again, len(data), f"{how}; error from {draws} stratified resamples"))
