@@ -35,7 +35,9 @@ def trained() -> nn.Module:
     data = load_data("digits:train")
     with seeded(0, "init"):
         model = SmallCNN(hidden=32, widths=(8, 16))
-    return Supervised(epochs=6).fit(model, data, seed=0)
+    model = Supervised(epochs=6).fit(model, data, seed=0)
+    model.zero_grad()
+    return model
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_severity_grows_on_average(name: str, images: torch.Tensor, photos: torc
             float((CORRUPTIONS[name].apply(x, s, draws(len(x))) - x).flatten(1).norm(dim=1).mean()) for s in SEVERITIES
         ]
         assert moved[0] > 0
-        assert all(a < b for a, b in zip(moved, moved[1:], strict=False)), moved
+        assert all(a < b for a, b in itertools.pairwise(moved)), moved
 
 
 @pytest.mark.parametrize("name", NAMES)

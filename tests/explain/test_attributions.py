@@ -75,7 +75,7 @@ def test_completeness_on_a_relu_net_improves_with_steps() -> None:
         model = MLP(hidden=(48, 48))
     data = load_data("digits:test")[:40]
     target = model(data.x).argmax(1)
-    rise = (model(data.x) - model(torch.zeros_like(data.x))).gather(1, target[:, None])[:, 0]
+    rise = (model(data.x) - model(torch.zeros_like(data.x))).detach().gather(1, target[:, None])[:, 0]
     gaps = []
     for steps in (4, 32, 256):
         a = IntegratedGradients(steps=steps).attribute(model, data.x, target, seed=0)

@@ -90,7 +90,7 @@ class Hessian:
         return total.cpu()
 
     def top_eigenvalue(self, *, seed: int, steps: int = 30, tolerance: float = 1e-3) -> Eigenvalue:
-        """The largest eigenvalue by Lanczos with full reorthogonalisation (as in Ghorbani et al., 2019, arXiv:1901.10159).
+        """The largest eigenvalue by Lanczos, fully reorthogonalised (Ghorbani et al., 2019, arXiv:1901.10159).
 
         Stops when the residual is below ``tolerance`` times the value, at the latest after ``steps`` products. Memory:
         ``steps`` vectors of size p.
