@@ -65,9 +65,10 @@ def measure(subject: Subject, context: Context) -> Section:
                     seed=context.seed,
                 )
             )
-        bars = {"": {"x": list(found), "y": [float(c.auc.mean()) for c in found.values()]}}
+        areas = [float(c.auc.mean()) for c in found.values()]
+        bars = {"area": {"x": list(found), "y": areas}}
         title = f"{game.capitalize()}: {better} is more faithful"
-        section.plots.append(Plot("bar", title, bars, "method", "area", reference=bars[""]["y"][-1]))
+        section.plots.append(Plot("bar", title, bars, "method", "area", reference=areas[-1]))
         section.findings.append(_finding(game, found, context.seed))
     return section
 

@@ -18,7 +18,7 @@ def _data(subject: Subject, context: Context) -> Data:
 
 def _budget(context: Context) -> tuple[int, int]:
     """Lanczos steps and Hutchinson probes."""
-    return context.pick((20, 20), (40, 60), (60, 200))  # type: ignore[no-any-return]
+    return context.pick((20, 20), (40, 60), (60, 200))
 
 
 def measure(subject: Subject, context: Context) -> Section:

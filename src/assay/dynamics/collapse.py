@@ -58,7 +58,7 @@ def neural_collapse(
     c = len(weight)
     if features.dim() != 2 or weight.shape != (c, features.shape[1]) or c < 2:
         raise InputError(
-            f"neural_collapse: features {tuple(features.shape)} and weight {tuple(weight.shape)}; expected (n, d), (c, d)"
+            f"neural_collapse: features {tuple(features.shape)}, weight {tuple(weight.shape)}; expected (n, d) and (c, d)"
         )
     if bias is not None and (bias.shape != (c,) or not torch.isfinite(bias).all()):
         raise InputError(f"neural_collapse: bias has shape {tuple(bias.shape)}; expected finite values ({c},)")
@@ -117,7 +117,7 @@ def head_inputs(
         out = model(chunk)
         if not calls:
             raise InputError("the model calls no nn.Linear; expected a linear head")
-        head, fed, linear = calls[-1]
+        _, fed, linear = calls[-1]
         if fed.dim() != 2 or linear.shape != out.shape or not torch.equal(linear, out):
             raise InputError("the model's output is not that of its last nn.Linear; expected a linear head")
         return fed.float()
