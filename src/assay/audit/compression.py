@@ -66,7 +66,12 @@ def _sparsities(context: Context) -> tuple[float, ...]:
 
 
 def _line(title: str, x: list[float] | list[int], metrics: list[Metric], label: str, full: float) -> Plot:
-    series = {"x": x, "y": [m.value for m in metrics], "low": [m.low for m in metrics], "high": [m.high for m in metrics]}
+    series = {
+        "x": x,
+        "y": [m.value for m in metrics],
+        "low": [m.low for m in metrics],
+        "high": [m.high for m in metrics],
+    }
     return Plot("line", title, {"accuracy": series}, label, "accuracy", reference=full)
 
 

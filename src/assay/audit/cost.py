@@ -71,7 +71,9 @@ def _times(section: Section, model: nn.Module, x: Tensor, context: Context) -> N
             low, high, n = min(taken) * 1e3, max(taken) * 1e3, len(taken)
             how = f"median time of one sample over {n} runs after a warm-up; {where}"
             section.add(
-                Metric("cost.latency.batch1", middle * 1e3, low, high, f"min and max of {n} runs", n, "ms", "lower", how)
+                Metric(
+                    "cost.latency.batch1", middle * 1e3, low, high, f"min and max of {n} runs", n, "ms", "lower", how
+                )
             )
     best = max(rates, key=lambda size: rates[size][0])
     rate, slowest, fastest, n = rates[best]

@@ -49,7 +49,7 @@ class Pruning(Compressor):
                 "expected finetune_epochs >= 0, lr > 0, batch_size >= 1"
             )
 
-    def scores(self, weights: Mapping[str, nn.Parameter], *, seed: int) -> dict[str, Float[Tensor, "..."]]:
+    def scores(self, weights: Mapping[str, nn.Parameter], *, seed: int) -> dict[str, Float[Tensor, ...]]:
         """How much each weight matters, in the weight's shape; the lowest go first."""
         raise TypeError(f"{type(self).__name__} states no scores")
 

@@ -41,9 +41,7 @@ class Quantisation(Compressor):
         return quantised.eval()
 
 
-def quantise(
-    weight: Float[Tensor, "out ..."], bits: int
-) -> tuple[Float[Tensor, "out ..."], Float[Tensor, "out ..."]]:
+def quantise(weight: Float[Tensor, "out ..."], bits: int) -> tuple[Float[Tensor, "out ..."], Float[Tensor, "out ..."]]:
     """Values on the grid, and the scale of each output channel (broadcastable; 1 where the channel is zero)."""
     top = weight.abs().amax(tuple(range(1, weight.dim())), keepdim=True)
     limit = 2 ** (bits - 1) - 1

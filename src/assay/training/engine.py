@@ -279,7 +279,9 @@ def _origin(runs: Mapping[str, _Run], data: Data, state: State, seed: int) -> st
     parts: list[object] = [seed, data.hash, state.total]
     for name, run in runs.items():
         optimizer = run.player.plan.optimizer
-        maker = optimizer if isinstance(optimizer, str) else getattr(optimizer, "__qualname__", type(optimizer).__name__)
+        maker = (
+            optimizer if isinstance(optimizer, str) else getattr(optimizer, "__qualname__", type(optimizer).__name__)
+        )
         plan = replace(run.player.plan, optimizer=maker)
         parts += [name, run.player.every, plan, model_hash(run.model)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
