@@ -62,7 +62,7 @@ def measure(subject: Subject, context: Context) -> Section:
 
 
 def _sparsities(context: Context) -> tuple[float, ...]:
-    return context.pick(SPARSITIES, FINE_SPARSITIES, FINE_SPARSITIES)  # type: ignore[no-any-return]
+    return context.pick(SPARSITIES, FINE_SPARSITIES, FINE_SPARSITIES)
 
 
 def _line(title: str, x: list[float] | list[int], metrics: list[Metric], label: str, full: float) -> Plot:

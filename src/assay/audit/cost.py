@@ -52,7 +52,7 @@ def _sizes(section: Section, model: nn.Module, x: Tensor) -> None:
     section.add(Metric("cost.flops", counter.get_total_flops(), unit="FLOP", better="lower", how=how))
     batch = _repeat(x, MEMORY_BATCH).to(device)
     how = (
-        f"most bytes of tensors alive at once during inference on {MEMORY_BATCH} samples, followed operator by operator; "
+        f"most bytes of tensors alive at once in inference on {MEMORY_BATCH} samples, operator by operator; "
         "without parameters, the input and the kernels' own workspace"
     )
     peak = peak_bytes(model, batch)
@@ -139,7 +139,7 @@ class _Alive(TorchDispatchMode):
 
 
 def peak_bytes(model: nn.Module, x: Tensor) -> int:
-    """The most bytes of tensors alive at once while ``model`` maps ``x``; parameters, buffers and ``x`` are left out."""
+    """The most bytes of tensors alive at once while ``model`` maps ``x``, without parameters, buffers and ``x``."""
     alive = _Alive([x, *model.parameters(), *model.buffers()])
     with evaluating(model), torch.no_grad(), alive:
         model(x)

@@ -20,7 +20,7 @@ class Quantisation(Compressor):
 
     Every weight w of a convolutional or linear layer becomes k * scale with k = round(w / scale), scale = max|w| over
     its output channel / (2^(bits - 1) - 1): |k| <= 2^(bits - 1) - 1, |error| <= scale / 2. Simulated: the weights keep
-    their type and hold values of the grid. ``bits`` in 2..16; biases, norms and activations are untouched; no data used.
+    their type and hold values of the grid. ``bits`` in 2..16; the rest is untouched; no data used.
     """
 
     bits: int = 8

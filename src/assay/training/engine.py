@@ -275,7 +275,7 @@ def _step(
 
 
 def _origin(runs: Mapping[str, _Run], data: Data, state: State, seed: int) -> str:
-    """Names what a checkpoint belongs to: start, data, plans and seed (an optimiser given as a function by its name)."""
+    """Names what a checkpoint belongs to: start, data, plans, seed (an optimiser given as a function by its name)."""
     parts: list[object] = [seed, data.hash, state.total]
     for name, run in runs.items():
         optimizer = run.player.plan.optimizer

@@ -101,7 +101,8 @@ def _indices(train: Data, path: Path) -> list[int]:
         raise InputError(
             f"forget {str(path)!r}: {reason}; expected class=NAME or a text file with one index a line"
         ) from error
-    known, found = set(train.index.tolist()), {}
+    known = set(train.index.tolist())
+    found: dict[int, int] = {}
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text:

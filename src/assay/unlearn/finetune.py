@@ -15,7 +15,7 @@ from assay.unlearn.base import Unlearner, together
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Unlearner):
-    """Go on training on what is retained, and let the rest be forgotten (Jia et al., 2023, arXiv:2304.04934, section 3).
+    """Go on training on what is retained and let the rest fade (Jia et al., 2023, arXiv:2304.04934, section 3).
 
     SGD on the recipe's objective (cross-entropy where the subject has no recipe) from the subject's weights, ``epochs``
     >= 0 over ``retain`` at ``lr`` > 0 (the paper searches 1e-3 to 1e-1). ``control`` fine-tunes on all the data.

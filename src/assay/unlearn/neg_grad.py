@@ -20,7 +20,7 @@ class NegGrad(Unlearner):
     gradient"; Jia et al., 2023, arXiv:2304.04934, "GA").
 
     SGD at a constant rate from the subject's weights: ``epochs`` >= 0 over ``forget`` at ``lr`` > 0. The ascent has no
-    bound, so both stay small (Jia et al. search lr from 1e-6 to 1e-4 for networks on CIFAR; small sets and networks need
+    bound, so both stay small (Jia et al. search lr from 1e-6 to 1e-4 on CIFAR; small sets and networks need
     more); a loss that stops being finite raises InputError. ``control`` makes the same steps downhill.
     """
 
