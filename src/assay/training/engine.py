@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-import time
+import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +18,15 @@ from torch import Tensor, nn
 from assay.data import Batch, Data
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import device_of
-from assay.runtime.random import Draws, seeded, torch_rng
+from assay.runtime.random import Draws, derive, seeded, torch_rng
+from assay.subject.subject import model_hash
 
 Objective = Callable[[nn.Module, Batch, "State"], Tensor]
 PlayerObjective = Callable[[Mapping[str, nn.Module], Batch, "State"], Tensor]
 Hook = Callable[[Mapping[str, nn.Module], "State"], None]
 Augment = Callable[[Tensor, Draws], Tensor]
 OptimizerFactory = Callable[[Sequence[Tensor]], torch.optim.Optimizer]
+SCHEDULES = ("constant", "cosine", "onecycle", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,12 @@ class Plan:
                 f"plan: epochs={self.epochs}, steps={self.steps}, batch_size={self.batch_size}, lr={self.lr}; "
                 "expected epochs, steps >= 0, batch_size >= 1, lr > 0"
             )
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", str(self.schedule), SCHEDULES)
+        if self.precision not in ("fp32", "bf16"):
+            raise unknown("precision", str(self.precision), ("fp32", "bf16"))
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"plan: ema={self.ema}; expected a decay in [0, 1)")
 
     def total(self, n: int) -> int:
         """Steps on ``n`` samples."""
@@ -141,7 +151,8 @@ def fit(
     """A trained copy of ``model``; the input model is untouched.
 
     ``hooks`` run after every step with ({"model": model}, state). With ``checkpoint`` the state is kept there after
-    every epoch, and a run that was stopped goes on from it to the same result.
+    every epoch, and a run that was stopped goes on from it to the same result, bit for bit. Raises InputError where the
+    file is no checkpoint of this run (same start, data, plan and seed).
     """
 
     def single(models: Mapping[str, nn.Module], batch: Batch, state: State) -> Tensor:
@@ -158,6 +169,8 @@ class _Run:
         self.player = player
         self.model = copy.deepcopy(player.model)
         self.parameters = [p for p in player.parameters(self.model) if p.requires_grad]
+        if not self.parameters:
+            raise InputError("training: no parameter requires a gradient; expected at least one to train")
         self.optimizer = player.plan.make(self.parameters)
         self.base = [g["lr"] for g in self.optimizer.param_groups]
         self.average = copy.deepcopy(self.model) if player.plan.ema is not None else None
@@ -173,6 +186,11 @@ class _Run:
         self.optimizer.step()
         if self.average is not None:
             _mix(self.average, self.model, plan.ema or 0.0)
+
+    def result(self) -> nn.Module:
+        """The trained network, or its average, in evaluation mode."""
+        self.model.zero_grad(set_to_none=True)
+        return (self.average if self.average is not None else self.model).eval()
 
     def state_dict(self) -> dict[str, Any]:
         average = self.average.state_dict() if self.average is not None else {}
@@ -213,12 +231,15 @@ def fit_players(
     runs = {name: _Run(player) for name, player in players.items()}
     models = {name: run.model for name, run in runs.items()}
     state = State(seed, data, plan.total(len(data)))
+    origin = _origin(runs, data, state, seed) if checkpoint is not None else ""
     if checkpoint is not None and checkpoint.exists():
-        _restore(checkpoint, runs, state)
-    with seeded(seed, "fit", state.step):
+        _restore(checkpoint, runs, state, origin)
+    with seeded(seed, "fit"):
         for model in models.values():
             model.train()
         while state.step < state.total:
+            # Every epoch draws (dropout ...) from its own seed, so that a resumed run needs no generator state.
+            torch.manual_seed(derive(seed, "fit", state.epoch))
             order = torch.randperm(len(data), generator=torch_rng(seed, "order", state.epoch))
             if plan.drop_last and len(data) > plan.batch_size:
                 order = order[: len(data) // plan.batch_size * plan.batch_size]
@@ -230,8 +251,8 @@ def fit_players(
                     break
             state.epoch += 1
             if checkpoint is not None:
-                _keep(checkpoint, runs, state)
-    return {name: (run.average if run.average is not None else run.model).eval() for name, run in runs.items()}
+                _keep(checkpoint, runs, state, origin)
+    return {name: run.result() for name, run in runs.items()}
 
 
 def _step(
@@ -253,22 +274,48 @@ def _step(
     state.step += 1
 
 
-def _keep(path: Path, runs: Mapping[str, _Run], state: State) -> None:
-    parts = {name: run.state_dict() for name, run in runs.items()}
+def _origin(runs: Mapping[str, _Run], data: Data, state: State, seed: int) -> str:
+    """Names what a checkpoint belongs to: start, data, plans, seed (an optimiser given as a function by its name)."""
+    parts: list[object] = [seed, data.hash, state.total]
+    for name, run in runs.items():
+        optimizer = run.player.plan.optimizer
+        maker = (
+            optimizer if isinstance(optimizer, str) else getattr(optimizer, "__qualname__", type(optimizer).__name__)
+        )
+        plan = replace(run.player.plan, optimizer=maker)
+        parts += [name, run.player.every, plan, model_hash(run.model)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _keep(path: Path, runs: Mapping[str, _Run], state: State, origin: str) -> None:
     kept = {
-        "runs": parts,
+        "origin": origin,
+        "runs": {name: run.state_dict() for name, run in runs.items()},
         "epoch": state.epoch,
         "step": state.step,
         "memory": state.memory,
-        "rng": torch.get_rng_state(),
+        "log": state.log,
     }
-    temporary = path.with_name(f"{path.name}.{time.monotonic_ns()}")
-    torch.save(kept, temporary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    with temporary.open("wb") as file:
+        torch.save(kept, file)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
-def _restore(path: Path, runs: Mapping[str, _Run], state: State) -> None:
-    kept = torch.load(path, weights_only=True)
+def _restore(path: Path, runs: Mapping[str, _Run], state: State, origin: str) -> None:
+    try:
+        kept = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"checkpoint {path}: cannot be read ({type(error).__name__}); expected one written by training"
+        ) from error
+    if not isinstance(kept, dict) or kept.get("origin") != origin:
+        raise InputError(f"checkpoint {path}: of another run; expected the same start, data, plan and seed")
     for name, run in runs.items():
         run.load_state_dict(kept["runs"][name])
-    state.epoch, state.step, state.memory = kept["epoch"], kept["step"], kept["memory"]
+    device = device_of(next(iter(runs.values())).model)
+    state.memory = {name: value.to(device) for name, value in kept["memory"].items()}
+    state.epoch, state.step, state.log = kept["epoch"], kept["step"], kept["log"]

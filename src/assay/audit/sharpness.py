@@ -1,0 +1,68 @@
+"""Sharpness: the curvature of the loss at the trained weights."""
+
+from __future__ import annotations
+
+from assay.audit.property import Context, Cost, Property, Section
+from assay.data import Data
+from assay.dynamics import Hessian
+from assay.runtime.errors import InputError
+from assay.runtime.metric import Metric
+from assay.subject import Access, Subject
+
+
+def _data(subject: Subject, context: Context) -> Data:
+    whole = subject.train if subject.train is not None else subject.test
+    data = whole.limit(context.pick(256, 1024, 4096), seed=context.seed)
+    return data.limit(context.limit, seed=context.seed)
+
+
+def _budget(context: Context) -> tuple[int, int]:
+    """Lanczos steps and Hutchinson probes."""
+    return context.pick((20, 20), (40, 60), (60, 200))
+
+
+def measure(subject: Subject, context: Context) -> Section:
+    """Top eigenvalue and trace of the Hessian of the mean cross-entropy in all weights."""
+    data, section = _data(subject, context), Section(headline=["sharpness.top_eigenvalue", "sharpness.trace"])
+    steps, probes = _budget(context)
+    try:
+        hessian = Hessian(model=subject.model, x=data.x, y=data.y)
+        top = hessian.top_eigenvalue(seed=context.seed, steps=steps)
+        trace = hessian.trace(seed=context.seed, probes=probes)
+    except InputError as error:
+        return Section(skipped=str(error))
+    if subject.train is None:
+        section.notes.append("The subject has no training data: the loss is that of the test set.")
+    how = f"cross-entropy on {len(data)} samples of {data.name}, {hessian.size} weights"
+    section.add(
+        Metric(
+            "sharpness.top_eigenvalue",
+            top.value,
+            top.value - top.residual,
+            top.value + top.residual,
+            "Lanczos residual",
+            len(data),
+            how=f"{how}; {top.steps} Lanczos steps",
+        )
+    )
+    half = 1.96 * trace.error
+    section.add(
+        Metric(
+            "sharpness.trace",
+            trace.value,
+            trace.value - half,
+            trace.value + half,
+            "Monte-Carlo standard error 95%",
+            len(data),
+            how=f"{how}; {probes} Hutchinson probes",
+        )
+    )
+    section.notes.append("The intervals are the numerical error on these samples; they hold no sampling error of data.")
+    return section
+
+
+def _cost(subject: Subject, context: Context) -> Cost:
+    return Cost(backward=2 * len(_data(subject, context)) * sum(_budget(context)))
+
+
+PROPERTY = Property("sharpness", "Curvature of the loss", measure, _cost, needs=Access.WEIGHTS)

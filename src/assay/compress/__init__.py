@@ -1,0 +1,8 @@
+"""Pruning and quantisation: smaller models, and what they cost."""
+
+from assay.compress.base import Compressed, Compressor, size_of
+from assay.compress.magnitude import MagnitudePruning
+from assay.compress.quantise import Quantisation
+from assay.compress.random import RandomPruning
+
+__all__ = ["Compressed", "Compressor", "MagnitudePruning", "Quantisation", "RandomPruning", "size_of"]

@@ -1,0 +1,22 @@
+"""Attributions: how much each input element mattered for a class, and how faithful such a map is."""
+
+from assay.explain.base import Explainer, GradientExplainer
+from assay.explain.faithfulness import Curve, deletion, insertion
+from assay.explain.gradient import Gradient
+from assay.explain.gradient_input import GradientInput
+from assay.explain.integrated_gradients import IntegratedGradients
+from assay.explain.random_ranking import RandomAttribution
+from assay.explain.smooth_grad import SmoothGrad
+
+__all__ = [
+    "Curve",
+    "Explainer",
+    "Gradient",
+    "GradientExplainer",
+    "GradientInput",
+    "IntegratedGradients",
+    "RandomAttribution",
+    "SmoothGrad",
+    "deletion",
+    "insertion",
+]
