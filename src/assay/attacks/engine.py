@@ -151,7 +151,7 @@ class Climb:
                 self._keep(rows[out], z.detach()[out], value.detach()[out], met[out])
                 if out.all():
                     return
-            (grad,) = torch.autograd.grad(value.sum(), z)
+            (grad,) = torch.autograd.grad(value, z, torch.ones_like(value))
             self.gradients[rows] += 1
             z = z.detach()
             if out.any():

@@ -25,8 +25,8 @@ class Square(QueryAttack):
 
     Starts from vertical stripes of +-eps; each query sets a random square, one sign a channel, and keeps it where the
     objective grows. ``p`` is the share of pixels in the first squares and is halved as the budget is spent. The
-    objective is the margin, for targets the cross-entropy (section 3.1). A sample stops at the first point that meets the goal.
-    x is images (n, c, h, w).
+    objective is the margin, for targets the cross-entropy (section 3.1). A sample stops at the first point
+    that meets the goal. x is images (n, c, h, w).
     """
 
     access: ClassVar[Access] = Access.SCORE

@@ -33,20 +33,20 @@ class Robustness:
             min(n, context.limit) if n and context.limit else n or context.limit, seed=context.seed
         )
 
-    def attack(self, context: Context) -> dict[str, int]:
+    def attack(self, context: Context) -> tuple[int, int]:
         """Steps and restarts of PGD."""
         steps, restarts = context.pick((10, 1), (40, 2), (100, 5))
-        return {"steps": steps, "restarts": restarts}
+        return steps, restarts
 
     def cost(self, subject: Subject, context: Context) -> Cost:
         """At most this: fooled samples leave early."""
-        n, plan = len(self.attacked(subject, context)), self.attack(context)
-        passes = n * len(SIZES[self.norm]) * plan["steps"] * plan["restarts"]
+        n, (steps, restarts) = len(self.attacked(subject, context)), self.attack(context)
+        passes = n * len(SIZES[self.norm]) * steps * restarts
         return Cost(forward=n * (1 + 2 * len(SIZES[self.norm])), backward=passes)
 
     def measure(self, subject: Subject, context: Context) -> Section:
         """Accuracy under attack and under noise at each size."""
-        data, plan = self.attacked(subject, context), self.attack(context)
+        data, (steps, restarts) = self.attacked(subject, context), self.attack(context)
         name, unit = f"robustness.{self.norm}", data.bounds[1] - data.bounds[0]
         section = Section(headline=[f"{name}.accuracy@{HEADLINE[self.norm]:g}"])
         clean = predict(subject.model, data.x).argmax(1) == data.y
@@ -58,12 +58,13 @@ class Robustness:
         masked = []
         for eps in SIZES[self.norm]:
             ball = BALLS[self.norm](eps * unit)
+            pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts)
             rows = holds.nonzero()[:, 0]
             # What a smaller perturbation breaks, a larger one breaks too: only the others are attacked.
             if len(rows):
-                holds[rows] = ~self._fooled(PGD(ball=ball, bounds=data.bounds, **plan), subject, data[rows], context)
+                holds[rows] = ~self._fooled(pgd, subject, data[rows], context)
             noisy = clean & ~self._fooled(RandomNoise(ball=ball, bounds=data.bounds), subject, data, context)
-            how = f"PGD-{plan['steps']} with {plan['restarts']} restart(s), eps {eps:g} of the range, on {len(data)} samples"
+            how = f"PGD-{steps} x {restarts} restart(s), eps {eps:g} of the range, on {len(data)} samples"
             self._add(section, f"{name}.accuracy@{eps:g}", holds, data, how, curves["PGD"], bands["PGD"])
             how = f"one uniform draw from the ball, eps {eps:g} of the range, on {len(data)} samples"
             self._add(section, f"{name}.noise@{eps:g}", noisy, data, how, curves["random noise"], bands["random noise"])
