@@ -142,7 +142,7 @@ class QueryAttack(Attack):
     def search(
         self, model: Any, x: Tensor, goal: Goal, *, seed: int, index: Tensor, start: Tensor | None = None, **_: Tensor
     ) -> AttackResult:
-        oracle = model if isinstance(model, Oracle) else Oracle(model, access=self.access)
+        oracle = model if isinstance(model, Oracle) else Oracle(model)
         require(oracle.access, self.access, type(self).__name__)
         draws = Draws(seed, type(self).__name__, index)
         rows = [slice(i, i + 1) for i in range(len(x))]
@@ -206,6 +206,8 @@ def run_searches(
 def _tell(attack: QueryAttack, oracle: Oracle, z: Tensor, goal: Goal) -> Answer:
     outputs = oracle(z)
     check_outputs(type(attack).__name__, outputs, goal)
-    if outputs.dim() == 1 or attack.access == Access.DECISION:
+    if outputs.dim() == 2 and attack.access == Access.DECISION:
+        outputs = outputs.argmax(1)
+    if outputs.dim() == 1:
         return goal.met(outputs), torch.full((len(z),), math.nan, device=z.device)
     return goal.met(outputs), attack.objective(outputs, goal)
