@@ -8,7 +8,8 @@ from torch import Tensor
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
-from assay.detect import MSP, Detector, Energy, Mahalanobis
+from assay.detect import MSP, Energy, Mahalanobis
+from assay.detect.base import Detector
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
 

@@ -34,15 +34,16 @@ class FittedDetector:
         """The scores of inputs that have been checked."""
         raise TypeError(f"{type(self).__name__} states no scores")
 
-    def score(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-        """How abnormal each input is: (n,) float64 on the CPU, higher is more abnormal.
-
-        ``x`` (n, ...) has the shape and the bounds of the data that the detector was fitted on, else InputError.
-        """
+    def check(self, x: Tensor) -> None:
+        """InputError unless ``x`` (n, ...) has the shape and the bounds of the data that the detector was fitted on."""
         where = type(self).__name__
         check_inputs(where, x, bounds=self.bounds)
         if tuple(x.shape[1:]) != self.shape:
             raise InputError(f"{where}: x has samples of shape {tuple(x.shape[1:])}; expected {self.shape}")
+
+    def score(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """How abnormal each input is: (n,) float64 on the CPU, higher is more abnormal. For errors see ``check``."""
+        self.check(x)
         return self.scores(x)
 
     def threshold(self, fpr: float) -> float:

@@ -78,4 +78,9 @@ def chosen_layers(model: nn.Module, text: str, probe: Tensor) -> list[str]:
             raise InputError(
                 f"layers: the model has no layer {name!r}; expected 'all', 'penultimate' or some of {', '.join(known)}"
             )
+    with evaluating(model), torch.no_grad(), captured(model, names) as caught:
+        model(probe.to(device_of(model)))
+    silent = [n for n in names if n not in caught]
+    if silent:
+        raise InputError(f"layers: {silent[0]!r} puts out no tensor of shape (n, ...); expected one that does")
     return names

@@ -121,6 +121,8 @@ class FittedMahalanobis(FittedDetector):
         """
         from sklearn.linear_model import LogisticRegressionCV
 
+        self.check(inside)
+        self.check(outside)
         if min(len(inside), len(outside)) < 5:
             raise InputError(
                 f"Mahalanobis.with_out: {len(inside)} inside and {len(outside)} outside; expected at least 5 of each"

@@ -1,6 +1,6 @@
 """What a model gives away about its training data: membership inference."""
 
-from assay.privacy.base import Inference, Reference
+from assay.privacy.base import Reference
 from assay.privacy.calibrated_loss import CalibratedLoss
 from assay.privacy.class_loss import ClassLoss
 from assay.privacy.lira import LiRA
@@ -10,7 +10,6 @@ from assay.privacy.shadows import Shadows, train_shadows
 __all__ = [
     "CalibratedLoss",
     "ClassLoss",
-    "Inference",
     "LiRA",
     "LossThreshold",
     "Reference",
