@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from assay.runtime.random import seeded, torch_rng
 from assay.training import Supervised
 
 FOUND = [c for c in (getattr(room, n) for n in room.__all__) if getattr(c, "kind", None) == "inference"]
-OVERFIT = Supervised(epochs=40, batch_size=32, lr=3e-3)
+OVERFIT = Supervised(epochs=80, batch_size=32, lr=1e-2)
 N = 100
 
 
@@ -53,7 +52,7 @@ def noisy(data: Data) -> Data:
 
 
 @pytest.fixture(scope="module")
-def case() -> Iterator[Case]:
+def case() -> Case:
     data = noisy(load_data("digits:train"))
     pool, rest, unseen = data[: 2 * N], data[2 * N : 3 * N], data[3 * N : 5 * N]
     with seeded(0, "init"):
@@ -65,7 +64,7 @@ def case() -> Iterator[Case]:
     ]
     fitted = {id(m): m.fit(r, seed=5) for m, r in zip(METHODS, references, strict=True)}
     model = OVERFIT.fit(start, pool[:N], seed=1)
-    yield Case(model, OVERFIT.fit(start, rest, seed=1), pool, np.repeat([1, 0], N), fitted)
+    return Case(model, OVERFIT.fit(start, rest, seed=1), pool, np.repeat([1, 0], N), fitted)
 
 
 def test_the_room_has_attacks() -> None:
@@ -104,7 +103,7 @@ def test_same_seed_same_result_and_nothing_changes(method: Any) -> None:
     model.train()
     reference = Reference(data=data, model=model, recipe=Supervised(epochs=1, batch_size=16))
     state, x, torch_state = copy.deepcopy(model.state_dict()), data.x.clone(), torch.get_rng_state()
-    numpy_state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    numpy_state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
     first = method.fit(reference, seed=2).score(model, data)
     again = replace(method, batch_size=7).fit(reference, seed=2).score(model, data)
     torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-4)
@@ -116,7 +115,7 @@ def test_same_seed_same_result_and_nothing_changes(method: Any) -> None:
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert data.x.equal(x)
     assert torch_state.equal(torch.get_rng_state())
-    assert (numpy_state == np.random.get_state()[1]).all()  # type: ignore[index]
+    assert (numpy_state == np.random.get_state()[1]).all()  # type: ignore[index]  # noqa: NPY002
 
 
 @every

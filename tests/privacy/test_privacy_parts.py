@@ -40,7 +40,7 @@ def data() -> Data:
 def shadows(data: Data) -> Shadows:
     rng = torch.Generator().manual_seed(0)
     seen = torch.rand(6, 40, generator=rng).argsort(0).argsort(0) < 3
-    return Shadows(nets(6), data.index, seen)
+    return Shadows(nets(6), data, seen)
 
 
 def test_confidence_is_the_logit_of_the_probability(data: Data) -> None:
@@ -97,8 +97,8 @@ def test_auto_variance_is_global_below_64_models(data: Data, shadows: Shadows) -
     scores = {v: LiRA(variance=v).from_shadows(shadows).score(target, data) for v in ("auto", "global", "sample")}  # type: ignore[arg-type]
     assert scores["auto"].equal(scores["global"])
     assert not scores["auto"].allclose(scores["sample"])
-    many = Shadows(nets(64), data.index, torch.arange(64)[:, None].expand(64, 40) % 2 == 0)
-    assert LiRA().from_shadows(many).per_sample
+    many = Shadows(nets(64), data, torch.arange(64)[:, None].expand(64, 40) % 2 == 0)
+    assert LiRA().from_shadows(many).out_variance_ is None
     with pytest.raises(InputError, match="variance"):
         LiRA(variance="mine").from_shadows(shadows)  # type: ignore[arg-type]
 

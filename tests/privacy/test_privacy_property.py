@@ -24,7 +24,7 @@ def leaky() -> Subject:
     rng = torch.Generator().manual_seed(0)
     wrong = torch.rand(150, generator=rng) < 0.33
     train = train.with_y(torch.where(wrong, torch.randint(10, (150,), generator=rng), train.y))
-    recipe = Supervised(epochs=40, batch_size=32, lr=3e-3)
+    recipe = Supervised(epochs=80, batch_size=32, lr=1e-2)
     with seeded(0, "init"):
         model = MLP()
     return Subject(recipe.fit(model, train, seed=0), test, train, recipe=recipe, name="leaky")

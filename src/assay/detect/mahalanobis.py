@@ -119,7 +119,8 @@ class FittedMahalanobis(FittedDetector):
         The out-data decide the weights: they must not be those that the detector is then tested on. The strength of
         the penalty is chosen by 5-fold cross-validation; the score becomes the log-odds of being abnormal.
         """
-        from sklearn.linear_model import LogisticRegressionCV
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV
 
         self.check(inside)
         self.check(outside)
@@ -130,7 +131,8 @@ class FittedMahalanobis(FittedDetector):
         scores = torch.cat((self.layer_scores(inside), self.layer_scores(outside))).numpy()
         centre, scale = scores.mean(0), np.maximum(scores.std(0), 1e-12)
         label = np.repeat([0, 1], [len(inside), len(outside)])
-        fit = LogisticRegressionCV(cv=5, max_iter=1000).fit((scores - centre) / scale, label)
+        search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": np.logspace(-4, 4, 9)}, scoring="neg_log_loss")
+        fit = search.fit((scores - centre) / scale, label).best_estimator_
         other = replace(
             self,
             centre_=centre,

@@ -21,18 +21,18 @@ Signal = Callable[[nn.Module, Data], Tensor]
 
 @dataclass(frozen=True)
 class Shadows:
-    """``models`` (k), the ``index`` (m,) of the samples they were drawn from, and who saw what: ``seen`` (k, m)."""
+    """``models`` (k), the ``data`` (m) that their halves were drawn from, and who saw what: ``seen`` (k, m)."""
 
     models: Sequence[nn.Module]
-    index: Int[Tensor, " m"]
+    data: Data
     seen: Bool[Tensor, "k m"]
 
     def membership(self, index: Int[Tensor, " n"]) -> Bool[Tensor, "k n"]:
         """Which models trained on the samples named by ``index``; samples outside the pool were seen by none."""
-        order = self.index.argsort()
-        at = torch.searchsorted(self.index[order], index).clamp_max(len(order) - 1)
-        rows = order[at]
-        return self.seen[:, rows] & (self.index[rows] == index)
+        pool = self.data.index
+        order = pool.argsort()
+        rows = order[torch.searchsorted(pool[order], index).clamp_max(len(order) - 1)]
+        return self.seen[:, rows] & (pool[rows] == index)
 
     def signals(self, signal: Signal, data: Data) -> Float[Tensor, "k n"]:
         """``signal(model, data)`` of every shadow model."""
@@ -60,7 +60,7 @@ def train_shadows(reference: Reference, k: int, *, seed: int) -> Shadows:
     for j in range(k):
         start = fresh(reference.model, seed=derive(seed, "shadow", j))
         models.append(reference.recipe.fit(start, data[seen[j]], seed=derive(seed, "shadow fit", j)))
-    return Shadows(tuple(models), data.index, seen)
+    return Shadows(tuple(models), data, seen)
 
 
 def average(values: Float[Tensor, "k n"], mask: Bool[Tensor, "k n"], who: str) -> Float[Tensor, " n"]:
