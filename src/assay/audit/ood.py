@@ -1,0 +1,115 @@
+"""Out-of-distribution detection: does the model know when an input is none of its classes?"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.data import Data
+from assay.data.outsets import photo_patches, pixel_shuffled
+from assay.detect import MSP, Energy, Mahalanobis
+from assay.detect.base import Detector
+from assay.runtime.metric import measured
+from assay.subject import Access, Subject
+
+TPR = 0.95
+WORDS = {"photos": "patches of photographs", "shuffled": "inputs with shuffled pixels"}
+
+
+def _budget(context: Context) -> int:
+    return context.limit or context.pick(1000, 5000, 20000)
+
+
+def _detectors(subject: Subject, section: Section) -> dict[str, Detector]:
+    """By the name in the metrics; Mahalanobis where weights and training data are at hand."""
+    detectors: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
+    if subject.access < Access.WEIGHTS:
+        section.notes.append(f"Mahalanobis left out: needs WEIGHTS access; {subject.access.name} is granted.")
+    elif subject.train is None:
+        section.notes.append("Mahalanobis left out: needs the training data; the subject has none (pass --train).")
+    else:
+        detectors["mahalanobis"] = Mahalanobis()
+    return detectors
+
+
+def _outsets(data: Data, context: Context, section: Section) -> dict[str, Tensor]:
+    """By the name in the metrics; as many samples as ``data`` has."""
+    sets = {"shuffled": pixel_shuffled(data, seed=context.seed)}
+    shape = data.shape
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[1] <= 427 and shape[2] <= 640:
+        sets = {"photos": photo_patches(data, len(data), seed=context.seed), **sets}
+    else:
+        section.notes.append(f"Photographs left out: samples of shape {shape} are no grey or colour images.")
+    return sets
+
+
+def measure(subject: Subject, context: Context) -> Section:
+    """AUROC and FPR at 95% TPR of each detector on each out-set; in-distribution is the test set."""
+    section = Section()
+    data = subject.test.limit(_budget(context), seed=context.seed)
+    detectors, sets = _detectors(subject, section), _outsets(data, context, section)
+    holdout = subject.holdout
+    assert holdout is not None
+    fit_data = (subject.train if subject.train is not None else holdout).limit(_budget(context) * 5, seed=context.seed)
+    table: dict[str, dict[str, float]] = {}
+    for name, detector in detectors.items():
+        fitted = detector.fit(subject.model, fit_data, holdout)
+        inside, threshold = fitted.score(data.x).numpy(), fitted.threshold(1 - TPR)
+        for out, x in sets.items():
+            outside = fitted.score(x).numpy()
+            how = f"{detector} on {len(data)} samples of {data.name} and as many {WORDS[out]}"
+            auroc = _auroc(section, f"ood.{out}.{name}", inside, outside, data.index, how)
+            _fpr(section, f"ood.{out}.{name}", outside, threshold, f"{how}; threshold: {TPR:.0%} of holdout inside")
+            table.setdefault(name, {})[out] = auroc
+    _report(section, table, sets)
+    return section
+
+
+def _auroc(section: Section, prefix: str, inside: np.ndarray, outside: np.ndarray, index: Tensor, how: str) -> float:
+    score = np.concatenate([inside, outside])
+    label = np.repeat([0.0, 1.0], [len(inside), len(outside)])
+    names = np.concatenate([index.numpy(), -1 - np.arange(len(outside))])
+    metric = section.add(
+        measured(f"{prefix}.auroc", np.stack([score, label], 1), names, statistic="auroc", better="higher", how=how)
+    )
+    assert metric.value is not None
+    return metric.value
+
+
+def _fpr(section: Section, prefix: str, outside: np.ndarray, threshold: float, how: str) -> None:
+    accepted = (outside <= threshold).astype(float)
+    names = -1 - np.arange(len(outside))
+    section.add(measured(f"{prefix}.fpr95", accepted, names, better="lower", how=how))
+
+
+def _report(section: Section, table: dict[str, dict[str, float]], sets: dict[str, Tensor]) -> None:
+    series = {name: {"x": [WORDS[o] for o in row], "y": list(row.values())} for name, row in table.items()}
+    section.plots.append(Plot("bar", "Telling other inputs from test samples", series, "", "AUROC", 0.5))
+    section.headline = [f"ood.{out}.msp.auroc" for out in sets]
+    values = {m.name: m.value for m in section.metrics}
+    for out in sets:
+        accepted = values[f"ood.{out}.msp.fpr95"]
+        assert accepted is not None
+        best = max(table, key=lambda name: table[name][out])
+        section.findings.append(
+            (
+                accepted,
+                f"{accepted:.1%} of {WORDS[out]} pass for test samples by the model's confidence (95% of held-out "
+                f"samples accepted; AUROC {table['msp'][out]:.2f}); best of {len(table)} detectors: {best}, "
+                f"AUROC {table[best][out]:.2f}.",
+            )
+        )
+
+
+def cost(subject: Subject, context: Context) -> Cost:
+    """Forward passes: each detector scores its fit data, the holdout, the test samples and two out-sets."""
+    assert subject.holdout is not None
+    n = min(len(subject.test), _budget(context))
+    plain = 2 * (3 * n + len(subject.holdout))
+    if subject.train is None or subject.access < Access.WEIGHTS:
+        return Cost(forward=plain)
+    return Cost(forward=plain + 2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout))
+
+
+PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost)

@@ -1,0 +1,138 @@
+"""Robustness: accuracy under PGD against the size of the perturbation, beside random noise of the same size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from assay.attacks import L2, PGD, Ball, Linf, RandomNoise, Untargeted
+from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.data import Data
+from assay.runtime.inference import predict
+from assay.runtime.metric import Metric, measured
+from assay.subject import Access, Subject
+
+SIZES = {"linf": (0.02, 0.05, 0.1, 0.2), "l2": (0.25, 0.5, 1.0, 2.0)}
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
+SYMBOL = {"linf": "l-infinity", "l2": "l2"}
+HEADLINE = {"linf": 0.1, "l2": 1.0}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The property of one norm. Sizes are in units of the data's range (bounds[1] - bounds[0])."""
+
+    norm: str
+
+    def attacked(self, subject: Subject, context: Context) -> Data:
+        """The samples that are attacked."""
+        n = context.pick(256, 512, None)
+        return subject.test.limit(
+            min(n, context.limit) if n and context.limit else n or context.limit, seed=context.seed
+        )
+
+    def attack(self, context: Context) -> tuple[int, int]:
+        """Steps and restarts of PGD."""
+        steps, restarts = context.pick((10, 1), (40, 2), (100, 5))
+        return steps, restarts
+
+    def cost(self, subject: Subject, context: Context) -> Cost:
+        """At most this: fooled samples leave early."""
+        n, (steps, restarts) = len(self.attacked(subject, context)), self.attack(context)
+        passes = n * len(SIZES[self.norm]) * steps * restarts
+        return Cost(forward=n * (1 + 2 * len(SIZES[self.norm])), backward=passes)
+
+    def measure(self, subject: Subject, context: Context) -> Section:
+        """Accuracy under attack and under noise at each size."""
+        data, (steps, restarts) = self.attacked(subject, context), self.attack(context)
+        name, unit = f"robustness.{self.norm}", data.bounds[1] - data.bounds[0]
+        section = Section(headline=[f"{name}.accuracy@{HEADLINE[self.norm]:g}"])
+        clean = predict(subject.model, data.x).argmax(1) == data.y
+        holds, curves = (
+            clean.clone(),
+            {"PGD": [float(clean.float().mean())], "random noise": [float(clean.float().mean())]},
+        )
+        bands: dict[str, list[tuple[float, float]]] = {"PGD": [], "random noise": []}
+        masked = []
+        for eps in SIZES[self.norm]:
+            ball = BALLS[self.norm](eps * unit)
+            pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts)
+            rows = holds.nonzero()[:, 0]
+            # What a smaller perturbation breaks, a larger one breaks too: only the others are attacked.
+            if len(rows):
+                holds[rows] = ~self._fooled(pgd, subject, data[rows], context)
+            noisy = clean & ~self._fooled(RandomNoise(ball=ball, bounds=data.bounds), subject, data, context)
+            how = f"PGD-{steps} x {restarts} restart(s), eps {eps:g} of the range, on {len(data)} samples"
+            self._add(section, f"{name}.accuracy@{eps:g}", holds, data, how, curves["PGD"], bands["PGD"])
+            how = f"one uniform draw from the ball, eps {eps:g} of the range, on {len(data)} samples"
+            self._add(section, f"{name}.noise@{eps:g}", noisy, data, how, curves["random noise"], bands["random noise"])
+            if int((holds & ~noisy).sum()) > int((noisy & ~holds).sum()):
+                masked.append(eps)
+        section.plots.append(self._plot(curves, bands))
+        self._find(section, curves, masked)
+        return section
+
+    def _fooled(self, attack: PGD | RandomNoise, subject: Subject, data: Data, context: Context) -> torch.Tensor:
+        return attack.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index).success
+
+    def _add(
+        self,
+        section: Section,
+        name: str,
+        correct: torch.Tensor,
+        data: Data,
+        how: str,
+        curve: list[float],
+        band: list[tuple[float, float]],
+    ) -> Metric:
+        metric = section.add(
+            measured(name, correct.numpy().astype(float), data.index.numpy(), better="higher", how=how)
+        )
+        assert metric.value is not None
+        curve.append(metric.value)
+        band.append((metric.low or 0.0, metric.high or 0.0))
+        return metric
+
+    def _plot(self, curves: dict[str, list[float]], bands: dict[str, list[tuple[float, float]]]) -> Plot:
+        sizes = [0.0, *SIZES[self.norm]]
+        series = {}
+        for label, y in curves.items():
+            low, high = np.array([(y[0], y[0]), *bands[label]]).T
+            series[label] = {"x": sizes, "y": y, "low": low.tolist(), "high": high.tolist()}
+        return Plot(
+            "line", f"Accuracy under {SYMBOL[self.norm]} perturbations", series, "eps (of the range)", "accuracy"
+        )
+
+    def _find(self, section: Section, curves: dict[str, list[float]], masked: list[float]) -> None:
+        at = SIZES[self.norm].index(HEADLINE[self.norm]) + 1
+        clean, broken, noise = curves["PGD"][0], curves["PGD"][at], curves["random noise"][at]
+        section.findings.append(
+            (
+                max(clean - broken, 0.0),
+                f"A worst-case {SYMBOL[self.norm]} perturbation of {HEADLINE[self.norm]:g} of the range takes accuracy "
+                f"from {clean:.1%} to {broken:.1%}; random noise of that size takes it to {noise:.1%}.",
+            )
+        )
+        if masked:
+            section.findings.append(
+                (
+                    0.9,
+                    f"Random {SYMBOL[self.norm]} noise breaks more samples than PGD at eps "
+                    f"{', '.join(f'{e:g}' for e in masked)}: gradients mislead, so robustness is overstated.",
+                )
+            )
+
+
+linf = Property(
+    "robustness.linf",
+    "Robustness (l-infinity)",
+    Robustness("linf").measure,
+    Robustness("linf").cost,
+    needs=Access.GRADIENT,
+)
+l2 = Property(
+    "robustness.l2", "Robustness (l2)", Robustness("l2").measure, Robustness("l2").cost, needs=Access.GRADIENT
+)
+PROPERTIES = (linf, l2)

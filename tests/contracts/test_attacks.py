@@ -1,0 +1,180 @@
+"""What every exported attack promises; a new attack joins by being exported."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import assay.attacks as room
+from assay import load_data
+from assay.attacks import Linf, RandomNoise, Targeted, Untargeted
+from assay.attacks.base import Attack
+from assay.attacks.queries import QueryAttack
+from assay.nets import SmallCNN
+from assay.runtime.errors import AccessError, InputError
+from assay.runtime.random import seeded
+from assay.subject import Access, Oracle
+from assay.training import Supervised
+
+EPS = 0.15
+
+
+def exported() -> list[type[Attack]]:
+    found = [getattr(room, name) for name in room.__all__]
+    attacks = [c for c in found if isinstance(c, type) and issubclass(c, Attack)]
+    return [c for c in attacks if c.__name__ not in ("Attack", "GradientAttack")]
+
+
+def small(cls: type[Attack]) -> Attack:
+    """The attack at a size that suits a test."""
+    options: dict = {}
+    if cls.guarantee == "ball":
+        options["ball"] = Linf(EPS)
+    if issubclass(cls, QueryAttack):
+        options["budget"] = 300
+    return cls(**options)
+
+
+ATTACKS = [pytest.param(small(cls), id=cls.__name__) for cls in exported()]
+
+
+@pytest.fixture(scope="module")
+def setting():
+    train, test = load_data("digits:train"), load_data("digits:test")
+    with seeded(0, "init"):
+        model = SmallCNN(train.shape, 10, widths=(8, 16), hidden=32)
+    model = Supervised(epochs=6).fit(model, train, seed=0)
+    right = model(test.x).argmax(1) == test.y
+    return model, test.x[right][:48], test.y[right][:48]
+
+
+def test_the_room_exports_its_attacks():
+    assert {"FGSM", "PGD", "RandomNoise", "HopSkipJump", "Square"} <= {c.__name__ for c in exported()}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_result_is_true(attack, setting):
+    model, x, y = setting
+    result = attack.run(model, x, Untargeted(y), seed=1)
+    assert result.x_adv.shape == x.shape
+    assert result.x_adv.dtype == x.dtype
+    assert result.x_adv.min() >= attack.bounds[0]
+    assert result.x_adv.max() <= attack.bounds[1]
+    with torch.no_grad():
+        fooled = model(result.x_adv).argmax(1) != y
+    assert (fooled == result.success).float().mean() >= 0.97
+    norm = attack.measure if isinstance(attack, QueryAttack) else attack.ball.norm
+    true = norm(result.x_adv - x)
+    if attack.guarantee == "ball":
+        assert (true <= EPS + 1e-6).all()
+        torch.testing.assert_close(result.distance, true)
+    else:
+        torch.testing.assert_close(result.distance[result.success], true[result.success])
+        assert (result.distance[~result.success] == torch.inf).all()
+    assert (result.queries >= 1).all()
+    assert (result.gradients.sum() > 0) == (attack.access >= Access.GRADIENT)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_same_seed_same_result_and_nothing_is_touched(attack, setting):
+    model, x, y = setting
+    model = copy.deepcopy(model).train()
+    next(model.parameters()).requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    flags, modes = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
+    kept, labels, random = x.clone(), y.clone(), torch.get_rng_state()
+    first = attack(model, x[:12], y[:12], seed=3)
+    with torch.no_grad():
+        again = attack(model, x[:12], y[:12], seed=3)
+    assert first.equal(again)
+    assert torch.get_rng_state().equal(random)
+    assert x.equal(kept)
+    assert y.equal(labels)
+    assert not x.requires_grad
+    assert not first.requires_grad
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert [m.training for m in model.modules()] == modes
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_sample_does_not_depend_on_its_batch(attack, setting):
+    model, x, y = setting
+    model, x = copy.deepcopy(model).double(), x.double()[:24]  # double: the question is randomness, not rounding
+    goal, index = Untargeted(y[:24]), torch.arange(100, 124)
+    whole = attack.run(model, x, goal, seed=5, index=index)
+    parts = attack.run(model, x, goal, seed=5, index=index, batch_size=7)
+    torch.testing.assert_close(parts.x_adv, whole.x_adv, rtol=0, atol=1e-5)
+    assert parts.queries.equal(whole.queries)
+    rows = torch.tensor([20, 3])
+    some = attack.run(model, x[rows], goal.select(rows), seed=5, index=index[rows])
+    torch.testing.assert_close(some.x_adv, whole.x_adv[rows], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_bad_input(attack, setting):
+    model, x, y = setting
+    broken = x.clone()
+    broken[0, 0, 0, 0] = torch.nan
+    cases = [(broken, y), (x + 1, y), (x[:0], y[:0]), (x, y[:-1]), (x, y.float()), (x, y + 90), (x.long(), y)]
+    for bad_x, bad_y in cases:
+        with pytest.raises(InputError) as caught:
+            attack(model, bad_x, bad_y, seed=0)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError):
+        replace(attack, bounds=(1.0, 0.0))
+
+    class Blind(torch.nn.Module):
+        def forward(self, z):
+            return z.flatten(1)[:, :10] * torch.nan
+
+    with pytest.raises(InputError, match="not finite"):
+        attack(Blind(), x, y, seed=0)
+
+
+@pytest.mark.parametrize("attack", [p for p in ATTACKS if p.id != "RandomNoise"])
+def test_beats_random_noise_of_the_same_size(attack, setting):
+    model, x, y = setting
+    if attack.guarantee == "ball":
+        rate = attack.run(model, x, Untargeted(y), seed=0).success.float().mean()
+        noise = RandomNoise(ball=Linf(EPS)).run(model, x, Untargeted(y), seed=0).success.float().mean()
+        assert rate >= noise + 0.3
+    else:
+        result = attack.run(model, x, Untargeted(y), seed=0)
+        assert result.success.all()
+        ball = {"l2": room.L2, "linf": Linf}[attack.norm](float(result.distance.median()))
+        noise = RandomNoise(ball=ball).run(model, x, Untargeted(y), seed=0).success.float().mean()
+        assert noise < 0.2  # at this size the attack fools half of them
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_targets(attack, setting):
+    model, x, y = setting
+    if attack.guarantee == "ball":
+        attack = replace(attack, ball=Linf(0.5))
+    t = (y[:16] + 1) % 10
+    result = attack.run(model, x[:16], Targeted(t), seed=0)
+    with torch.no_grad():
+        hit = model(result.x_adv).argmax(1) == t
+    assert (hit == result.success).float().mean() >= 0.93
+
+
+@pytest.mark.parametrize("attack", [p for p in ATTACKS if isinstance(p.values[0], QueryAttack)])
+def test_queries_are_counted_and_capped(attack, setting):
+    model, x, y = setting
+    oracle = Oracle(model, access=attack.access)
+    result = attack.run(oracle, x[:8], Untargeted(y[:8]), seed=0)
+    assert int(result.queries.sum()) == oracle.queries
+    assert int(result.queries.max()) <= attack.budget
+    assert len(result.trace) == 8
+    for trace in result.trace:
+        assert (trace[:, 0].diff() > 0).all()
+        assert (trace[:, 1].diff() < 0).all()
+    if attack.access > Access.DECISION:
+        with pytest.raises(AccessError):
+            attack.run(Oracle(model, access=Access.DECISION), x[:8], Untargeted(y[:8]), seed=0)
