@@ -72,7 +72,7 @@ def peer(folder: Path) -> None:
         ).detach()
 
     _, sg_seconds = timed(smooth)
-    torch.normal = lambda *args, **kwargs: noise.flatten(0, 1)  # the peer's draws: x repeated SAMPLES times, plus noise
+    torch.normal = lambda *args, **kwargs: noise.flatten(0, 1)  # captum adds it to the repeated x
     try:
         b = smooth()
     finally:
@@ -97,8 +97,7 @@ def compare(python: str, n: int) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_file(model.state_dict(), folder / "model.safetensors")
-        noisy = (x[:, None] + noise).numpy()
-        np.savez(folder / "inputs.npz", x=x.numpy(), y=target.numpy(), noise=noisy)
+        np.savez(folder / "inputs.npz", x=x.numpy(), y=target.numpy(), noise=noise.numpy())
         subprocess.run([python, __file__, "--serve", str(folder)], check=True)
         with np.load(folder / "captum.npz") as archive:
             theirs = dict(archive)

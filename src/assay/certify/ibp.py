@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 
 from assay.certify.base import Certificate, Certifier, Region, best_other
-from assay.certify.intervals import last_linear, propagate, trace
+from assay.certify.intervals import checked_trace, last_linear, propagate
 from assay.certify.rules import SLACK, Interval
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
@@ -47,7 +47,7 @@ class IBP(Certifier):
         """Lower bounds (n,) of min over j != y of z_y - z_j (before a final positive factor, where there is one)."""
         region, parts = Region("linf", self.eps, self.bounds), []
         with evaluating(model), torch.no_grad():
-            graph, device = trace(model), device_of(model)
+            graph, device = checked_trace(model, x), device_of(model)
             last = last_linear(model, graph)
             for start in range(0, len(x), self.batch_size):
                 rows = slice(start, start + self.batch_size)

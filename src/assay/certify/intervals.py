@@ -29,6 +29,19 @@ def trace(model: nn.Module) -> fx.Graph:
         ) from error
 
 
+def checked_trace(model: nn.Module, x: Tensor) -> fx.Graph:
+    """The graph, once it agrees with the model on two samples: hooks and in-place updates escape tracing."""
+    graph, few = trace(model), x[:2].to(device_of(model))
+    out, real = propagate(model, graph, Interval(few.double(), few.double())), model(few).double()
+    slack = 1e-5 * (1 + out.magnitude)
+    if out.lower.shape != real.shape or not ((out.lower - slack <= real) & (real <= out.upper + slack)).all():
+        raise InputError(
+            f"interval bounds: the traced graph of {type(model).__name__} disagrees with the model; "
+            "expected no in-place updates and no hooks that change outputs"
+        )
+    return graph
+
+
 def propagate(model: nn.Module, graph: fx.Graph, box: Interval, stop: fx.Node | None = None) -> Interval:
     """The interval of the graph's output, or of node ``stop``, for inputs in ``box``."""
     values: dict[fx.Node, Any] = {}
@@ -130,7 +143,7 @@ class Intervals(Bounder):
     Feed-forward networks of linear layers, convolutions, batch norm in evaluation mode, increasing activations,
     pooling, residual sums and constant factors; another operator raises InputError with its name and place. Exact on
     linear models under linf up to the outward slack of 1e-6 (relative, at each operator) that covers float32 rounding.
-    An l2 region is replaced by the box around it. Forward hooks are not seen.
+    An l2 region is replaced by the box around it.
     """
 
     batch_size: int = BATCH
@@ -141,7 +154,7 @@ class Intervals(Bounder):
         check_inputs("Intervals", x, bounds=region.bounds)
         parts = []
         with evaluating(model), torch.no_grad():
-            graph, device = trace(model), device_of(model)
+            graph, device = checked_trace(model, x), device_of(model)
             for start in range(0, len(x), self.batch_size):
                 box = Interval(*region.box(x[start : start + self.batch_size].to(device)))
                 out = propagate(model, graph, box)

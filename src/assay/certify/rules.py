@@ -129,15 +129,6 @@ def add(a: Interval | Any, b: Interval | Any) -> Interval:
     return Interval(a.lower + b.lower, a.upper + b.upper).widen(SLACK * (a.magnitude + b.magnitude))
 
 
-def add_in_place(a: Interval | Any, b: Interval | Any) -> Interval:
-    """a += b: whoever else holds a sees the sum, as in the network."""
-    out = add(a, b)
-    if isinstance(a, Interval):
-        a.lower.copy_(out.lower)
-        a.upper.copy_(out.upper)
-    return out
-
-
 def dropout(x: Interval, p: float = 0.5, training: bool = True, inplace: bool = False) -> Interval:
     """The identity in evaluation mode."""
     if training:
@@ -209,7 +200,6 @@ FUNCTIONS: dict[Callable[..., Any], Rule] = {
     **{f: averaged(f) for f in _POOLED},
     **{f: curved(f) for f in (torch.sigmoid, torch.tanh, F.softplus)},
     **dict.fromkeys((operator.add, torch.add), add),
-    operator.iadd: add_in_place,
     F.dropout: dropout,
     operator.getitem: moved(operator.getitem),
     **dict.fromkeys((operator.sub, torch.sub), subtract),

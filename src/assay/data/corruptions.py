@@ -102,7 +102,7 @@ def _gaussian_blur(u: Tensor, fraction: float, draws: Draws) -> Tensor:
 
 
 def _defocus_blur(u: Tensor, fraction: float, draws: Draws) -> Tensor:
-    """A disk of radius ``fraction`` of the side and half a pixel, its edge smoothed by nine samples a pixel each way."""
+    """A disk of radius half a pixel and ``fraction`` of the side, its edge smoothed by 9x9 samples a pixel."""
     radius = 0.5 + fraction * _side(u)
     reach = math.ceil(radius - 0.5)
     fine = (torch.arange((2 * reach + 1) * 9, dtype=torch.float64) + 0.5) / 9 - reach - 0.5
@@ -151,7 +151,7 @@ def _gamma(u: Tensor, gamma: float, draws: Draws) -> Tensor:
 
 
 def _cells(size: int, edge: float, offset: Float[Tensor, " n"]) -> Float[Tensor, "n size k"]:
-    """How much of each pixel of a line lies in each cell of length ``edge``; the first starts ``offset`` cells early."""
+    """How much of each pixel of a line lies in each cell of length ``edge``, the first ``offset`` cells early."""
     start = torch.arange(size, dtype=torch.float64)[:, None]
     cell = edge * (torch.arange(math.ceil(size / edge) + 1, dtype=torch.float64) - offset[:, None].double())[:, None]
     return (torch.minimum(start + 1, cell + edge) - torch.maximum(start, cell)).clamp_min(0)

@@ -58,7 +58,7 @@ def neural_collapse(
     c = len(weight)
     if features.dim() != 2 or weight.shape != (c, features.shape[1]) or c < 2:
         raise InputError(
-            f"neural_collapse: features {tuple(features.shape)}, weight {tuple(weight.shape)}; expected (n, d) and (c, d)"
+            f"neural_collapse: features {tuple(features.shape)}, weight {tuple(weight.shape)}; expected (n, d), (c, d)"
         )
     if bias is not None and (bias.shape != (c,) or not torch.isfinite(bias).all()):
         raise InputError(f"neural_collapse: bias has shape {tuple(bias.shape)}; expected finite values ({c},)")

@@ -1,0 +1,45 @@
+"""IBP: elision tightens, a temperature changes no verdict, what tracing misses is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from assay.calibrate import Calibrated
+from assay.certify import IBP, Intervals, Region
+from assay.certify.base import best_other
+from assay.nets import MLP
+from assay.runtime.errors import InputError
+
+
+def test_elision_is_never_looser_and_helps() -> None:
+    torch.manual_seed(0)
+    model, x = MLP((6,), 4, (12,)), torch.rand(30, 6)
+    y = model(x).argmax(1)
+    lower, upper = Intervals().bounds(model, x, Region(eps=0.02, bounds=(0, 1)))
+    plain = lower.gather(1, y[:, None])[:, 0] - best_other(upper, y)
+    elided = IBP(eps=0.02).margins(model, x, y)
+    assert (elided >= plain - 1e-9).all()
+    assert (elided > plain + 1e-3).all()
+
+
+def test_temperature_changes_no_verdict() -> None:
+    torch.manual_seed(0)
+    model, x = MLP((6,), 4, (12,)), torch.rand(30, 6)
+    y = model(x).argmax(1)
+    a, b = (IBP(eps=0.01).certify(m, x, y).verdict for m in (model, Calibrated(model, 3.0)))
+    assert torch.equal(a, b)
+    assert a.any()
+
+
+class Odd(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = x.view(x.shape[0], -1)
+        g = h * 2
+        kept = g
+        g += 1
+        return torch.cat([kept - h, -h], 1)
+
+
+def test_what_tracing_misses_is_refused() -> None:
+    with pytest.raises(InputError, match="disagrees"):
+        Intervals().bounds(Odd(), torch.rand(2, 3), Region(eps=0.1))
