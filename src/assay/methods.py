@@ -75,17 +75,10 @@ def catalogue() -> dict[str, Any]:
     for name, cls in sorted(exported().items()):
         if not cls.__module__.startswith("assay."):
             continue
-        doc = inspect.getdoc(cls) or ""
-        repairs = hasattr(cls, "repair") or cls.kind == "unlearner"  # type: ignore[attr-defined]
-        rows.append(
-            {
-                "name": name,
-                "kind": cls.kind,
-                "room": name.partition(".")[0],
-                "claim": doc.split("\n\n")[0].replace("\n", " "),
-                "repairs": repairs,
-            }
-        )  # type: ignore[attr-defined]
+        doc, kind = inspect.getdoc(cls) or "", getattr(cls, "kind", "")
+        claim = doc.split("\n\n")[0].replace("\n", " ")
+        repairs = hasattr(cls, "repair") or kind == "unlearner"
+        rows.append({"name": name, "kind": kind, "room": name.partition(".")[0], "claim": claim, "repairs": repairs})
     return {"schema": "assay/1", "kind": "catalogue", "methods": rows}
 
 

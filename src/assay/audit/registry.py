@@ -12,7 +12,6 @@ from assay.runtime.errors import unknown
 
 MODULES = (
     "accuracy",
-    "subgroups",
     "calibration",
     "uncertainty",
     "robustness",
@@ -20,8 +19,6 @@ MODULES = (
     "certified",
     "ood",
     "privacy",
-    "labels",
-    "hygiene",
     "geometry",
     "sharpness",
     "explanation",

@@ -134,7 +134,7 @@ def differences(before: Audit, after: Audit, control: Audit | None = None) -> li
         elif a.value is not None and b.value is not None:
             plain["difference"] = a.value - b.value
         kept.append({**plain, "better": a.better, "unit": a.unit})
-    return [Effect(**row) for row in _mark(kept)]  # type: ignore[arg-type]
+    return [Effect(**row) for row in _mark(kept)]
 
 
 def _aligned(a: Samples | None, b: Samples | None) -> tuple[np.ndarray, np.ndarray] | None:

@@ -76,12 +76,12 @@ def audit(
     )
 
 
-def _checked(profile: str, only: Iterable[str] | None, limit: int | None) -> list[Property]:
+def _checked(profile: Profile, only: Iterable[str] | None, limit: int | None) -> list[Property]:
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     if limit is not None and limit < 2:
         raise InputError(f"limit={limit}; expected at least 2 samples")
-    return select(profile, only)  # type: ignore[arg-type]
+    return select(profile, only)
 
 
 def _prepared(subject: Subject, limit: int | None, seed: int, device: str | None) -> Subject:

@@ -104,7 +104,7 @@ class Data:
         """Content hash over inputs, labels, indices, fields and metadata."""
         h = hashlib.sha256(repr((self.classes, self.bounds, tuple(self.x.shape))).encode())
         for _, t in sorted({"x": self.x, "y": self.y, "index": self.index, **self.fields}.items()):
-            h.update(memoryview(t.contiguous().numpy().reshape(-1).view("uint8")))
+            h.update(t.contiguous().numpy().tobytes())
         return h.hexdigest()
 
     def batch(self, rows: Tensor) -> Batch:

@@ -179,7 +179,9 @@ def line(plot: Plot, names: Names) -> Chart:
         if len(keep) <= 25:
             parts.append(tag("path", d=svg.markers(px, py, k, 2.6), class_="m"))
         body.append(tag("g", *parts, class_=f"s{k}"))
-    return Chart(plot.title, svg.figure(names, plot.title, _describe(plot, series), body), legend([*series], "line"), note)
+    return Chart(
+        plot.title, svg.figure(names, plot.title, _describe(plot, series), body), legend([*series], "line"), note
+    )
 
 
 def scatter(plot: Plot, names: Names) -> Chart:
@@ -338,7 +340,9 @@ def _cell(
     kind = "z neg" if value < 0 else "z"
     parts = [tag("rect", x=x, y=y, width=width, height=height, fill_opacity=max(strength, 0.05), class_=kind)]
     if text and size[0] >= 24 and value != 0:
-        parts.append(label(x + size[0] / 2, y + size[1] / 2 + 4, number(value, 2), class_="t on" if strength > 0.55 else "t"))
+        parts.append(
+            label(x + size[0] / 2, y + size[1] / 2 + 4, number(value, 2), class_="t on" if strength > 0.55 else "t")
+        )
     return parts
 
 

@@ -76,8 +76,8 @@ def whisker(metric: Metric) -> Markup:
 _environment.globals.update(whisker=whisker)
 
 
-def _part(name: str, **values: Any) -> str:
-    return getattr(_environment.get_template("parts.html.j2").module, name)(**values)  # type: ignore[no-any-return]
+def _part(name: str, /, **values: Any) -> str:
+    return str(getattr(_environment.get_template("parts.html.j2").module, name)(**values))
 
 
 def _view(key: str, title: str, section: Section, names: Names, budget: Budget) -> View:
@@ -129,7 +129,9 @@ def _effects(effects: Effects, names: Names, budget: Budget) -> dict[str, Any]:
         "total": len(effects.rows),
         "steps": [effects.before.name, *(n for n, _ in effects.steps)],
         "chain": chain,
-        "forgetting": _part("table", name="Forgetting", columns=text.columns(forgetting)[:30], rows=forgetting, hidden=0)
+        "forgetting": _part(
+            "table", name="Forgetting", columns=text.columns(forgetting)[:30], rows=forgetting, hidden=0
+        )
         if forgetting
         else "",
     }

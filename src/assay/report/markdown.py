@@ -41,14 +41,14 @@ def _effects(effects: Effects) -> list[str]:
         none = [] if verdict == "changed" else ["Nothing, significantly."]
         found = [f"- {escape(text.sentence(r))}" for r in rows[:MOST]] or none
         lines += ["", f"## What {'became ' if verdict != 'changed' else ''}{verdict}", "", *found] if found else []
-    rows = [
+    cells = [
         [t, r.name, *map(text.number, (r.before, r.after, r.control)), text.number(r.difference, sign=True)]
         + [text.interval(r.low, r.high, sign=True), text.VERDICT[r.verdict]]
         for t, found in text.shown(effects)
         for r in found
     ]
     head = ["Property", "Metric", "Before", "After", "Control", "Difference", "95% interval", "Significant"]
-    lines += ["", "## Effects", "", *_table(head, rows)]
+    lines += ["", "## Effects", "", *_table(head, cells)]
     if effects.forgetting:
         columns = text.columns(effects.forgetting)
         lines += ["", "## Forgetting", ""]

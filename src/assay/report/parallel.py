@@ -23,7 +23,10 @@ def parallel(effects: Effects, names: Names) -> Chart | None:
     if not rows:
         return None
     top, columns = 34.0, ["before", "after"] + (["control"] if effects.control is not None else [])
-    body = [label(RIGHT, 14, "better →", anchor="end", class_="t a"), label(LEFT, 14, "← worse", anchor="start", class_="t a")]
+    body = [
+        label(RIGHT, 14, "better →", anchor="end", class_="t a"),
+        label(LEFT, 14, "← worse", anchor="start", class_="t a"),
+    ]
     places: dict[str, list[tuple[float, float]]] = {c: [] for c in columns}
     for k, row in enumerate(rows):
         y = top + ROW * k + 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -44,11 +45,11 @@ def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tupl
     if started:
         options = {"address": address} if address else {"num_cpus": max(jobs, 1), "include_dashboard": False}
         try:
-            ray.init(logging_level="error", log_to_driver=False, **options)
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except ConnectionError as error:
             raise InputError(f"--on {address}: no Ray cluster answers there") from error
     try:
-        remote = ray.remote(lambda task: task())
+        remote: Any = ray.remote(lambda task: task())
         waiting = {remote.remote(t): i for i, t in enumerate(tasks)}
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1)

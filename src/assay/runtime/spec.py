@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from assay.runtime.errors import InputError, unknown
 
 T = TypeVar("T", bound=type)
@@ -45,8 +47,10 @@ def rebuildable(cls: T) -> T:
         original(self, *args, **kwargs)
         if type(self) is cls:
             names = original.__code__.co_varnames[1 : len(args) + 1]
-            options = {k: spec_of(v) or v for k, v in {**dict(zip(names, args, strict=True)), **kwargs}.items()}
-            self.spec = Spec(f"{cls.__module__}:{cls.__qualname__}", options)
+            given = {**dict(zip(names, args, strict=True)), **kwargs}
+            specs = {k: spec_of(v) if isinstance(v, torch.nn.Module) else spec_of(v) or v for k, v in given.items()}
+            unknown_part = any(v is not None and specs[k] is None for k, v in given.items())
+            self.spec = None if unknown_part else Spec(f"{cls.__module__}:{cls.__qualname__}", specs)
 
     cls.__init__ = init  # type: ignore[misc]
     return cls
@@ -54,7 +58,7 @@ def rebuildable(cls: T) -> T:
 
 def spec_of(obj: object) -> Spec | None:
     """How ``obj`` is rebuilt: its own ``spec``, or a dataclass's fields; None where neither is known."""
-    known = getattr(obj, "spec", None)
+    known: Any = getattr(obj, "spec", None)
     if isinstance(known, Spec):
         return known
     if is_dataclass(obj) and not isinstance(obj, type) and type(obj).__module__.startswith("assay."):
@@ -86,7 +90,7 @@ def resolve(factory: str, trust: Collection[str] = ()) -> Callable[..., Any]:
         if not hasattr(found, part):
             raise unknown(f"name in {module}:", part, [n for n in dir(found) if not n.startswith("_")])
         found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def build(plain: dict[str, Any], trust: Collection[str] = ()) -> Any:

@@ -127,7 +127,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
         raise InputError(f"{path}: not valid TOML ({error})") from error
     try:
         model = build(table["model"], trust)
-        splits = {s: _load_data(entry, folder) for s, entry in table["data"].items()}
+        splits: dict[str, Any] = {s: _load_data(entry, folder) for s, entry in table["data"].items()}
         recipe = build(table["recipe"], trust) if "recipe" in table else None
         access, name, task = Access[table["access"]], table["name"], table["task"]
     except KeyError as error:
@@ -205,7 +205,7 @@ def load(
             if os.sep in text or Path(text).suffix
             else unknown("subject", text, EMBEDDED)
         )
-    changed = {k: v for k, v in given.items() if v is not None}
+    changed: dict[str, Data | None] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
     return replace(subject, **changed) if changed else subject  # type: ignore[arg-type]
