@@ -62,7 +62,7 @@ def test_repair_and_round_trip(tmp_path: Path) -> None:
 
 def test_control_changes_nothing() -> None:
     subject = _subject()
-    model = TemperatureScaling().control_repair(subject, seed=0)
+    model = TemperatureScaling().control(subject, seed=0)
     assert torch.equal(predict(model, subject.test.x), predict(subject.model, subject.test.x))
 
 

@@ -68,9 +68,7 @@ def test_agrees_with_torch() -> None:
     pairs = [(m, "weight") for m in reference.modules() if isinstance(m, nn.Linear)]
     prune.global_unstructured(pairs, prune.L1Unstructured, amount=0.9)
     pruned = MagnitudePruning(sparsity=0.9).compress(model, None, seed=0)
-    assert all(
-        torch.equal(m.weight, w) for (m, _), w in zip(pairs, weights_of(pruned).values(), strict=True)
-    )
+    assert all(torch.equal(m.weight, w) for (m, _), w in zip(pairs, weights_of(pruned).values(), strict=True))
 
 
 def test_magnitude_beats_random_and_fine_tuning_helps_with_the_zeros_kept(subject: Subject) -> None:

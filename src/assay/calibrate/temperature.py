@@ -97,7 +97,7 @@ class TemperatureScaling(Calibrator):
         assert subject.holdout is not None
         return self.apply(subject.model, subject.holdout)
 
-    def control_repair(self, subject: Subject, *, seed: int) -> nn.Module:
+    def control(self, subject: Subject, *, seed: int) -> nn.Module:
         """The same wrapper with a temperature of 1: the ingredient left out."""
         return calibrated(subject.model, 1.0)
 
