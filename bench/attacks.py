@@ -1,0 +1,199 @@
+"""PGD-20 side by side: assay, torchattacks, foolbox and ART on the same weights and images, in one run.
+
+``python bench/attacks.py [--peer-python PATH]``. Peers run in a subprocess of their own environment
+(bench/peers/attacks/.venv, made from requirements.txt) and exchange npz and safetensors. Reports robust accuracy, CPU
+time (median of five after one warm-up) and its ratio to the peer's, for an undefended and an adversarially trained
+model; then the engine's overhead: its time over that of bare passes through the same recorded batch shapes. A peer that
+cannot be imported is reported as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+EPS, STEPS, RUNS = 0.1, 20, 5
+STEP = 2.5 * EPS / STEPS
+WIDTHS, HIDDEN = (16, 32), 64
+PEERS = ("torchattacks", "foolbox", "art")
+ENVIRONMENT = Path(__file__).parent / "peers" / "attacks" / ".venv" / "bin" / "python"
+
+
+def timed(attack: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """The attack's result and the median of its CPU seconds."""
+    result, seconds = attack(), []
+    for _ in range(RUNS):
+        start = time.process_time()
+        result = attack()
+        seconds.append(time.process_time() - start)
+    return result, statistics.median(seconds)
+
+
+class Net(nn.Module):
+    """The same network as assay's SmallCNN on 8x8 digits, in plain torch, for the peers' environment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b = WIDTHS
+        convolutions = [nn.Conv2d(1, a, 3, 1, 1), nn.ReLU(), nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()]
+        self.body = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(b * 16, HIDDEN), nn.ReLU())
+        self.head = nn.Linear(HIDDEN, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def peer_attack(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+    """PGD-20 of one peer as a function without arguments."""
+    if name == "torchattacks":
+        import torchattacks
+
+        pgd = torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=STEPS, random_start=True)
+        return lambda: pgd(x, y)
+    if name == "foolbox":
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        attack = foolbox.attacks.LinfPGD(rel_stepsize=STEP / EPS, steps=STEPS, random_start=True)
+        return lambda: attack(wrapped, x, y, epsilons=EPS)[1]
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    estimator = PyTorchClassifier(model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0))
+    options: dict[str, Any] = {"eps": EPS, "eps_step": STEP, "max_iter": STEPS, "num_random_init": 1}
+    art = ProjectedGradientDescentPyTorch(estimator, batch_size=len(x), verbose=False, **options)
+    return lambda: torch.from_numpy(art.generate(x.numpy(), y.numpy()))
+
+
+def run_peer(name: str, folder: Path) -> None:
+    """Inside the peer's environment: attack what lies in ``folder`` and write ``NAME.npz`` there."""
+    torch.manual_seed(0)
+    given, model = np.load(folder / "data.npz"), Net()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.eval()
+    x_adv, seconds = timed(peer_attack(name, model, torch.from_numpy(given["x"]), torch.from_numpy(given["y"])))
+    np.savez(folder / f"{name}.npz", x=x_adv.detach().numpy(), seconds=seconds)
+
+
+def ask_peer(name: str, python: Path, folder: Path) -> tuple[Tensor, float] | str:
+    """A peer's adversarial images and its seconds, or why there are none."""
+    if not python.exists():
+        return f"no environment at {python}"
+    command = [str(python), __file__, "--peer", name, "--folder", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["failed"])[-1][:160]
+    with np.load(folder / f"{name}.npz") as found:
+        return torch.from_numpy(found["x"]), float(found["seconds"])
+
+
+def adversarially_trained(model: nn.Module, data: Any) -> nn.Module:
+    """The model trained on PGD-5 points of itself (Madry et al., 2018)."""
+    from assay.attacks import PGD, Linf
+    from assay.training import Plan, fit
+
+    pgd = PGD(ball=Linf(EPS), steps=5, early_stop=False)
+
+    def objective(net: nn.Module, batch: Any, state: Any) -> Tensor:
+        x = pgd(net, batch.x, batch.y, seed=state.step, index=batch.index)
+        return nn.functional.cross_entropy(net(x), batch.y)
+
+    return fit(model, data, objective, Plan(epochs=20), seed=0)
+
+
+def overhead(model: nn.Module, attack: Any, x: Tensor, y: Tensor, seconds: float) -> float:
+    """The engine's time over that of bare forward and backward passes through the batches that it ran."""
+    sizes: list[tuple[int, bool]] = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append((len(inputs[0]), inputs[0].requires_grad)))
+    attack(model, x, y, seed=0)
+    handle.remove()
+    for p in model.parameters():
+        p.requires_grad_(False)
+
+    def replay() -> Tensor:
+        for n, backward in sizes:
+            with torch.set_grad_enabled(backward):
+                z = x[:n].requires_grad_(backward)
+                loss = model(z).sum()
+                if backward:
+                    torch.autograd.grad(loss, z)
+        return x
+
+    return seconds / timed(replay)[1]
+
+
+def compare(label: str, model: nn.Module, x: Tensor, y: Tensor, python: Path) -> list[dict[str, Any]]:
+    """One row an implementation."""
+    from assay.attacks import PGD, Linf
+    from assay.runtime.inference import predict
+
+    def row(name: str, x_adv: Tensor, seconds: float) -> dict[str, Any]:
+        inside = bool((x_adv - x).abs().max() <= EPS + 1e-5)
+        robust = float((predict(model, x_adv).argmax(1) == y).float().mean())
+        return {"model": label, "attack": name, "robust": robust, "cpu_s": round(seconds, 4), "inside": inside}
+
+    rows = []
+    for name, early in (("assay", True), ("assay, all steps", False)):
+        attack = PGD(ball=Linf(EPS), steps=STEPS, early_stop=early)
+        x_adv, seconds = timed(lambda a=attack: a.run(model, x, goal(y), seed=0, batch_size=len(x)).x_adv)
+        rows.append(row(name, x_adv, seconds))
+        rows[-1]["overhead"] = round(
+            overhead(model, attack, x, y, timed(lambda a=attack: a(model, x, y, seed=0))[1]), 3
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        np.savez(folder / "data.npz", x=x.numpy(), y=y.numpy())
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+        for name in PEERS:
+            found = ask_peer(name, python, folder)
+            if isinstance(found, str):
+                rows.append({"model": label, "attack": name, "not_run": found})
+            else:
+                rows.append(row(name, *found))
+                rows[-1]["assay_over_peer"] = round(rows[0]["cpu_s"] / found[1], 3)
+                rows[-1]["assay_all_steps_over_peer"] = round(rows[1]["cpu_s"] / found[1], 3)
+    return rows
+
+
+def goal(y: Tensor) -> Any:
+    """Anything but the true class."""
+    from assay.attacks import Untargeted
+
+    return Untargeted(y)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer-python", type=Path, default=ENVIRONMENT)
+    parser.add_argument("--peer", choices=PEERS)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.peer:
+        run_peer(given.peer, given.folder)
+        return
+    import assay
+
+    subject = assay.load("digits")
+    x, y = subject.test.x[:256], subject.test.y[:256]
+    models = {"undefended": subject.model, "robust": adversarially_trained(subject.model, subject.train)}
+    for label, model in models.items():
+        for entry in compare(label, model, x, y, given.peer_python):
+            sys.stdout.write(json.dumps(entry) + "\n")
+
+
+if __name__ == "__main__":
+    main()
