@@ -92,12 +92,12 @@ class Draws:
         )
         return philox(counter, self.key).flatten(1)[:, :size]
 
-    def uniform(self, *shape: int) -> Float[Tensor, n * shape]:
+    def uniform(self, *shape: int) -> Float[Tensor, n *shape]:
         """Uniform in (0, 1), float32, ``shape`` per sample."""
         u = ((self._words(shape) >> 8).float() + 0.5) * 2.0**-24
         return u.reshape(-1, *shape)
 
-    def normal(self, *shape: int) -> Float[Tensor, n * shape]:
+    def normal(self, *shape: int) -> Float[Tensor, n *shape]:
         """Standard normal by Box-Muller, float32, ``shape`` per sample."""
         half = -(-math.prod(shape) // 2)
         u = self.uniform(2, half)
@@ -105,10 +105,10 @@ class Draws:
         t = (2.0 * math.pi) * u[:, 1]
         return torch.cat((r * t.cos(), r * t.sin()), 1)[:, : math.prod(shape)].reshape(-1, *shape)
 
-    def integers(self, high: int, *shape: int) -> Int[Tensor, n * shape]:
+    def integers(self, high: int, *shape: int) -> Int[Tensor, n *shape]:
         """Integers in [0, high), int64, ``shape`` per sample (high below 2**31)."""
         return ((self._words(shape) * high) >> 32).reshape(-1, *shape)
 
-    def signs(self, *shape: int) -> Float[Tensor, n * shape]:
+    def signs(self, *shape: int) -> Float[Tensor, n *shape]:
         """+1 or -1 with equal probability."""
         return self.integers(2, *shape).float() * 2 - 1
