@@ -64,7 +64,7 @@ def test_model_data_and_global_randomness_stay_as_they_are(method: Any) -> None:
     x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 10
     data = Data(x.clone(), y.clone(), tuple("0123456789"))
     state, before = copy.deepcopy(model.state_dict()), snapshot(model)
-    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index,union-attr]  # noqa: NPY002
+    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
     method.fit(model, data).score(data.x)
     assert snapshot(model) == before
     assert all(state[k].equal(v) for k, v in model.state_dict().items())

@@ -103,7 +103,7 @@ def test_same_seed_same_result_and_nothing_changes(method: Any) -> None:
     model.train()
     reference = Reference(data=data, model=model, recipe=Supervised(epochs=1, batch_size=16))
     state, x, torch_state = copy.deepcopy(model.state_dict()), data.x.clone(), torch.get_rng_state()
-    numpy_state = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]  # noqa: NPY002
+    numpy_state = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     first = method.fit(reference, seed=2).score(model, data)
     again = replace(method, batch_size=7).fit(reference, seed=2).score(model, data)
     torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-4)
@@ -126,7 +126,7 @@ def test_bad_input(method: Any, case: Case) -> None:
         fitted.score(narrow, case.pool)
     broken = copy.deepcopy(case.overfitted)
     with torch.no_grad():
-        broken.head.bias[0] = torch.nan
+        next(broken.parameters()).fill_(torch.nan)
     with pytest.raises(InputError, match="finite"):
         fitted.score(broken, case.pool)
     if type(method).__name__ != "LossThreshold":

@@ -72,6 +72,6 @@ def losses(where: str, model: nn.Module, data: Data, batch_size: int) -> Float[T
 
 
 def logit_confidence(where: str, model: nn.Module, data: Data, batch_size: int) -> Float[Tensor, " n"]:
-    """log p_y / (1 - p_y) (Carlini et al., 2022, arXiv:2112.03570, eq. 7), from the logits, so without overflow."""
+    """log p_y / (1 - p_y) (Carlini et al., 2022, arXiv:2112.03570), from the logits, so without overflow."""
     logits, y = outputs(where, model, data, batch_size), data.y[:, None]
     return logits.gather(1, y)[:, 0] - logits.scatter(1, y, -torch.inf).logsumexp(1)

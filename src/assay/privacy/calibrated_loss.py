@@ -32,7 +32,7 @@ class FittedCalibratedLoss:
 class CalibratedLoss(Inference):
     """Score = mean loss of reference models that did not see the sample - loss: difficulty calibration.
 
-    Watson et al. (2022, arXiv:2111.08440, eq. 5, with the loss of Yeom et al. as the score). ``models`` references are
+    Watson et al. (2022, arXiv:2111.08440, with the loss of Yeom et al. as the score). ``models`` references are
     trained by the reference's recipe on random halves of its data. Errors: see train_shadows.
     """
 

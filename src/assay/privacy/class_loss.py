@@ -35,8 +35,8 @@ class FittedClassLoss:
 class ClassLoss(Inference):
     """Score = mean loss of the class's unseen samples - loss: a loss threshold for each class.
 
-    Class-dependent thresholds are those of Song & Mittal (2021, arXiv:2003.10595, section 3.2); the difficulty that is
-    subtracted (Watson et al., 2022, arXiv:2111.08440, eq. 5) is here the target's own mean loss on the class instead
+    Class-dependent thresholds are those of Song & Mittal (2021, arXiv:2003.10595); the difficulty that is
+    subtracted (Watson et al., 2022, arXiv:2111.08440) is here the target's own mean loss on the class instead
     of a reference model's loss on the sample, so no model is trained. ``reference.data`` must be unseen by the target.
     """
 

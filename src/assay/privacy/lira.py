@@ -68,10 +68,10 @@ class LiRA(Inference):
     """Gaussian likelihood ratio of the logit-scaled confidence (Carlini et al., 2022, arXiv:2112.03570).
 
     ``models`` shadow models train on random halves of the reference's data (algorithm 1). Online: the log-ratio of the
-    densities of the models that saw the sample and of those that did not (eq. 3-4). Offline: only the latter, the score
-    is (phi - mean) / deviation, whose normal distribution function is the paper's one-sided test (section V-B).
+    densities of the models that saw the sample and of those that did not. Offline: only the latter, the score
+    is (phi - mean) / deviation, whose normal distribution function is the paper's one-sided test.
     ``variance``: "sample", "global" (about each sample's mean, pooled over the shadow models' data), or "auto": global
-    below 64 models, as in section VI-A. One query a sample, no augmentation. Errors: see train_shadows.
+    below 64 models as in the paper. One query a sample, no augmentation. Errors: see train_shadows.
     """
 
     models: int = 16
@@ -89,8 +89,8 @@ class LiRA(Inference):
             return FittedLiRA(shadows, None, None, self.online, self.batch_size)
         confidence = partial(logit_confidence, "LiRA", batch_size=self.batch_size)
         values = shadows.signals(confidence, shadows.data)
-        pooled = []
+        pooled: list[Tensor] = []
         for mask in (shadows.seen, ~shadows.seen):
             _, square, freedom = scatter(values, mask, "LiRA: models on one side")
             pooled.append(ratio(square.sum(), freedom.sum()))
-        return FittedLiRA(shadows, *pooled, self.online, self.batch_size)
+        return FittedLiRA(shadows, pooled[0], pooled[1], self.online, self.batch_size)

@@ -13,7 +13,7 @@ from assay.privacy.base import Inference, Reference, losses
 
 @dataclass(frozen=True, kw_only=True)
 class LossThreshold(Inference):
-    """Score = -loss(model, x, y) (Yeom et al., 2018, arXiv:1709.01604, section 3.2: a member where the loss is low).
+    """Score = -loss(model, x, y) (Yeom et al., 2018, arXiv:1709.01604: a member where the loss is low).
 
     Nothing is learned: ``fit`` returns the attack itself. Score in (-inf, 0], nats. Errors: InputError on bad data.
     """

@@ -1,6 +1,6 @@
 """How an attack's scores are judged: the area under the ROC curve, and the true positives at a low false-positive rate.
 
-The latter is what matters (Carlini et al., 2022, arXiv:2112.03570, section III): an attack that is sure of a few.
+The latter is what matters (Carlini et al., 2022, arXiv:2112.03570): an attack that is sure of a few.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Shadows:
 def train_shadows(reference: Reference, k: int, *, seed: int) -> Shadows:
     """``k`` models (even), each sample of ``reference.data`` seen by exactly half of them, drawn by its index.
 
-    Carlini et al. (2022, arXiv:2112.03570, section IV-C). Raises InputError without a model or a recipe.
+    Carlini et al. (2022, arXiv:2112.03570). Raises InputError without a model or a recipe.
     """
     data = reference.data
     if reference.model is None or reference.recipe is None:
