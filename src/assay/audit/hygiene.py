@@ -70,9 +70,9 @@ def label_shift(a: Data, b: Data) -> tuple[float, float]:
 
 
 def two_sample(a: Tensor, b: Tensor, *, seed: int) -> Float[np.ndarray, "m 2"]:
-    """Out-of-fold scores and membership (1: from ``b``) of a classifier two-sample test on equally many of each."""
-    n = min(len(a), len(b))
-    x = torch.cat([a[:n], b[:n]]).flatten(1).numpy().astype(np.float64)
+    """Out-of-fold scores and membership (1: from ``b``) of a classifier two-sample test; (n, ...) samples of each."""
+    n = len(a)
+    x = torch.cat([a, b]).flatten(1).numpy().astype(np.float64)
     member = np.repeat([0, 1], n)
     pca = PCA(min(COMPONENTS, x.shape[1], n), random_state=derive(seed, "pca") % 2**32)
     model = make_pipeline(pca, StandardScaler(), LogisticRegression(max_iter=300))
@@ -125,8 +125,9 @@ def _shift(section: Section, train: Data, test: Data, context: Context) -> None:
     section.add(Metric("hygiene.label_shift.tv", tv, n=len(test), better="lower", how=how))
     section.add(Metric("hygiene.label_shift.p", p, n=len(test), how=how))
     most = context.pick(500, 2000, 5000)
-    a, b = (d.limit(most, seed=context.seed) for d in (train, test))
-    if min(len(a), len(b)) < 10:
+    n = min(len(train), len(test), most)
+    a, b = (d.limit(n, seed=context.seed) for d in (train, test))
+    if n < 10:
         section.notes.append("Covariate shift was not measured: fewer than 10 samples in a split.")
         return
     how = (

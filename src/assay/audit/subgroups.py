@@ -94,9 +94,7 @@ def _named(section: Section, correct: np.ndarray, groups: Int[np.ndarray, " n"],
     section.headline = ["subgroups.worst", "subgroups.gap", *section.headline]
     names = np.unique(groups)
     pairs, how = np.stack([correct, groups], 1), f"accuracy in {len(names)} groups of the field 'groups'"
-    worst = section.add(
-        measured("subgroups.worst", pairs, index, statistic="worst_class", better="higher", how=how)
-    )
+    worst = section.add(measured("subgroups.worst", pairs, index, statistic="worst_class", better="higher", how=how))
     lowest = names[int(np.argmin([correct[groups == g].mean() for g in names]))]
     gap = section.add(_gap("subgroups.gap", correct, groups == lowest, how))
     section.plots.append(_bars("Accuracy by group", correct, groups, "group"))

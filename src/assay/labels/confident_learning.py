@@ -57,9 +57,7 @@ def confident_class(
     return np.where(passed.any(1), best, -1)
 
 
-def _count(
-    labels: Int[np.ndarray, " n"], confident: Int[np.ndarray, " n"], classes: int
-) -> Int[np.ndarray, "c c"]:
+def _count(labels: Int[np.ndarray, " n"], confident: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
     sure = confident >= 0
     counts = np.bincount(labels[sure] * classes + confident[sure], minlength=classes * classes)
     joint = counts.reshape(classes, classes)
