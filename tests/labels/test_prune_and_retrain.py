@@ -22,7 +22,7 @@ def noisy():
     shift = torch.randint(1, 10, (len(train),), generator=g)
     y = torch.where(flip, (train.y + shift) % 10, train.y)
     with seeded(0, "init"):
-        model = MLP(train.shape, 10, (64,))
+        model = MLP(train.shape, 10, (256,))
     recipe = Supervised(epochs=40, batch_size=32, lr=3e-3)
     return Subject(model, test, train.with_y(y), recipe=recipe, name="noisy"), flip
 
@@ -49,7 +49,7 @@ def test_repair_beats_its_control_and_finds_the_flips(noisy):
     hits = (found & flip).sum() / flip.sum(), (found & flip).sum() / found.sum()
     assert min(hits) > 0.7
     repaired, control = method.repair(subject, seed=0), method.control(subject, seed=0)
-    assert accuracy(repaired, subject.test) > accuracy(control, subject.test) + 0.05
+    assert accuracy(repaired, subject.test) > accuracy(control, subject.test) + 0.03
     assert all(torch.equal(v, state[k]) for k, v in subject.model.state_dict().items())
     assert torch.equal(before, torch.get_rng_state())
 
@@ -60,11 +60,15 @@ def test_probabilities_are_out_of_sample_and_seeded(noisy):
     a, b = (cross_probabilities(subject.model, recipe, data, folds=3, seed=1) for _ in range(2))
     assert torch.equal(a, b)
     assert torch.allclose(a.sum(1), torch.ones(60), atol=1e-5)
-    # Flipping the labels of one fold leaves its own probabilities as they are, so they never saw their labels.
-    first = stratified_folds(data.y, 3, seed=1) == 0
-    swapped = data.with_x(torch.where(first[:, None, None, None], 1 - data.x, data.x))
-    c = cross_probabilities(subject.model, recipe, swapped, folds=3, seed=1)
-    assert not torch.allclose(a[~first], c[~first])
+    # One fold's models never see that fold: another input there changes nothing for its other samples.
+    fold = stratified_folds(data.y, 3, seed=1)
+    x = data.x.clone()
+    x[0] = 1 - x[0]
+    c = cross_probabilities(subject.model, recipe, data.with_x(x), folds=3, seed=1)
+    mates = fold == fold[0]
+    assert not torch.allclose(a[~mates], c[~mates])
+    mates[0] = False
+    assert torch.allclose(a[mates], c[mates], atol=1e-6)
 
 
 def test_bad_input(noisy):

@@ -136,9 +136,9 @@ def _shift(section: Section, train: Data, test: Data, context: Context) -> None:
     )
     pairs = two_sample(a.x, b.x, seed=context.seed)
     # The two splits name their samples independently, so no samples are attached.
-    auc = section.add(
-        measured("hygiene.covariate_shift.auc", pairs, np.arange(len(pairs)), statistic="auroc", better="lower", how=how)[0]
-    )  # fmt: skip
+    name = "hygiene.covariate_shift.auc"
+    auc, _ = measured(name, pairs, np.arange(len(pairs)), statistic="auroc", better="lower", how=how)
+    section.add(auc)
     if auc.low is not None and auc.low > 0.5:
         text = f"A linear classifier tells test from training samples with an AUC of {auc.value:.2f}."
         section.findings.append((min(1.0, 2 * auc.low - 1), text))
