@@ -57,7 +57,7 @@ def test_label_shift_is_total_variation():
 def test_covariate_shift_shows_and_its_absence_too():
     clean = hygiene.measure(subject(TEST), Context())
     noise = 0.25 * torch.rand(TEST.x.shape, generator=torch_rng(0, "noise"))
-    shifted = hygiene.measure(subject(TEST.with_x((TEST.x * 0.75 + noise))), Context())
+    shifted = hygiene.measure(subject(TEST.with_x(TEST.x * 0.75 + noise)), Context())
     low = {m.name: m for m in clean.metrics}["hygiene.covariate_shift.auc"].low
     assert low < 0.5
     assert values(shifted)["hygiene.covariate_shift.auc"] > 0.9
