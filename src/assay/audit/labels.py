@@ -1,4 +1,7 @@
-"""Wrong labels in the test set and, by cross-validation, the training set (Northcutt et al., 2021, arXiv:2103.14749)."""
+"""Wrong labels in the test set and, by cross-validation, in the training set.
+
+Northcutt et al., 2021, arXiv:2103.14749.
+"""
 
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ class LabelNoise:
 
     ``confident_joint_`` counts and ``joint_`` probabilities have given labels in rows, true ones in columns.
     ``noise_matrix_[i, j]`` is p(given i | true j), ``inverse_noise_matrix_[j, i]`` is p(true j | given i),
-    ``prior_`` is p(true); columns of classes without mass are 0. ``suspects_`` (n,) marks wrong labels, ``quality_`` (n,) ranks them,
-    lowest first, ``suggested_`` (n,) is the most probable class.
+    ``prior_`` is p(true); columns of classes without mass are 0. ``suspects_`` (n,) marks wrong labels,
+    ``quality_`` (n,) ranks them, lowest first, ``suggested_`` (n,) is the most probable class.
     """
 
     thresholds_: Float[np.ndarray, " c"]
