@@ -3,7 +3,7 @@
     python bench/labels.py PEER_PYTHON [--n 50000] [--classes 100]
 
 PEER_PYTHON is an interpreter with bench/peers/labels/requirements.txt installed; arrays are exchanged as npz. Flags may
-differ only where remainders tie as the calibrated counts are rounded to integers: the peer's sort breaks ties arbitrarily.
+differ where remainders tie as the calibrated counts are rounded to integers: the peer's sort leaves ties open.
 """
 
 from __future__ import annotations
