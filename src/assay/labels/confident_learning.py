@@ -20,7 +20,7 @@ TOLERANCE = 1e-6
 
 
 def check(labels: np.ndarray, probs: np.ndarray) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]]:
-    """Labels as int64 and probabilities as float64, or InputError; rows may miss a sum of 1 by 0.01 (half precision)."""
+    """Labels as int64 and probabilities as float64, or InputError; row sums may miss 1 by 0.01 (half precision)."""
     y, p = np.asarray(labels), np.asarray(probs, dtype=np.float64)
     if p.ndim != 2 or len(p) == 0 or p.shape[1] < 2:
         raise InputError(f"confident learning: probabilities have shape {p.shape}; expected (n, c), n >= 1, c >= 2")
@@ -116,9 +116,9 @@ class LabelNoise:
     """What confident learning estimates from labels (n,) and probabilities (n, c).
 
     ``confident_joint_`` counts and ``joint_`` probabilities have given labels in rows, true ones in columns.
-    ``noise_matrix_[i, j]`` is p(given i | true j), ``inverse_noise_matrix_[j, i]`` is p(true j | given i), ``prior_`` is
-    p(true); columns of classes without mass are 0. ``suspects_`` (n,) marks wrong labels, ``quality_`` (n,) ranks them,
-    lowest first, ``suggested_`` (n,) is the most probable class.
+    ``noise_matrix_[i, j]`` is p(given i | true j), ``inverse_noise_matrix_[j, i]`` is p(true j | given i),
+    ``prior_`` is p(true); columns of classes without mass are 0. ``suspects_`` (n,) marks wrong labels,
+    ``quality_`` (n,) ranks them, lowest first, ``suggested_`` (n,) is the most probable class.
     """
 
     thresholds_: Float[np.ndarray, " c"]
@@ -160,9 +160,8 @@ class ConfidentLearning:
     agree: bool = True
 
     def __post_init__(self) -> None:
-        for what, value, choices in (
-            ("prune", self.prune, Prune), ("ranking", self.ranking, Ranking), ("collisions", self.collisions, Collisions)
-        ):  # fmt: skip
+        for what, choices in {"prune": Prune, "ranking": Ranking, "collisions": Collisions}.items():
+            value = getattr(self, what)
             if value not in get_args(choices):
                 raise unknown(what, value, get_args(choices))
 
