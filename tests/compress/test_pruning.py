@@ -68,9 +68,7 @@ def test_agrees_with_torch() -> None:
     pairs = [(m, "weight") for m in reference.modules() if isinstance(m, nn.Linear)]
     prune.global_unstructured(pairs, prune.L1Unstructured, amount=0.9)
     pruned = MagnitudePruning(sparsity=0.9).compress(model, None, seed=0)
-    assert all(
-        torch.equal(m.weight, w) for (m, _), w in zip(pairs, weights_of(pruned).values(), strict=True)
-    )
+    assert all(torch.equal(m.weight, w) for (m, _), w in zip(pairs, weights_of(pruned).values(), strict=True))
 
 
 def test_magnitude_beats_random_and_fine_tuning_helps_with_the_zeros_kept(subject: Subject) -> None:
@@ -129,8 +127,8 @@ def test_errors(subject: Subject) -> None:
         MagnitudePruning(scope="layers")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="lr"):
         MagnitudePruning(lr=0.0)
-    with pytest.raises(InputError, match="without a weight"):
-        MagnitudePruning(sparsity=0.99, scope="layer").compress(nn.Linear(2, 2), None, seed=0)
+    with pytest.raises(InputError, match="no longer depends on its input"):
+        MagnitudePruning(sparsity=0.999, scope="layer").repair(subject, seed=0)
     with pytest.raises(InputError, match="expected training data"):
         MagnitudePruning(finetune_epochs=1).compress(network(), None, seed=0)
     bare = subject.with_model(subject.model, train=None)

@@ -43,7 +43,7 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def kill_at(step: int):  # noqa: ANN201
+def kill_at(step: int):
     def hook(models: Mapping[str, nn.Module], state: State) -> None:
         if state.step == step:
             raise Killed
