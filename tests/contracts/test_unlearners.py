@@ -94,6 +94,6 @@ def test_access_and_bad_sets(cls: type[Unlearner], subject: Subject, parts: tupl
     with pytest.raises(AccessError, match="training data"):
         method.forget(subject.with_model(subject.model, train=None), forget, retain, seed=0)
     with pytest.raises(InputError, match="disjoint"):
-        method.forget(subject, forget, subject.train, seed=0)  # type: ignore[arg-type]
+        method.forget(subject, forget, subject.train, seed=0)
     with pytest.raises(InputError, match="not in 'digits:train'"):
         method.forget(subject, subject.test, retain, seed=0)

@@ -123,6 +123,6 @@ def test_an_ascent_that_diverges_is_reported(subject: Subject, train: Data) -> N
         NegGrad(epochs=50, lr=1e6).forget(subject, forget, retain, seed=0)
     for bad in ({"lr": 0.0}, {"epochs": -1}, {"lr": float("nan")}):
         with pytest.raises(InputError, match="expected epochs"):
-            NegGrad(**bad)  # type: ignore[arg-type]
+            NegGrad(**bad)
         with pytest.raises(InputError, match="expected epochs"):
-            FineTune(**bad)  # type: ignore[arg-type]
+            FineTune(**bad)

@@ -71,8 +71,8 @@ class Pruning(Compressor):
             logits = predict(pruned, data.x[:PROBE])
             if bool((logits == logits[:1]).all()):
                 raise InputError(
-                    f"{type(self).__name__}: sparsity {self.sparsity} ({self.scope}) empties {empty[0]!r} and the model's "
-                    "output no longer depends on its input; expected a lower sparsity or scope='layer'"
+                    f"{type(self).__name__}: sparsity {self.sparsity} ({self.scope}) empties {empty[0]!r} and the "
+                    "model's output no longer depends on its input; expected a lower sparsity or scope='layer'"
                 )
         return (self._finetune(pruned, data, masks, seed=seed) if self.finetune_epochs else pruned).eval()
 
