@@ -99,7 +99,7 @@ def test_the_control_fine_tunes_without_pruning(subject: Subject) -> None:
 def test_structured_drops_whole_filters_and_no_class(scope: str) -> None:
     with seeded(0, "test"):
         model = ResNet((1, 8, 8), 10, 8)
-    pruned = MagnitudePruning(sparsity=0.5, scope=scope, structured=True).compress(model, None, seed=0)  # type: ignore[arg-type]
+    pruned = MagnitudePruning(sparsity=0.5, scope=scope, structured=True).compress(model, None, seed=0)
     dead = total = 0
     *weights, (name, head) = weights_of(pruned).items()
     for _, w in weights:
@@ -124,11 +124,11 @@ def test_errors(subject: Subject) -> None:
         with pytest.raises(InputError, match="sparsity"):
             MagnitudePruning(sparsity=bad)
     with pytest.raises(InputError, match="did you mean 'layer'"):
-        MagnitudePruning(scope="layers")  # type: ignore[arg-type]
+        MagnitudePruning(scope="layers")
     with pytest.raises(InputError, match="lr"):
         MagnitudePruning(lr=0.0)
-    with pytest.raises(InputError, match="without a weight"):
-        MagnitudePruning(sparsity=0.99, scope="layer").compress(nn.Linear(2, 2), None, seed=0)
+    with pytest.raises(InputError, match="no longer depends on its input"):
+        MagnitudePruning(sparsity=0.999, scope="layer").repair(subject, seed=0)
     with pytest.raises(InputError, match="expected training data"):
         MagnitudePruning(finetune_epochs=1).compress(network(), None, seed=0)
     bare = subject.with_model(subject.model, train=None)

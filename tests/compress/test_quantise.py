@@ -27,7 +27,7 @@ def test_every_weight_is_on_the_grid_within_half_a_step(bits: int, seed: int, si
     assert ((rounded - weight).abs() <= scale * (0.5 + 2.0**-20 * 2**bits / 8)).all()
     assert torch.allclose(rounded.abs().amax((1, 2, 3)), weight.abs().amax((1, 2, 3)), rtol=1e-6)
     assert grid_bits(rounded) is not None
-    assert grid_bits(rounded) <= bits  # type: ignore[operator]
+    assert grid_bits(rounded) <= bits
 
 
 def test_three_bits_by_hand() -> None:
@@ -41,7 +41,7 @@ def test_the_size_counts_the_bits_of_the_grid(bits: int) -> None:
     with seeded(0, "test"):
         model = nn.Linear(50, 40)
     small = Quantisation(bits=bits).compress(model, None, seed=0)
-    codes = min(2000 * bits, 2000 + int(small.weight.count_nonzero()) * bits)  # type: ignore[operator,union-attr]
+    codes = min(2000 * bits, 2000 + int(small.weight.count_nonzero()) * bits)
     assert size_of(small).bits == codes + 40 * 32 + 40 * 32
     assert size_of(small).parameters == 2040
     assert size_of(model).bits == 2040 * 32

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import assay.compress
 from assay.compress import Compressor, size_of
-from assay.nets import SmallCNN
 from assay.runtime.errors import AccessError, InputError
 from assay.runtime.inference import predict
 from assay.subject import Access, Subject, load
@@ -43,8 +44,8 @@ def test_same_seed_same_model(cls: type[Compressor], subject: Subject) -> None:
 
 @compressors
 def test_leaves_model_and_global_randomness_alone(cls: type[Compressor], subject: Subject) -> None:
-    model = SmallCNN(widths=(4, 8), hidden=16).train()
-    model.head.bias.requires_grad_(False)
+    model = copy.deepcopy(subject.model).train()
+    dict(model.named_parameters())["head.bias"].requires_grad_(False)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     torch.manual_seed(3)
     state = torch.get_rng_state()

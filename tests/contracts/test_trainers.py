@@ -73,7 +73,7 @@ def test_leaves_model_data_and_global_randomness_alone(cls: type[Trainer], data:
     trained = cls(epochs=1).fit(model, small, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     after = snapshot(model)
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(before[0], after[0], strict=True))  # type: ignore[call-overload]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(before[0], after[0], strict=True))
     assert before[1:] == after[1:]
     assert torch.equal(small.x, x)
     assert torch.equal(small.y, y)

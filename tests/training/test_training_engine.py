@@ -134,8 +134,8 @@ def test_two_players_descend_each_on_its_own_loss(data: Data) -> None:
     plain = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "batch_size": 50}
     first, second = Scalar(1.0), Scalar(-0.5)
     players = {
-        "a": Player(model=first, objective=pull, plan=Plan(steps=7, lr=0.1, **plain)),  # type: ignore[arg-type]
-        "b": Player(model=second, objective=push, plan=Plan(lr=0.05, ema=0.8, **plain), every=2),  # type: ignore[arg-type]
+        "a": Player(model=first, objective=pull, plan=Plan(steps=7, lr=0.1, **plain)),
+        "b": Player(model=second, objective=push, plan=Plan(lr=0.05, ema=0.8, **plain), every=2),
     }
     trained = fit_players(players, data, seed=0)
     a, b, average = 1.0, -0.5, -0.5
@@ -198,7 +198,7 @@ def test_the_average_is_the_closed_form(data: Data) -> None:
 @settings(max_examples=50, deadline=None)
 def test_schedules(total: int, warmup: float) -> None:
     for schedule in ("constant", "cosine", "onecycle", "linear"):
-        plan = Plan(schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
+        plan = Plan(schedule=schedule, warmup=warmup)
         factors = [plan.factor(s, total) for s in range(total)]
         ramp = round((max(warmup, 0.3) if schedule == "onecycle" else warmup) * total)
         assert all(0 < f <= 1 for f in factors)
@@ -212,8 +212,8 @@ def test_schedules(total: int, warmup: float) -> None:
 def test_the_schedule_sets_the_rate_of_every_step(data: Data) -> None:
     # With gradient 1 and plain SGD the weight falls by exactly the rates of the schedule.
     plan = Plan(steps=5, optimizer="sgd", momentum=0.0, lr=0.1, schedule="linear")
-    trained = fit(Scalar(0.0), data, lambda m, b, s: m.value.sum(), plan, seed=0)  # type: ignore[union-attr,operator]
-    assert trained.value.item() == pytest.approx(-0.1 * (1 + 0.8 + 0.6 + 0.4 + 0.2), abs=1e-9)  # type: ignore[operator,union-attr]
+    trained = fit(Scalar(0.0), data, lambda m, b, s: m.value.sum(), plan, seed=0)
+    assert trained.value.item() == pytest.approx(-0.1 * (1 + 0.8 + 0.6 + 0.4 + 0.2), abs=1e-9)
 
 
 def test_steps_epochs_and_a_dropped_last_batch(data: Data) -> None:
@@ -299,7 +299,7 @@ def test_augmentation_differs_between_samples_and_steps(data: Data) -> None:
 )
 def test_bad_plans(options: dict[str, object], match: str) -> None:
     with pytest.raises(InputError, match=match):
-        Plan(**options)  # type: ignore[arg-type]
+        Plan(**options)
 
 
 def test_an_unknown_optimizer_is_named(data: Data) -> None:

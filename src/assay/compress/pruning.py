@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from assay.compress.base import Compressor, weights_of
 from assay.data import Data
 from assay.runtime.errors import InputError, unknown
+from assay.runtime.inference import predict
 from assay.subject import Access, Subject
 from assay.training import State, Supervised
 
 Masks = dict[str, Bool[Tensor, "..."]]
+PROBE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class Pruning(Compressor):
 
     ``sparsity`` in [0, 1): the fraction of those weights that is zero afterwards, exact to half a weight; ties are
     broken by position. ``scope`` "global" ranks all layers together, "layer" each alone. ``finetune_epochs`` of
-    cross-entropy training on the data follow, with the zeros kept. Raises InputError where a layer would lose every
-    weight, which cuts the network in two.
+    cross-entropy training on the data follow, with the zeros kept. Raises InputError where a layer loses every weight
+    and, on the data where there are some, the output no longer depends on the input.
     """
 
     sparsity: float = 0.9
@@ -63,13 +65,15 @@ class Pruning(Compressor):
     def compress(self, model: nn.Module, data: Data | None, *, seed: int) -> nn.Module:
         """A pruned copy of ``model``, fine-tuned on ``data`` where asked."""
         masks = self.masks(model, seed=seed)
-        for name, mask in masks.items():
-            if not mask.any():
-                raise InputError(
-                    f"{type(self).__name__}: sparsity {self.sparsity} ({self.scope}) leaves {name!r} without a weight; "
-                    "expected a lower sparsity or scope='layer'"
-                )
         pruned = apply(masks, copy.deepcopy(model))
+        empty = [name for name, mask in masks.items() if not mask.any()]
+        if empty and data is not None and len(data) > 1:
+            logits = predict(pruned, data.x[:PROBE])
+            if bool((logits == logits[:1]).all()):
+                raise InputError(
+                    f"{type(self).__name__}: sparsity {self.sparsity} ({self.scope}) empties {empty[0]!r} and the "
+                    "model's output no longer depends on its input; expected a lower sparsity or scope='layer'"
+                )
         return (self._finetune(pruned, data, masks, seed=seed) if self.finetune_epochs else pruned).eval()
 
     def _finetune(self, model: nn.Module, data: Data | None, masks: Masks, *, seed: int) -> nn.Module:
@@ -85,8 +89,9 @@ class Pruning(Compressor):
     def repair(self, subject: Subject, *, seed: int) -> nn.Module:
         """The subject's model, pruned. AccessError without its weights, or without training data to fine-tune on."""
         subject.grants(Access.WEIGHTS, type(self).__name__)
-        data = subject.training(f"{type(self).__name__} with fine-tuning") if self.finetune_epochs else None
-        return self.compress(subject.model, data, seed=seed)
+        if self.finetune_epochs:
+            subject.training(f"{type(self).__name__} with fine-tuning")
+        return self.compress(subject.model, subject.train or subject.holdout, seed=seed)
 
     def control(self, subject: Subject, *, seed: int) -> nn.Module | None:
         """The same fine-tuning without pruning; None where there is none."""

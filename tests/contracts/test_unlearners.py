@@ -1,0 +1,99 @@
+"""The contract of unlearners, over every exported one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import assay.unlearn
+from assay.data import Data, load_data
+from assay.nets import SmallCNN
+from assay.runtime.errors import AccessError, InputError
+from assay.runtime.inference import predict
+from assay.runtime.random import seeded
+from assay.subject import Access, Subject
+from assay.training import Supervised
+from assay.unlearn import Unlearner, forget_set
+
+# Rates at which the small test network forgets; the defaults are the papers', for large ones.
+OPTIONS = {"NegGrad": {"lr": 2e-3}, "FineTune": {"lr": 0.02}}
+METHODS = [
+    c
+    for c in (getattr(assay.unlearn, name) for name in assay.unlearn.__all__)
+    if getattr(c, "kind", None) == "unlearner" and c is not Unlearner
+]
+unlearners = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
+
+
+def make(cls: type[Unlearner]) -> Unlearner:
+    return cls(**OPTIONS.get(cls.__name__, {}))
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    train, recipe = load_data("digits:train"), Supervised(epochs=10)
+    with seeded(0, "test"):
+        model = SmallCNN(widths=(8, 16), hidden=32)
+    return Subject(recipe.fit(model, train, seed=0), load_data("digits:test"), train, recipe=recipe)
+
+
+@pytest.fixture(scope="module")
+def parts(subject: Subject) -> tuple[Data, Data]:
+    return forget_set(subject.training("the test"), "class=3")
+
+
+def same_state(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def right(model: nn.Module, data: Data) -> float:
+    return float((predict(model, data.x).argmax(1) == data.y).float().mean())
+
+
+def test_the_suite_sees_methods() -> None:
+    assert {"Retrain", "FineTune", "NegGrad"} <= {c.__name__ for c in METHODS}
+
+
+@unlearners
+def test_same_seed_same_model_and_nothing_else_changes(
+    cls: type[Unlearner], subject: Subject, parts: tuple[Data, Data]
+) -> None:
+    model = subject.model
+    before, x = {k: v.clone() for k, v in model.state_dict().items()}, parts[1].x.clone()
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = make(cls).forget(subject, *parts, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert same_state(first, make(cls).forget(subject, *parts, seed=1))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(parts[1].x, x)
+    assert not any(m.training or m._forward_hooks for m in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not first.training
+
+
+@unlearners
+def test_forgets_and_its_control_does_not(cls: type[Unlearner], subject: Subject, parts: tuple[Data, Data]) -> None:
+    forget, retain = parts
+    known = right(subject.model, forget)
+    after = right(make(cls).forget(subject, forget, retain, seed=0), forget)
+    control = make(cls).control(subject, forget, retain, seed=0)
+    assert known > 0.9
+    assert after < known - 0.1
+    assert right(control, forget) > known - 0.05
+
+
+@unlearners
+def test_access_and_bad_sets(cls: type[Unlearner], subject: Subject, parts: tuple[Data, Data]) -> None:
+    forget, retain = parts
+    method = make(cls)
+    with pytest.raises(AccessError, match="WEIGHTS"):
+        method.forget(subject.with_model(subject.model, access=Access.SCORE), forget, retain, seed=0)
+    with pytest.raises(AccessError, match="training data"):
+        method.forget(subject.with_model(subject.model, train=None), forget, retain, seed=0)
+    with pytest.raises(InputError, match="disjoint"):
+        method.forget(subject, forget, subject.train, seed=0)
+    with pytest.raises(InputError, match="not in 'digits:train'"):
+        method.forget(subject, subject.test, retain, seed=0)
