@@ -31,11 +31,31 @@ def plots() -> list[Plot]:
     z = np.outer(np.arange(-3, 4), np.arange(7)).astype(float).tolist()
     pictures = rng.integers(0, 256, (30, 8, 8)).tolist()
     return [
-        Plot("line", "Robust accuracy", {"PGD": band, "noise": {"x": x.tolist(), "y": (1 - 0.3 * x).tolist()}}, "eps", "accuracy"),
-        Plot("line", "Reliability", {"model": {"x": [0, 0.5, 1], "y": [0.1, None, 0.9]}}, "confidence", "accuracy", "diagonal"),
+        Plot(
+            "line",
+            "Robust accuracy",
+            {"PGD": band, "noise": {"x": x.tolist(), "y": (1 - 0.3 * x).tolist()}},
+            "eps",
+            "accuracy",
+        ),
+        Plot(
+            "line",
+            "Reliability",
+            {"model": {"x": [0, 0.5, 1], "y": [0.1, None, 0.9]}},
+            "confidence",
+            "accuracy",
+            "diagonal",
+        ),
         Plot("scatter", "Members", {"in": noise, "out": other}, "loss", "score", 0.5),
         Plot("bar", "Groups", {"before": {"x": ["a", "b"], "y": [1, 2]}, "after": {"x": ["a", "b"], "y": [-1, 3]}}),
-        Plot("bar", "Long names", {"": {"x": [f"a long class name {k}" for k in range(9)], "y": list(range(9))}}, "c", "n", 3),
+        Plot(
+            "bar",
+            "Long names",
+            {"": {"x": [f"a long class name {k}" for k in range(9)], "y": list(range(9))}},
+            "c",
+            "n",
+            3,
+        ),
         Plot("heatmap", "Signed", {"": {"z": z, "x": list("abcdefg"), "y": list("tuvwxyz")}}, "column", "row"),
         Plot("images", "Examples", {"": {"images": pictures, "captions": [HOSTILE] * 30}}),
         Plot("line", "Empty", {}),

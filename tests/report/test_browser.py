@@ -14,12 +14,9 @@ from assay.audit.result import Audit, Effects
 from assay.report import page
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --enable-logging=stderr --v=0"
-).split()
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0"]
 PROBE = """<iframe id="f" style="width:390px;height:800px;border:0" src="report.html"></iframe>
-<script>onload=()=>{const d=f.contentDocument,t=performance.now();const w=d.documentElement.scrollWidth;
+<script>onload=()=>{const d=f.contentDocument,w=d.documentElement.scrollWidth;
 d.querySelectorAll("details").forEach(e=>e.open=true);document.title="probed";
 document.body.dataset.result=[w,d.documentElement.scrollWidth,d.querySelectorAll("section").length].join(" ");}</script>"""
 

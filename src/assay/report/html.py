@@ -129,7 +129,9 @@ def _effects(effects: Effects, names: Names, budget: Budget) -> dict[str, Any]:
         "total": len(effects.rows),
         "steps": [effects.before.name, *(n for n, _ in effects.steps)],
         "chain": chain,
-        "forgetting": _part("table", name="Forgetting", columns=text.columns(forgetting)[:30], rows=forgetting, hidden=0)
+        "forgetting": _part(
+            "table", name="Forgetting", columns=text.columns(forgetting)[:30], rows=forgetting, hidden=0
+        )
         if forgetting
         else "",
     }
