@@ -14,11 +14,23 @@ from assay.audit.result import Audit, Effects
 from assay.report import page
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--v=0",
+]
 PROBE = """<iframe id="f" style="width:390px;height:800px;border:0" src="report.html"></iframe>
 <script>onload=()=>{const d=f.contentDocument,w=d.documentElement.scrollWidth;
 d.querySelectorAll("details").forEach(e=>e.open=true);document.title="probed";
-document.body.dataset.result=[w,d.documentElement.scrollWidth,d.querySelectorAll("section").length].join(" ");}</script>"""
+const n=d.querySelectorAll("section").length;
+document.body.dataset.result=[w,d.documentElement.scrollWidth,n].join(" ");}</script>"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 

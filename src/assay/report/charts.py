@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ def thin(y: np.ndarray, limit: int) -> np.ndarray:
         return np.arange(n)
     edges = np.linspace(0, n, limit // 2 + 1).astype(int)
     kept = {0, n - 1}
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges.tolist()):
         part = y[a:b]
         if np.isfinite(part).any():
             kept |= {a + int(np.nanargmin(part)), a + int(np.nanargmax(part))}

@@ -77,7 +77,7 @@ _environment.globals.update(whisker=whisker)
 
 
 def _part(part: str, /, **values: Any) -> str:
-    return getattr(_environment.get_template("parts.html.j2").module, part)(**values)  # type: ignore[no-any-return]
+    return str(getattr(_environment.get_template("parts.html.j2").module, part)(**values))
 
 
 def _view(key: str, title: str, section: Section, names: Names, budget: Budget) -> View:

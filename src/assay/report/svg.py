@@ -141,8 +141,8 @@ def y_axis(box: Box, scale: Scale, title: str) -> list[Markup]:
         parts.append(label(box.left - 7, at + 4, text, anchor="end"))
     if title:
         middle = (box.top + box.bottom) / 2
-        at = f"translate(13 {middle:.5g}) rotate(-90)"
-        parts.append(tag("text", clip(title, 42), transform=at, text_anchor="middle", class_="t a"))
+        turned = f"translate(13 {middle:.5g}) rotate(-90)"
+        parts.append(tag("text", clip(title, 42), transform=turned, text_anchor="middle", class_="t a"))
     return parts
 
 
