@@ -12,6 +12,7 @@ from assay.runtime.errors import unknown
 
 MODULES = (
     "accuracy",
+    "subgroups",
     "calibration",
     "uncertainty",
     "robustness",
@@ -19,6 +20,8 @@ MODULES = (
     "certified",
     "ood",
     "privacy",
+    "labels",
+    "hygiene",
     "geometry",
     "sharpness",
     "explanation",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +77,20 @@ def thin(y: np.ndarray, limit: int) -> np.ndarray:
         return np.arange(n)
     edges = np.linspace(0, n, limit // 2 + 1).astype(int)
     kept = {0, n - 1}
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges.tolist()):
         part = y[a:b]
         if np.isfinite(part).any():
             kept |= {a + int(np.nanargmin(part)), a + int(np.nanargmax(part))}
         else:
             kept.add(int(a))
     return np.array(sorted(kept))
+
+
+def brief(values: np.ndarray) -> Callable[[float], str]:
+    """How the values of one figure are written: as integers where all are whole, else with two decimals."""
+    finite = values[np.isfinite(values)]
+    whole = bool((finite == np.round(finite)).all() and (np.abs(finite) < 1e6).all())
+    return lambda v: number(int(v)) if whole else number(v, 2)
 
 
 def _numeric(values: Any) -> np.ndarray:
@@ -257,7 +265,8 @@ def _lying(plot: Plot, table: Mapping[str, Mapping[str, float]], order: Sequence
     row = thick * len(table) + (8 if len(order) <= 25 else 5)
     row = max(row, 15.0)
     box = Box(left=left, right=svg.WIDTH - 44, bottom=12 + row * len(order))
-    x = Scale.of(_bar_values(plot, table, order), box.left, box.right, zero=True, count=4)
+    values = _bar_values(plot, table, order)
+    x, write = Scale.of(values, box.left, box.right, zero=True, count=4), brief(values)
     body = [*svg.x_axis(box, x.ticks(), plot.y, grid=True)]
     for k, name in enumerate(order):
         middle = box.top + row * (k + 0.5)
@@ -270,7 +279,8 @@ def _lying(plot: Plot, table: Mapping[str, Mapping[str, float]], order: Sequence
                 rect = {"x": min(x(value), x(0)), "y": top, "width": abs(x(value) - x(0)), "height": thick - 1}
                 body.append(tag("rect", tip, **rect, class_=f"f h{j} s{j}"))
                 if len(table) == 1:
-                    body.append(label(max(x(value), x(0)) + 4, middle + 4, number(value), anchor="start", class_="t n"))
+                    end = max(x(value), x(0)) + 4
+                    body.append(label(end, middle + 4, write(value), anchor="start", class_="t n"))
     if isinstance(plot.reference, (int, float)):
         at = x(float(plot.reference))
         body.append(tag("line", x1=at, x2=at, y1=box.top, y2=box.bottom, class_="r"))
@@ -306,12 +316,13 @@ def heatmap(plot: Plot, names: Names) -> Chart:
     high = min(cell, max(360 / rows, 6.0))
     box = Box(left=left, right=left + cell * columns, bottom=12 + high * rows)
     top = float(np.nanmax(np.abs(z))) or 1.0
+    few, write = max(rows, columns) <= 12 and cell >= 24, brief(z)
     body = [
         part
         for i in range(rows)
         for j in range(columns)
         if np.isfinite(z[i, j])
-        for part in _cell(box, (i, j), (cell, high), float(z[i, j]), top, max(rows, columns) <= 12)
+        for part in _cell(box, (i, j), (cell, high), float(z[i, j]), top, write(z[i, j]) if few else "")
     ]
     body += _cell_names(box, x_names, y_names, cell, high)
     if plot.x:
@@ -319,7 +330,7 @@ def heatmap(plot: Plot, names: Names) -> Chart:
     if plot.y:
         at = f"translate(13 {(box.top + box.bottom) / 2:.5g}) rotate(-90)"
         body.append(tag("text", svg.clip(plot.y, 42), transform=at, text_anchor="middle", class_="t a"))
-    span = f"from {number(float(np.nanmin(z)))} to {number(float(np.nanmax(z)))}"
+    span = f"from {write(np.nanmin(z))} to {write(np.nanmax(z))}"
     what = f"Heat map of {whole.shape[0]} rows and {whole.shape[1]} columns, values {span}."
     drawn = svg.figure(names, plot.title, what, body, box.bottom + (46 if plot.x else 26))
     return Chart(plot.title, drawn, (), f"{note} Cells range {span}; a stronger tint is a larger size.".strip())
@@ -333,16 +344,14 @@ def _spread(given: Any, n: int, cells: int) -> list[str]:
 
 
 def _cell(
-    box: Box, at: tuple[int, int], size: tuple[float, float], value: float, top: float, text: bool
+    box: Box, at: tuple[int, int], size: tuple[float, float], value: float, top: float, text: str
 ) -> list[Markup]:
     x, y = box.left + at[1] * size[0], box.top + at[0] * size[1]
     strength, width, height = round(abs(value) / top, 2), round(size[0] - 1, 2), round(size[1] - 1, 2)
     kind = "z neg" if value < 0 else "z"
     parts = [tag("rect", x=x, y=y, width=width, height=height, fill_opacity=max(strength, 0.05), class_=kind)]
-    if text and size[0] >= 24 and value != 0:
-        parts.append(
-            label(x + size[0] / 2, y + size[1] / 2 + 4, number(value, 2), class_="t on" if strength > 0.55 else "t")
-        )
+    if text and value != 0:
+        parts.append(label(x + size[0] / 2, y + size[1] / 2 + 4, text, class_="t n on" if strength > 0.65 else "t n a"))
     return parts
 
 

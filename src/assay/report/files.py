@@ -18,7 +18,7 @@ from assay.runtime.errors import InputError
 
 
 def save(result: Audit | Effects, folder: Path) -> Path:
-    """Write the three reports into ``folder`` (made when absent) and return it; InputError when it cannot be written."""
+    """Write the three reports into ``folder`` (made when absent), return it; InputError when it cannot be written."""
     texts = {"report.html": page(result), "report.json": document(result), "report.md": card(result)}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,8 @@ def whisker(metric: Metric) -> Markup:
 _environment.globals.update(whisker=whisker)
 
 
-def _part(name: str, /, **values: Any) -> str:
-    return str(getattr(_environment.get_template("parts.html.j2").module, name)(**values))
+def _part(part: str, /, **values: Any) -> str:
+    return str(getattr(_environment.get_template("parts.html.j2").module, part)(**values))
 
 
 def _view(key: str, title: str, section: Section, names: Names, budget: Budget) -> View:

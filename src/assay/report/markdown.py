@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from assay.audit.result import Audit, Effects
+from assay.audit.result import Audit, Effect, Effects
 from assay.report import svg, text
 
 MOST = 200
@@ -41,19 +41,20 @@ def _effects(effects: Effects) -> list[str]:
         none = [] if verdict == "changed" else ["Nothing, significantly."]
         found = [f"- {escape(text.sentence(r))}" for r in rows[:MOST]] or none
         lines += ["", f"## What {'became ' if verdict != 'changed' else ''}{verdict}", "", *found] if found else []
-    cells = [
-        [t, r.name, *map(text.number, (r.before, r.after, r.control)), text.number(r.difference, sign=True)]
-        + [text.interval(r.low, r.high, sign=True), text.VERDICT[r.verdict]]
-        for t, found in text.shown(effects)
-        for r in found
-    ]
+    table = [_row(t, r) for t, shown in text.shown(effects) for r in shown]
     head = ["Property", "Metric", "Before", "After", "Control", "Difference", "95% interval", "Significant"]
-    lines += ["", "## Effects", "", *_table(head, cells)]
+    lines += ["", "## Effects", "", *_table(head, table)]
     if effects.forgetting:
         columns = text.columns(effects.forgetting)
         lines += ["", "## Forgetting", ""]
         lines += _table(columns, [[text.cell(r.get(c)) for c in columns] for r in effects.forgetting])
     return lines
+
+
+def _row(title: str, row: Effect) -> list[str]:
+    values = [text.number(v) for v in (row.before, row.after, row.control)]
+    change = [text.number(row.difference, sign=True), text.interval(row.low, row.high, sign=True)]
+    return [title, row.name, *values, *change, text.VERDICT[row.verdict]]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

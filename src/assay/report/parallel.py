@@ -9,7 +9,7 @@ from assay.report import svg, text
 from assay.report.charts import Chart, legend
 from assay.report.svg import Names, label, tag
 
-AXES, ROW, LEFT, RIGHT = 14, 46.0, 30.0, svg.WIDTH - 30.0
+AXES, ROW, LEFT, RIGHT = 14, 56.0, 30.0, svg.WIDTH - 30.0
 
 
 def parallel(effects: Effects, names: Names) -> Chart | None:
@@ -23,20 +23,19 @@ def parallel(effects: Effects, names: Names) -> Chart | None:
     if not rows:
         return None
     top, columns = 34.0, ["before", "after"] + (["control"] if effects.control is not None else [])
-    body = [
-        label(RIGHT, 14, "better →", anchor="end", class_="t a"),
-        label(LEFT, 14, "← worse", anchor="start", class_="t a"),
-    ]
+    body = [label(LEFT, 14, "← worse", anchor="start", class_="t a")]
+    body.append(label(RIGHT, 14, "better →", anchor="end", class_="t a"))
+    texts = []
     places: dict[str, list[tuple[float, float]]] = {c: [] for c in columns}
     for k, row in enumerate(rows):
         y = top + ROW * k + 20
         left, right = _ends(row, columns)
         state = f"  {text.VERDICT[row.verdict]}" if row.verdict else ""
         undirected = "" if row.better else " (no direction)"
-        body.append(label(LEFT, y - 9, f"{row.name}{undirected}{state}", anchor="start", class_="t", length=58))
+        texts.append(label(LEFT, y - 10, f"{row.name}{undirected}{state}", anchor="start", class_="t a o", length=58))
         body.append(tag("line", x1=LEFT, x2=RIGHT, y1=y, y2=y, class_="g"))
-        body.append(label(LEFT, y + 15, text.number(left), anchor="start", class_="t n"))
-        body.append(label(RIGHT, y + 15, text.number(right), anchor="end", class_="t n"))
+        texts.append(label(LEFT, y + 15, text.number(left), anchor="start", class_="t n o"))
+        texts.append(label(RIGHT, y + 15, text.number(right), anchor="end", class_="t n o"))
         for c in columns:
             value = getattr(row, c)
             at = LEFT + (value - left) / (right - left) * (RIGHT - LEFT) if _finite(value) else float("nan")
@@ -49,7 +48,7 @@ def parallel(effects: Effects, names: Names) -> Chart | None:
         ]
         body.append(tag("g", *parts, class_=f"s{k}"))
     what = f"{len(rows)} metrics, one axis each, better to the right; lines for {', '.join(columns)}."
-    drawn = svg.figure(names, "Effects at a glance", what, body, top + ROW * len(rows) + 10)
+    drawn = svg.figure(names, "Effects at a glance", what, body + texts, top + ROW * len(rows) + 10)
     marks = [(name, _both(k)) for k, (name, _) in enumerate(legend(columns, "line"))]
     return Chart("Effects at a glance", drawn, marks, "One axis a metric, its ends labelled; better lies to the right.")
 
@@ -74,5 +73,5 @@ def _ends(row: Effect, columns: list[str]) -> tuple[float, float]:
     middle = (low + high) / 2
     a, b = middle - half, middle + half
     if unit:
-        a, b = (max(a, 0.0), b) if b <= 1 else (a, 1.0)
+        a, b = max(a, 0.0), min(b, 1.0)
     return (b, a) if row.better == "lower" else (a, b)

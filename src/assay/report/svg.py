@@ -76,8 +76,10 @@ def tick_text(value: float, step: float) -> str:
     """A tick's label with the decimals that its step needs."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e5 or step < 1e-4:
-        return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e").replace("-", "−")
+    if abs(value) >= 1e7 or step < 1e-4:
+        digits = min(max(math.floor(math.log10(abs(value))) - math.floor(math.log10(step) + 1e-9), 0), 15)
+        mantissa, _, power = f"{value:.{digits}e}".partition("e")
+        return f"{mantissa}e{int(power)}".replace("-", "−")
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{value:,.{decimals}f}".replace("-", "−")
 
