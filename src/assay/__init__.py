@@ -8,6 +8,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "plan": "assay.audit",
+    "compare": "assay.report",
     "load": "assay.subject",
     "Subject": "assay.subject",
     "Access": "assay.subject",
@@ -18,7 +20,23 @@ _NAMES = {
     "InputError": "assay.runtime.errors",
     "AccessError": "assay.runtime.errors",
 }
-_MODULES = ("nets", "training")
+_MODULES = (
+    "attacks",
+    "audit",
+    "calibrate",
+    "certify",
+    "compress",
+    "defenses",
+    "detect",
+    "dynamics",
+    "explain",
+    "labels",
+    "nets",
+    "privacy",
+    "repair",
+    "training",
+    "unlearn",
+)
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 

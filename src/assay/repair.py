@@ -14,6 +14,7 @@ from torch import nn
 from assay.audit import Audit, Effect, Effects, audit, differences
 from assay.audit.forgetting import forgetting
 from assay.audit.property import Profile
+from assay.runtime.callable_module import make_callable
 from assay.runtime.errors import InputError
 from assay.runtime.random import derive
 from assay.runtime.spec import spec_of
@@ -89,8 +90,8 @@ def _step(method: Any, subject: Subject, forget: str | None, seed: int) -> nn.Mo
 
 
 def _control(method: Any, subject: Subject, forget: str | None, seed: int) -> Subject:
-    if getattr(method, "kind", None) == "unlearner":  # what forgetting aims at: the model that never saw the data
-        model = Retrain().forget(subject, *_sets(method, subject, forget), seed=derive(seed, "retrain"))
+    if getattr(method, "kind", None) == "unlearner":
+        model = method.control(subject, *_sets(method, subject, forget), seed=seed)
     else:
         model = method.control(subject, seed=seed)
     return subject if model is None else subject.with_model(model)
@@ -115,8 +116,8 @@ def repair(
 ) -> Effects:
     """Repair a subject and say what it did to every property.
 
-    ``methods`` are applied in turn and audited at every step. The control does the same work without the ingredient
-    (for an unlearner it is the retrained model). ``seeds`` > 1 repeats everything and adds the between-run part to the
+    ``methods`` are applied in turn and audited at every step. The control does the same work without the ingredient;
+    an unlearner is shown beside the retrained model as well. ``seeds`` > 1 repeats everything and adds the between-run part to the
     intervals (t-interval over runs when seeds >= 5). ``on_model`` is told of the models of the first seed before they
     are audited. Other options are those of ``audit``.
     """
@@ -130,7 +131,7 @@ def repair(
         if k == 0 and on_model is not None:
             on_model(repaired)
         effects = _effects(before, repaired, methods, profile=profile, seed=seed, **options)
-        if k == 0 and repaired.control is not None and _forgets(methods):
+        if k == 0 and _forgets(methods):
             effects = replace(effects, forgetting=_forgetting(subject, methods, repaired, forget, seed))
         runs.append(effects)
     return replace(runs[0], rows=_over_seeds([r.rows for r in runs])) if seeds > 1 else runs[0]
@@ -157,9 +158,10 @@ def _forgetting(
 ) -> list[dict[str, Any]]:
     """What forgetting means beside the retrained model: accuracy and membership on the forget set, and time."""
     forgotten, retained = _sets(methods[0], subject, forget)
-    assert repaired.control is not None
-    models = {"unlearned": repaired.steps[-1][1].model, "retrained": repaired.control.model}
-    seconds = {"unlearned": sum(repaired.seconds), "retrained": repaired.control_seconds}
+    start = time.perf_counter()
+    retrained = Retrain().forget(subject, forgotten, retained, seed=derive(seed, "retrain"))
+    seconds = {"unlearned": sum(repaired.seconds), "retrained": time.perf_counter() - start}
+    models = {"subject": subject.model, "unlearned": repaired.steps[-1][1].model, "retrained": retrained}
     return forgetting(subject, models, forgotten, retained, seconds, seed=seed)
 
 
@@ -178,9 +180,8 @@ def _over_seeds(tables: Sequence[Sequence[Effect]]) -> list[Effect]:
             how = f"t 95% over {len(d)} runs" if low is not None else None
             rows.append(replace(first, difference=mean, low=low, high=high, interval=how))
             continue
-        within = float(
-            np.mean([(e.high - e.low) / (2 * 1.96) for e in effects if e.low is not None and e.high is not None])
-        )
+        widths = [e.high - e.low for e in effects if e.low is not None and e.high is not None]
+        within = float(np.mean(widths)) / (2 * 1.96)
         between = float(d.std(ddof=1)) / len(d) ** 0.5
         error = (within**2 + between**2) ** 0.5
         half = float(stats.t.ppf(0.975, len(d) - 1)) * error
@@ -195,3 +196,6 @@ def _holm(rows: Sequence[Effect]) -> list[Effect]:
     tested = [r.p for r in rows if r.p is not None]
     verdicts = iter(holm(np.array(tested))) if tested else iter(())
     return [replace(r, significant=bool(next(verdicts))) if r.p is not None else r for r in rows]
+
+
+make_callable(__name__)

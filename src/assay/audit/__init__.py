@@ -3,6 +3,7 @@
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.audit.result import Audit, Effect, Effects, differences
 from assay.audit.run import audit, plan
+from assay.runtime.callable_module import make_callable
 
 __all__ = [
     "Audit",
@@ -17,3 +18,5 @@ __all__ = [
     "differences",
     "plan",
 ]
+
+make_callable(__name__)

@@ -128,11 +128,12 @@ def fingerprint(subject: Subject) -> dict[str, Any]:
     splits = {s: getattr(subject, s) for s in ("train", "holdout", "test")}
     return {
         "weights": model_hash(subject.model),
-        "data": {s: d.hash for s, d in splits.items() if d is not None},
+        "hashes": {s: d.hash for s, d in splits.items() if d is not None},
         "sizes": {s: len(d) for s, d in splits.items() if d is not None},
         "recipe": recipe.to_dict() if recipe is not None else None,
         "access": subject.access.name,
-        "dataset": subject.test.name,
+        "task": subject.task,
+        "data": subject.test.name,
         "model": type(subject.model).__name__,
     }
 

@@ -147,7 +147,7 @@ def compare(
         subjects = [load(f, trust=trust) for f in folders]
         audits = [run_audit(s, progress=shown, **options) for s in subjects]
     for folder, result in zip(folders[1:], audits[1:], strict=True):
-        if result.meta["data"]["test"] != audits[0].meta["data"]["test"]:
+        if result.meta["hashes"]["test"] != audits[0].meta["hashes"]["test"]:
             raise InputError(f"compare: {folder} has other test data than {folders[0]}; expected the same")
     compared = [
         Effects(

@@ -40,7 +40,7 @@ def _plain(value: Any) -> Any:
 
 def rebuildable(cls: T) -> T:
     """Class decorator: instances remember as ``spec`` how they were made, so that a subject can be saved."""
-    original = cls.__init__  # type: ignore[misc]
+    original: Any = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:

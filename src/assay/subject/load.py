@@ -205,7 +205,7 @@ def load(
             if os.sep in text or Path(text).suffix
             else unknown("subject", text, EMBEDDED)
         )
-    changed: dict[str, Data | None] = {k: v for k, v in given.items() if v is not None}
+    changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
-    return replace(subject, **changed) if changed else subject  # type: ignore[arg-type]
+    return replace(subject, **changed) if changed else subject
