@@ -47,7 +47,7 @@ class Repaired:
 
 def describe(method: object) -> str:
     """A method as it is written on the command line."""
-    room = type(method).__module__.split(".")[1]
+    room = type(method).__module__.removeprefix('assay.').partition('.')[0]
     spec = spec_of(method)
     options = ",".join(
         f"{k}={v}" for k, v in (spec.options if spec else {}).items() if isinstance(v, (int, float, str))
@@ -57,7 +57,7 @@ def describe(method: object) -> str:
 
 def label(method: object) -> str:
     """``room.Method``."""
-    return f"{type(method).__module__.split('.')[1]}.{type(method).__name__}"
+    return f"{type(method).__module__.removeprefix('assay.').partition('.')[0]}.{type(method).__name__}"
 
 
 def apply(subject: Subject, methods: Sequence[Any], *, forget: str | None, seed: int, control: bool) -> Repaired:
@@ -117,9 +117,9 @@ def repair(
     """Repair a subject and say what it did to every property.
 
     ``methods`` are applied in turn and audited at every step. The control does the same work without the ingredient;
-    an unlearner is shown beside the retrained model as well. ``seeds`` > 1 repeats everything and adds the between-run part to the
-    intervals (t-interval over runs when seeds >= 5). ``on_model`` is told of the models of the first seed before they
-    are audited. Other options are those of ``audit``.
+    an unlearner is shown beside the retrained model as well. ``seeds`` > 1 repeats everything and adds the between-run
+    part to the intervals. ``on_model`` is told of the models of the first seed before they are audited. Other options
+    are those of ``audit``.
     """
     if seeds < 1:
         raise InputError(f"seeds={seeds}; expected at least 1")

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 SubjectArg = Annotated[
     str | None,
-    typer.Argument(help="digits (default), a subject folder, or module:factory[@weights.pt].", show_default=False),
+    typer.Argument(help="digits (default), mnist, a subject folder, or module:factory[@weights.pt].", show_default=False),
 ]
 DataOpt = Annotated[
     str | None, typer.Option("--data", help="Test data: digits, mnist, cifar10, folder:, parquet:, npz:.")
@@ -77,7 +77,7 @@ def audit_command(
 
 @app.command("repair")
 def repair_command(
-    subject: Annotated[str, typer.Argument(help="digits, a subject folder, or module:factory[@weights.pt].")],
+    subject: Annotated[str, typer.Argument(help="digits, mnist, a subject folder, or module:factory[@weights.pt].")],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
     forget: Annotated[str | None, typer.Option("--forget", help="class=NAME or a file with one index a line.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Independent runs.")] = 1,

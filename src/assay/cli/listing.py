@@ -25,4 +25,5 @@ def methods(room: str | None, kind: str | None, *, json: bool) -> None:
     table = Table("method", "kind", "what", box=None)
     for r in chosen:
         table.add_row(r["name"], r["kind"], r["claim"])
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)

@@ -53,6 +53,12 @@ class Shown:
             print(f"assay: {done}/{total} {name or 'measured before'}", file=sys.stderr, flush=True)
 
 
+def _console() -> Console:
+    """Standard output; wide enough for a table's row on one line where no terminal sets the width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=132)
+
+
 def _load(subject: str | None, source: dict[str, Any], shown: Shown) -> Subject:
     shown.say(f"loading {subject or 'digits'}")
     return load(subject, **source)
@@ -65,7 +71,7 @@ def _finish(result: Audit | Effects, audit: Audit, require: str | None, out: Pat
     if json:
         sys.stdout.write(result.to_json() + "\n")
     else:
-        terminal(result, Console())
+        terminal(result, _console())
         if out is not None:
             sys.stdout.write(f"report: {out / 'report.html'}\n")
     for failure in failures:
@@ -104,7 +110,7 @@ def plan(subject: str | None, source: dict[str, Any], options: dict[str, Any], *
     for r in rows:
         cells = (f"{r.forward:,}", f"{r.backward:,}", f"{r.trainings:g}", f"{r.seconds:.1f}")
         table.add_row(r.name, *(cells if r.skipped is None else ("", "", "", f"skipped: {r.skipped}")))
-    Console().print(table)
+    _console().print(table)
     sys.stdout.write(f"about {total:.0f} s on this machine\n")
 
 
@@ -159,7 +165,7 @@ def compare(
         if out is not None:
             effects.save(out if len(compared) == 1 else out / str(k + 1))
         if not json:
-            terminal(effects, Console())
+            terminal(effects, _console())
     if json:
         document = {"schema": SCHEMA, "kind": "comparison", "pairs": [e.to_dict() for e in compared]}
         sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")

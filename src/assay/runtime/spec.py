@@ -50,7 +50,7 @@ def rebuildable(cls: T) -> T:
             given = {**dict(zip(names, args, strict=True)), **kwargs}
             specs = {k: spec_of(v) if isinstance(v, torch.nn.Module) else spec_of(v) or v for k, v in given.items()}
             unknown_part = any(v is not None and specs[k] is None for k, v in given.items())
-            self.spec = None if unknown_part else Spec(f"{cls.__module__}:{cls.__qualname__}", specs)
+            vars(self)["spec"] = None if unknown_part else Spec(f"{cls.__module__}:{cls.__qualname__}", specs)
 
     cls.__init__ = init  # type: ignore[misc]
     return cls
@@ -58,7 +58,7 @@ def rebuildable(cls: T) -> T:
 
 def spec_of(obj: object) -> Spec | None:
     """How ``obj`` is rebuilt: its own ``spec``, or a dataclass's fields; None where neither is known."""
-    known: Any = getattr(obj, "spec", None)
+    known: object = getattr(obj, "spec", None)
     if isinstance(known, Spec):
         return known
     if is_dataclass(obj) and not isinstance(obj, type) and type(obj).__module__.startswith("assay."):

@@ -26,7 +26,10 @@ from assay.subject.subject import Subject
 
 SCHEMA = "assay/1"
 SPLITS = ("train", "holdout", "test")
-EMBEDDED = {"digits": "assay.training.digits:digits_subject"}
+EMBEDDED = {
+    "digits": "assay.training.embedded:digits_subject",
+    "mnist": "assay.training.embedded:mnist_subject",
+}
 
 
 def save(subject: Subject, folder: Path) -> Path:
@@ -182,7 +185,7 @@ def load(
     trust: Collection[str] = (),
     seed: int = 0,
 ) -> Subject:
-    """A subject: None or "digits" (trained here in seconds, then kept), a folder, or "module:factory[@weights]".
+    """A subject: None or "digits", "mnist" (trained here, then kept), a folder, or "module:factory[@weights]".
 
     ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
@@ -200,7 +203,7 @@ def load(
     else:
         raise (
             InputError(
-                f"subject {text!r}: no such folder; expected 'digits', a subject folder or module:factory[@weights.pt]"
+                f"subject {text!r}: no such folder; expected digits, mnist, a subject folder or module:factory[@weights.pt]"
             )
             if os.sep in text or Path(text).suffix
             else unknown("subject", text, EMBEDDED)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from assay.attacks import PGD
+from assay.attacks.balls import Linf
+from assay.data import Data, load_data
+from assay.defenses import TRADES, PGDTraining
+from assay.defenses.base import AdversarialTrainer
+from assay.defenses.trades import Drift
+from assay.nets import MLP, SmallCNN
+from assay.runtime.errors import InputError
+from assay.runtime.inference import predict
+from assay.runtime.random import derive, seeded
+from assay.training import State
+
+
+def net() -> torch.nn.Module:
+    with seeded(0, "test"):
+        return SmallCNN()
+
+
+def robust(model: torch.nn.Module, data: Data, eps: float) -> float:
+    attack = PGD(ball=Linf(eps), steps=10)
+    x = attack(model, data.x, data.y, seed=1)
+    return float((predict(model, x).argmax(1) == data.y).float().mean())
+
+
+@pytest.mark.parametrize("method", [PGDTraining(epochs=15, attack_steps=4), TRADES(epochs=15, attack_steps=4)])
+def test_robust_where_the_control_is_not(method: AdversarialTrainer) -> None:
+    train, test = load_data("digits:train"), load_data("digits")[:200]
+    hardened = method.fit(net(), train, seed=0)
+    plain = method.plain().fit(net(), train, seed=0)
+    assert robust(hardened, test, 0.1) > robust(plain, test, 0.1) + 0.15
+    assert float((predict(hardened, test.x).argmax(1) == test.y).float().mean()) > 0.75
+
+
+def test_trades_without_its_term_is_plain_training() -> None:
+    train = load_data("digits:train")[:128]
+    a = TRADES(epochs=1, beta=0.0).fit(net(), train, seed=0)
+    b = TRADES(epochs=1).plain().fit(net(), train, seed=0)
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_the_loss_of_trades_is_equation_5() -> None:
+    train, model = load_data("digits:train")[:32], MLP().eval()
+    method, state = TRADES(eps=0.1, attack_steps=3, beta=2.0), State(0, train, 1)
+    batch = train.batch(torch.arange(32))
+    clean = model(batch.x)
+    loss = method.objective(model, batch, state)
+    drift = (loss - F.cross_entropy(clean, batch.y)) / 2.0
+    attack = Drift(ball=Linf(0.1), steps=3, step_size=0.25, clean=clean.softmax(1).detach())
+    worst = attack(model, batch.x, batch.y, seed=derive(0, 0), index=batch.index)
+    expected = F.kl_div(model(worst).log_softmax(1), clean.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(drift, expected)
+    assert float(drift.detach()) > 0
+
+
+def test_drift_stays_in_the_ball_and_beats_its_start() -> None:
+    data, model = load_data("digits:train")[:40], MLP().eval()
+    clean = predict(model, data.x).softmax(1)
+
+    def kl(x: torch.Tensor) -> torch.Tensor:
+        return F.kl_div(predict(model, x).log_softmax(1), clean, reduction="batchmean")
+
+    few, many = (Drift(ball=Linf(0.1), steps=s, clean=clean)(model, data.x, data.y, seed=0) for s in (0, 10))
+    assert float((many - data.x).abs().max()) <= 0.1 + 1e-6
+    assert kl(many) > 10 * kl(few)
+
+
+@pytest.mark.parametrize("options", [{"eps": 0}, {"norm": "l3"}, {"attack_steps": 0}, {"step_size": -1}])
+def test_impossible_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="expected norm linf or l2"):
+        PGDTraining(**options)  # type: ignore[arg-type]

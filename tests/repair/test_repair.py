@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import assay
+from assay.audit import Effects
+from assay.calibrate import TemperatureScaling
+from assay.compress import MagnitudePruning
+from assay.defenses import TRADES
+from assay.methods import CATALOGUE, catalogue, exported, from_text
+from assay.repair import describe
+from assay.runtime.errors import AccessError, InputError
+from assay.subject import Subject
+from assay.subject.subject import model_hash
+from assay.unlearn import FineTune, Retrain
+
+ONLY = ["accuracy", "calibration", "robustness.linf"]
+
+
+@pytest.fixture(scope="module")
+def effects(digits: Subject) -> Effects:
+    return assay.repair(digits, TRADES(eps=0.1, epochs=4, attack_steps=4), only=ONLY)  # type: ignore[operator]
+
+
+def test_trades_buys_robustness_and_the_control_does_not(effects: Effects, digits: Subject) -> None:
+    row = effects["robustness.linf.accuracy@0.1"]
+    assert row.verdict == "better"
+    assert row.low is not None
+    assert row.low > 0
+    assert row.control is not None
+    assert row.after is not None
+    assert row.after > row.control + 0.1
+    assert effects.before.name == digits.name
+
+
+def test_rows_are_differences_of_the_audits(effects: Effects) -> None:
+    before, after = effects.before.metrics, effects.after.metrics
+    for row in effects.rows:
+        assert row.before == before[row.name].value
+        if row.difference is not None:
+            assert row.difference == pytest.approx(after[row.name].value - before[row.name].value)  # type: ignore[operator]
+        if row.low is not None and row.high is not None:
+            assert row.low <= row.high
+
+
+def test_effects_show_themselves(effects: Effects, tmp_path: Path) -> None:
+    frame = effects.to_frame()
+    assert frame.loc["robustness.linf.accuracy@0.1", "verdict"] == "better"
+    assert "<table" in effects._repr_html_()
+    effects.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"report.html", "report.json", "report.md"}
+
+
+def test_a_chain_is_audited_at_every_step_and_leaves_the_subject_alone(digits: Subject) -> None:
+    before = model_hash(digits.model)
+    methods = [MagnitudePruning(sparsity=0.5), TemperatureScaling()]
+    result = assay.repair(digits, *methods, only=["accuracy", "calibration"])  # type: ignore[operator]
+    assert [name for name, _ in result.steps] == ["compress.MagnitudePruning", "calibrate.TemperatureScaling"]
+    assert result.steps[0][1]["accuracy.top1"].value == result.after["accuracy.top1"].value
+    assert model_hash(digits.model) == before
+
+
+def test_a_repaired_subject_is_saved_and_audited_the_same(digits: Subject, tmp_path: Path) -> None:
+    saved = []
+    result = assay.repair(  # type: ignore[operator]
+        digits,
+        TemperatureScaling(),
+        only=["calibration"],
+        on_model=lambda r: saved.append(r.steps[-1][1].save(tmp_path / "s")),
+    )
+    again = assay.audit(assay.load(saved[0]), only=["calibration"])  # type: ignore[operator]
+    assert again["calibration.nll"].value == pytest.approx(result.after["calibration.nll"].value)
+
+
+def test_forgetting_a_class_shows_the_retrained_model(digits: Subject) -> None:
+    result = assay.repair(digits, FineTune(epochs=1, lr=0.002), forget="class=3", only=["accuracy"])  # type: ignore[operator]
+    rows = {r["model"]: r for r in result.forgetting}
+    assert set(rows) == {"subject", "unlearned", "retrained"}
+    assert rows["retrained"]["forget_accuracy"] == 0.0
+    assert rows["subject"]["forget_accuracy"] > 0.9
+    assert rows["retrained"]["time_ratio"] == 1.0
+
+
+def test_retraining_forgets(digits: Subject) -> None:
+    result = assay.repair(digits, Retrain(), forget="class=3", only=["accuracy"])  # type: ignore[operator]
+    assert result["accuracy.class.3"].after == 0.0
+    assert result["accuracy.class.3"].control > 0.8
+
+
+def test_more_seeds_widen_the_interval(digits: Subject) -> None:
+    method = MagnitudePruning(sparsity=0.9, finetune_epochs=1)
+    one, three = (assay.repair(digits, method, seeds=k, only=["accuracy"], control=False) for k in (1, 3))  # type: ignore[operator]
+    width = [e["accuracy.top1"].high - e["accuracy.top1"].low for e in (one, three)]
+    assert width[1] > width[0]
+    assert np.isfinite(three["accuracy.top1"].difference)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "error", "message"),
+    [
+        ([], {}, InputError, "at least one"),
+        ([Retrain()], {}, InputError, "--forget class=NAME"),
+        ([Retrain()], {"forget": "class=x3"}, InputError, "class"),
+        ([TRADES()], {"seeds": 0}, InputError, "seeds=0"),
+        (["TRADES"], {}, InputError, "expected a method"),
+    ],
+)
+def test_bad_calls_say_so(
+    digits: Subject, methods: list[object], options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        assay.repair(digits, *methods, only=["accuracy"], **options)  # type: ignore[operator]
+
+
+def test_without_training_data_a_trainer_says_what_it_needs(digits: Subject) -> None:
+    with pytest.raises(AccessError, match="training data"):
+        assay.repair(replace(digits, train=None), TRADES(), only=["accuracy"])  # type: ignore[operator]
+
+
+def test_methods_are_built_from_text() -> None:
+    assert from_text("defenses.TRADES:eps=8/255,beta=1,norm=l2") == TRADES(eps=8 / 255, beta=1, norm="l2")
+    assert describe(from_text("compress.MagnitudePruning:sparsity=0.5")).startswith("compress.MagnitudePruning:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TRADES", "ROOM.METHOD"),
+        ("defences.TRADES", "did you mean 'defenses.TRADES'"),
+        ("defenses.TRADE", "did you mean 'defenses.TRADES'"),
+        ("defenses.TRADES:epz=1", "did you mean 'eps'"),
+        ("defenses.TRADES:eps", "key=value"),
+        ("defenses.TRADES:eps=much", "fraction"),
+        ("defenses.TRADES:eps=-1", "positive"),
+    ],
+)
+def test_a_wrong_method_is_named(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_text(text)
+
+
+def test_the_catalogue_is_current() -> None:
+    import json
+
+    assert json.loads(CATALOGUE.read_text()) == json.loads(json.dumps(catalogue())), "run make catalogue"
+    assert {"defenses.TRADES", "attacks.PGD", "unlearn.Retrain"} <= set(exported())
