@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from assay.runtime.errors import InputError, unknown
+from assay.runtime.errors import AssayError, InputError, unknown
 
 Task = Callable[[], Any]
 
@@ -58,6 +58,9 @@ def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tupl
                     result = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None
+                except ray.exceptions.RayError as error:
+                    text = str(error).strip().splitlines()[0]
+                    raise AssayError(f"--on ray: a worker was lost ({type(error).__name__}: {text})") from error
                 yield waiting.pop(reference), result
     finally:
         if started:
