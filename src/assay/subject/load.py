@@ -211,8 +211,7 @@ def load(
     ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
     given = {
-        k: _given(v, d)
-        for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
+        k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
     text = "digits" if source is None else str(source)
     if text in EMBEDDED:
