@@ -196,7 +196,7 @@ class Rude(nn.Module):
 
 
 def test_a_model_may_raise_anything(small: Subject) -> None:
-    with pytest.raises(InputError, match="fails on inputs of shape .*'pixel_values'"):
+    with pytest.raises(InputError, match=r"fails on inputs of shape .*'pixel_values'"):
         audit(small.with_model(Rude()), only=["accuracy"])
 
 

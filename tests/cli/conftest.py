@@ -18,9 +18,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*words: object) -> Ran:
         capsys.readouterr()
-        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["assay", *map(str, words)])
-            main()
+            with pytest.raises(SystemExit) as ended:
+                main()
         told = capsys.readouterr()
         return Ran(int(ended.value.code or 0), told.out, told.err)
 

@@ -231,4 +231,4 @@ def load(
     changed: dict[str, Data | None] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
-    return replace(subject, **changed) if changed else subject  # type: ignore[arg-type]
+    return replace(subject, **changed) if changed else subject
