@@ -52,7 +52,11 @@ def parse(text: str) -> list[Requirement]:
     """The requirements in an expression, or in the policy file that ``text`` names."""
     if text.endswith(".toml"):
         return _policy(Path(text))
-    return [_term(t) for t in re.split(r"\band\b", text)]
+    return _terms(text)
+
+
+def _terms(text: str) -> list[Requirement]:
+    return [_term(t) for t in re.split(r"\s+and\s+", text.strip())]
 
 
 def _term(text: str) -> Requirement:
@@ -83,4 +87,4 @@ def _policy(path: Path) -> list[Requirement]:
         or not terms
     ):
         raise InputError(f"--require {path}: expected 'policy = 1' and 'require = [\"METRIC <= NUMBER\", ...]'")
-    return [r for t in terms for r in parse(t)]
+    return [r for t in terms for r in _terms(t)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class Shown:
 
     def to_json(self) -> str:
         """One JSON document, schema ``assay/1``."""
-        return json.dumps(self.to_dict(), indent=1)
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def _repr_html_(self) -> str:
         return str(_report().notebook(self))
@@ -38,6 +39,15 @@ class Shown:
     def save(self, folder: str | Path) -> Path:
         """Write report.html, report.json and report.md into ``folder``."""
         return Path(_report().save(self, Path(folder)))
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null for every number that strict JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _report() -> Any:
@@ -83,7 +93,7 @@ class Audit(Shown):
     def to_dict(self) -> dict[str, Any]:
         sections = {k: {"title": self.titles[k], **s.to_dict()} for k, s in self.sections.items()}
         head = {"schema": SCHEMA, "kind": "audit", "name": self.name, "profile": self.profile, "seed": self.seed}
-        return {**head, "meta": dict(self.meta), "findings": self.findings(), "sections": sections}
+        return finite({**head, "meta": dict(self.meta), "findings": self.findings(), "sections": sections})
 
 
 @dataclass(frozen=True)
@@ -192,8 +202,8 @@ class Effects(Shown):
             "kind": "effects",
             "name": self.name,
             "meta": dict(self.meta),
-            "rows": [{**asdict(r), "verdict": r.verdict} for r in self.rows],
-            "forgetting": [dict(r) for r in self.forgetting],
+            "rows": finite([{**asdict(r), "verdict": r.verdict} for r in self.rows]),
+            "forgetting": finite([dict(r) for r in self.forgetting]),
             "before": self.before.to_dict(),
             "steps": [{"method": m, "audit": a.to_dict()} for m, a in self.steps],
             "control": self.control.to_dict() if self.control is not None else None,

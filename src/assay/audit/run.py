@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from assay.audit.result import Audit
 from assay.runtime.codehash import code_hash
 from assay.runtime.errors import AccessError, InputError, unknown
 from assay.runtime.executor import run_tasks
-from assay.runtime.inference import evaluating, pick_device
+from assay.runtime.inference import device_of, evaluating, pick_device
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
 from assay.subject import Subject
@@ -88,13 +89,14 @@ def _prepared(subject: Subject, limit: int | None, seed: int, device: str | None
     """The subject on its device, with a model that is seen to work on one sample."""
     model = subject.model
     if device is not None:
-        model = model.to(pick_device(device))
+        chosen = pick_device(device)
+        model = model if device_of(model) == chosen else copy.deepcopy(model).to(chosen)
     subject = replace(subject, model=model, test=subject.test.limit(limit, seed=seed))
-    x = subject.test.x[:2].to(next((p.device for p in model.parameters()), torch.device("cpu")))
+    x = subject.test.x[:2].to(device_of(model))
     try:
         with evaluating(model), torch.no_grad():
             out = model(x)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # a stranger's model may raise anything
         detail = " ".join(str(error).split())[:160]
         raise InputError(
             f"subject {subject.name!r}: the model fails on inputs of shape {tuple(x.shape)} ({detail}); "
@@ -194,7 +196,7 @@ def plan(
 
 def _pace(subject: Subject) -> tuple[float, float]:
     """Seconds a sample: forward alone, and forward with backward to the input."""
-    x = subject.test.x[:256].to(next((p.device for p in subject.model.parameters()), torch.device("cpu")))
+    x = subject.test.x[:256].to(device_of(subject.model))
     times = []
     with evaluating(subject.model):
         for grad in (False, False, True, True):

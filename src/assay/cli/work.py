@@ -65,7 +65,7 @@ def _load(subject: str | None, source: dict[str, Any], shown: Shown) -> Subject:
 
 
 def _finish(result: Audit | Effects, audit: Audit, require: str | None, out: Path | None, json: bool) -> int:
-    failures = [f for r in parse(require) if (f := r.failure(audit))] if require else []
+    failures = [f for r in parse(require) if (f := r.failure(audit))] if require is not None else []
     if out is not None:
         result.save(out)
     if json:
@@ -89,7 +89,7 @@ def audit(
     json: bool,
 ) -> int:
     """Audit, show, and say whether the requirements are met."""
-    if require:
+    if require is not None:
         parse(require)
     _writable(out)
     with Shown() as shown:
@@ -125,7 +125,7 @@ def repair(
     json: bool,
 ) -> int:
     """Repair, show the effects, and say whether the repaired subject meets the requirements."""
-    if require:
+    if require is not None:
         parse(require)
     chain = [from_text(m) for m in methods]
     _writable(out)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
-from assay.runtime.errors import InputError, unknown
+from assay.runtime.errors import AssayError, InputError, unknown
 
 Task = Callable[[], Any]
 
@@ -33,7 +34,14 @@ def _processes(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Any]]:
         return i, task()
 
     pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    yield from pool(joblib.delayed(numbered)(i, t) for i, t in enumerate(tasks))
+    try:
+        yield from pool(joblib.delayed(numbered)(i, t) for i, t in enumerate(tasks))
+    except BrokenExecutor as error:
+        raise AssayError(f"--jobs {jobs}: a worker failed ({_line(error)})") from error
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tuple[int, Any]]:
@@ -56,8 +64,11 @@ def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tupl
             for reference in done:
                 try:
                     result = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
+                except ray.exceptions.RayError as error:
+                    cause = getattr(error, "cause", None) or error
+                    if not isinstance(cause, ray.exceptions.RayError):
+                        raise cause from None
+                    raise AssayError(f"--on ray: a worker failed ({_line(cause)})") from error
                 yield waiting.pop(reference), result
     finally:
         if started:

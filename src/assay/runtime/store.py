@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,20 @@ import numpy as np
 from assay.runtime.errors import InputError
 
 LIMIT = 2 << 30
+STALE = 3600.0
 
 
 def key_of(**parts: Any) -> str:
     """The key of a result: a hash of everything that it depends on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None when another process has just removed it."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 class Store:
@@ -53,7 +62,7 @@ class Store:
             os.utime(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # a damaged archive makes its readers raise anything
             path.unlink(missing_ok=True)
             return None
         return arrays
@@ -62,7 +71,7 @@ class Store:
         """Keep ``arrays`` under ``key``, whole or not at all."""
         path = self.path(key)
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
@@ -75,7 +84,11 @@ class Store:
         self._trim()
 
     def _trim(self) -> None:
-        entries = [(p.stat(), p) for p in self.root.glob("*/*.npz")]
+        for path in self.root.glob("*/*.tmp"):  # a killed process leaves its unfinished file
+            stat = _stat(path)
+            if stat is not None and time.time() - stat.st_mtime > STALE:
+                path.unlink(missing_ok=True)
+        entries = [(s, p) for p in self.root.glob("*/*.npz") if (s := _stat(p)) is not None]
         excess = sum(s.st_size for s, _ in entries) - self.limit
         for stat, path in sorted(entries, key=lambda e: e[0].st_mtime):
             if excess <= 0:

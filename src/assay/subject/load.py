@@ -19,7 +19,7 @@ from torch import nn
 
 from assay.data import Data, load_data
 from assay.data.sources import NAMED
-from assay.runtime.errors import InputError, unknown
+from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
 from assay.subject.access import Access
 from assay.subject.subject import Subject
@@ -135,6 +135,12 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
         access, name, task = Access[table["access"]], table["name"], table["task"]
     except KeyError as error:
         raise InputError(f"{path}: key {error} is missing or wrong; expected the layout {SCHEMA}") from error
+    except AssayError:
+        raise
+    except Exception as error:  # what a wrong value raises depends on where it is used
+        raise InputError(f"{path}: {_said(error)}; expected the layout {SCHEMA}") from error
+    if "test" not in splits:
+        raise InputError(f"{path}: no test data; expected the layout {SCHEMA}")
     if not isinstance(model, nn.Module):
         raise InputError(f"{path}: the factory gives {type(model).__name__}; expected a torch module")
     _set_state(model, _tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
@@ -145,7 +151,12 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
 def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]) -> Subject:
     """``module:factory`` (a Subject or a module), or ``module:factory@weights.pt`` (the module's state dict)."""
     factory, _, weights = text.partition("@")
-    made = resolve(factory, {*trust, factory.partition(":")[0]})()
+    try:
+        made = resolve(factory, {*trust, factory.partition(":")[0]})()
+    except AssayError:
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        raise InputError(f"{factory}: {_said(error)}; expected a function without arguments") from error
     if isinstance(made, Subject):
         return replace(made, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
     if not isinstance(made, nn.Module):
@@ -158,6 +169,19 @@ def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]
         raise InputError(f"{factory} gives a bare model; expected --data with the test set")
     made.eval()
     return Subject(made, name=factory, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _given(source: str | None, split: str) -> Data | None:
+    try:
+        return load_data(source, split) if source is not None else None
+    except (AssayError, OSError):
+        raise
+    except Exception as error:  # arrays of odd shapes and kinds
+        raise InputError(f"data source {source!r}: {_said(error)}; expected samples and labels") from error
 
 
 def _state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -190,8 +214,7 @@ def load(
     ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
     given = {
-        k: load_data(v, d) if v else None
-        for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
+        k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
     text = "digits" if source is None else str(source)
     if text in EMBEDDED:
