@@ -47,7 +47,7 @@ class Repaired:
 
 def describe(method: object) -> str:
     """A method as it is written on the command line."""
-    room = type(method).__module__.removeprefix('assay.').partition('.')[0]
+    room = type(method).__module__.removeprefix("assay.").partition(".")[0]
     spec = spec_of(method)
     options = ",".join(
         f"{k}={v}" for k, v in (spec.options if spec else {}).items() if isinstance(v, (int, float, str))

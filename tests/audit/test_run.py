@@ -74,7 +74,7 @@ def test_every_property_of_the_profile_is_measured_or_says_why_not(
     result = audit(digits, store=None, seed=977)
     assert list(result.sections) == [p.name for p in select("quick", None)]
     assert all(s.notes == [n] or s.skipped for n, s in result.sections.items())
-    assert result.meta["data"]["test"] == digits.test.hash
+    assert result.meta["hashes"]["test"] == digits.test.hash
 
 
 def test_only_takes_names_and_prefixes_in_the_order_of_the_report() -> None:

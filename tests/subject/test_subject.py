@@ -128,3 +128,23 @@ def test_an_oracle_counts_and_keeps_its_budget() -> None:
     with pytest.raises(BudgetError, match="3 of 5"):
         oracle(torch.eye(3))
     assert oracle.queries == 3
+
+
+def test_models_that_differ_only_in_their_code_have_other_hashes() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    one = Doubled(2, 2)
+
+    class Doubled(nn.Linear):  # type: ignore[no-redef]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 3 * super().forward(x)
+
+    other = Doubled(2, 2)
+    other.load_state_dict(one.state_dict())
+    assert model_hash(one) != model_hash(other)
+
+
+def test_models_of_every_float_type_are_hashed() -> None:
+    assert len({model_hash(bare().to(t)) for t in (torch.float32, torch.bfloat16, torch.float16)}) == 3

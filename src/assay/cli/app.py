@@ -19,7 +19,9 @@ app = typer.Typer(
 
 SubjectArg = Annotated[
     str | None,
-    typer.Argument(help="digits (default), mnist, a subject folder, or module:factory[@weights.pt].", show_default=False),
+    typer.Argument(
+        help="digits (default), mnist, a subject folder, or module:factory[@weights.pt].", show_default=False
+    ),
 ]
 DataOpt = Annotated[
     str | None, typer.Option("--data", help="Test data: digits, mnist, cifar10, folder:, parquet:, npz:.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from assay.data import Data
@@ -72,13 +74,25 @@ class Subject:
 
 
 def model_hash(model: nn.Module) -> str:
-    """Content hash of a model: its structure as printed and every tensor of its state."""
+    """Content hash of a model: its structure as printed, the code of its own classes, and every tensor of its state."""
     h = hashlib.sha256(repr(model).encode())
+    for cls in sorted({type(m) for m in model.modules()}, key=lambda c: f"{c.__module__}.{c.__qualname__}"):
+        if not cls.__module__.startswith("torch."):
+            h.update(_source(cls).encode())
     for name, tensor in sorted(model.state_dict().items()):
         h.update(name.encode())
         h.update(str(tensor.dtype).encode())
-        h.update(memoryview(tensor.detach().cpu().contiguous().view(-1).numpy().view("uint8")))
+        h.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
+
+
+def _source(cls: type) -> str:
+    """The class's source, else its compiled forward pass where there is no file (an interactive session)."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        code = getattr(getattr(cls, "forward", None), "__code__", None)
+        return f"{cls.__qualname__} {code.co_code.hex() if code else ''} {code.co_consts if code else ''}"
 
 
 def fresh(model: nn.Module, *, seed: int) -> nn.Module:
