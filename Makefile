@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue clean
+.PHONY: demo test lint install dev catalogue figures clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -29,6 +29,9 @@ test: lint
 
 catalogue: dev
 	$(BIN)/python -m assay.methods
+
+figures: dev
+	$(BIN)/python docs/readme.py
 
 clean:
 	rm -rf .venv runs

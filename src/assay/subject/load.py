@@ -226,7 +226,7 @@ def load(
     else:
         raise (
             InputError(
-                f"subject {text!r}: no such folder; expected digits, mnist, a subject folder or module:factory[@weights.pt]"
+                f"subject {text!r}: no such folder; expected digits, mnist, a folder or module:factory[@weights.pt]"
             )
             if os.sep in text or Path(text).suffix
             else unknown("subject", text, EMBEDDED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,7 +77,7 @@ def model_hash(model: nn.Module) -> str:
     h = hashlib.sha256(repr(model).encode())
     for cls in sorted({type(m) for m in model.modules()}, key=lambda c: f"{c.__module__}.{c.__qualname__}"):
         if not cls.__module__.startswith("torch."):
-            h.update(_source(cls).encode())
+            h.update(_code(cls).encode())
     for name, tensor in sorted(model.state_dict().items()):
         h.update(name.encode())
         h.update(str(tensor.dtype).encode())
@@ -86,13 +85,17 @@ def model_hash(model: nn.Module) -> str:
     return h.hexdigest()
 
 
-def _source(cls: type) -> str:
-    """The class's source, else its compiled forward pass where there is no file (an interactive session)."""
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        code = getattr(getattr(cls, "forward", None), "__code__", None)
-        return f"{cls.__qualname__} {code.co_code.hex() if code else ''} {code.co_consts if code else ''}"
+def _code(cls: type) -> str:
+    """The compiled methods that a class defines, without the places of their lines."""
+    parts = [cls.__qualname__]
+    for name, member in sorted(vars(cls).items()):
+        todo = [code] if (code := getattr(member, "__code__", None)) else []
+        while todo:
+            code = todo.pop()
+            todo += [c for c in code.co_consts if hasattr(c, "co_code")]
+            plain = [c for c in code.co_consts if not hasattr(c, "co_code")]
+            parts.append(f"{name} {code.co_code.hex()} {plain!r} {code.co_names} {code.co_freevars}")
+    return "\n".join(parts)
 
 
 def fresh(model: nn.Module, *, seed: int) -> nn.Module:
