@@ -178,9 +178,19 @@ class TestLedger:
             runner.record(runner.reproduce("comp-sum", scale="smoke", seed=run.base_seed + 1), tmp_path)
 
     def test_damaged(self, tmp_path: Path) -> None:
-        (tmp_path / "x.jsonl").write_text("{}\n")
-        with pytest.raises(InputError, match=r"x\.jsonl:1"):
-            ledger.read("x", tmp_path)
+        row = '{"key": "k", "scale": "claim", "claims": [], "source": "s", "outcome": "fine"}'
+        for text in ("{}", "{", row):
+            (tmp_path / "x.jsonl").write_text(text + "\n")
+            with pytest.raises(InputError, match=r"x\.jsonl:1"):
+                ledger.read("x", tmp_path)
+
+    def test_what_is_recorded_is_of_written_papers_and_derived_seeds(self) -> None:
+        for path in ledger.ROOT.glob("*.jsonl"):
+            assert path.stem in catalogue.written()
+            for row in ledger.read(path.stem):
+                key = ledger.entry_key(path.stem, row["scale"], row["base_seed"], row["source"])
+                assert row["key"] == key
+                assert row["commit"]
 
 
 class TestStatus:

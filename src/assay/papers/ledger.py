@@ -12,6 +12,7 @@ from typing import Any
 from assay.runtime.errors import InputError
 from assay.runtime.store import key_of
 
+OUTCOMES = ("not reproduced", "not separated", "undecided", "reproduced")  # worst first
 ROOT = Path(__file__).with_name("ledger")
 
 
@@ -31,8 +32,10 @@ def read(slug: str, root: Path = ROOT) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}:{number}: {error.msg}; expected one JSON object a line") from error
-        if not isinstance(row, dict) or not {"key", "scale", "outcome", "source"} <= set(row):
-            raise InputError(f"{path}:{number}: expected an object with key, scale, outcome and source")
+        if not isinstance(row, dict) or not {"key", "scale", "claims", "source"} <= set(row):
+            raise InputError(f"{path}:{number}: expected an object with key, scale, claims, source and outcome")
+        if row.get("outcome") not in OUTCOMES:
+            raise InputError(f"{path}:{number}: outcome {row.get('outcome')!r}; expected one of {', '.join(OUTCOMES)}")
         rows.append(row)
     return rows
 

@@ -14,7 +14,6 @@ from assay.papers import ledger
 from assay.runtime.errors import InputError
 
 STATUSES = ("reproduced", "not reproduced", "not separated", "undecided", "needs gpu", "planned")
-WORST_FIRST = ("not reproduced", "not separated", "undecided", "reproduced")
 
 
 def status(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> tuple[str, bool]:
@@ -30,7 +29,7 @@ def status(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> tuple[str, bo
         return "undecided", False
     current = [r for r in decided if r["source"] == row["source"]]
     judged = current or [r for r in decided if r["source"] == decided[-1]["source"]]
-    worst = min((r["outcome"] for r in judged), key=WORST_FIRST.index)
+    worst = min((r["outcome"] for r in judged), key=ledger.OUTCOMES.index)
     pilot = row.get("needs_gpu")
     if pilot and worst != "reproduced" and any(r["key"] == pilot["key"] for r in runs) and _exact_hold(judged[-1]):
         worst = "needs gpu"
