@@ -79,7 +79,8 @@ def catalogue() -> dict[str, Any]:
         claim = doc.split("\n\n")[0].replace("\n", " ")
         repairs = hasattr(cls, "repair") or kind == "unlearner"
         rows.append({"name": name, "kind": kind, "room": name.partition(".")[0], "claim": claim, "repairs": repairs})
-    return {"schema": "assay/1", "kind": "catalogue", "methods": rows}
+    papers = importlib.import_module("assay.papers.catalogue").rows()  # by name: papers are a layer above
+    return {"schema": "assay/1", "kind": "catalogue", "methods": rows, "papers": papers}
 
 
 if __name__ == "__main__":

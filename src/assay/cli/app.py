@@ -167,3 +167,8 @@ def version_command() -> None:
 
 def _split(text: str | None) -> list[str] | None:
     return [t.strip() for t in text.split(",") if t.strip()] if text else None
+
+
+from assay.cli import papers  # noqa: E402  (the commands are listed in this order)
+
+papers.register(app)

@@ -14,6 +14,9 @@ UNRESOLVED = "not resolved"
 BETTER = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), None: ("", "")}
 VERDICT = {"better": "▲ better", "worse": "▼ worse", "changed": "◆ changed", "": ""}
 
+# In report.json only: too long to read.
+HIDDEN = ("profile", "seed", "weights", "hashes", "recipe")
+
 
 def number(value: Any, digits: int = 3, *, sign: bool = False) -> str:
     """A number for a reader: ``digits`` decimals below 10, fewer above, powers of ten at the far ends."""
@@ -76,7 +79,7 @@ def metadata(result: Audit | Effects) -> list[tuple[str, str]]:
     pairs: list[tuple[str, Any]] = [("profile", audit.profile), ("seed", audit.seed)]
     if isinstance(result, Effects):
         pairs += [("steps", " → ".join(name for name, _ in result.steps))]
-    pairs += [(k, v) for k, v in {**audit.meta, **result.meta}.items() if k not in ("profile", "seed")]
+    pairs += [(k, v) for k, v in {**audit.meta, **result.meta}.items() if k not in HIDDEN and v is not None]
     return [(str(k).replace("_", " "), _plain(v)) for k, v in pairs]
 
 

@@ -1,0 +1,271 @@
+"""Claims, the runner, the ledger and the statuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from assay.papers import catalogue, hashing, ledger, page, runner, status
+from assay.papers.model import Claim, Paper, Scale, Table, outcome
+from assay.runtime.errors import InputError
+from assay.runtime.store import Store
+
+
+def _claim(values: object, rule: str = "interval", **more: object) -> Claim:
+    return Claim("gain", values, **{"at_least": 0.0, "rule": rule, **more})  # type: ignore[arg-type]
+
+
+class TestClaim:
+    @pytest.mark.parametrize(
+        ("values", "verdict"),
+        [
+            ([1, 1.1, 0.9, 1, 1.05], "holds"),
+            ([-1, -1.1, -0.9, -1, -1.05], "refuted"),
+            ([1, -1, 1, -1, 0.5], "undecided"),
+            ([1, 1.1, 0.9, 1], "undecided"),
+            ([1, 1.1, 0.9, 1, np.nan], "undecided"),
+        ],
+    )
+    def test_interval(self, values: list[float], verdict: str) -> None:
+        assert _claim(values).verdict == verdict
+
+    def test_exact(self) -> None:
+        assert _claim([0.0, 3.0], "exact").verdict == "holds"
+        assert _claim([3.0, -1e-12], "exact").verdict == "refuted"
+        assert _claim(np.nan, "exact").verdict == "undecided"
+        assert _claim([0.5], "exact", at_most=0.4).verdict == "refuted"
+
+    def test_k_of_n(self) -> None:
+        assert _claim([1, 1, 1, 1, -1], "k-of-n", k=4).verdict == "holds"
+        assert _claim([1, 1, 1, -1, -1], "k-of-n", k=4).verdict == "refuted"
+        assert _claim([1, 1, 1, 1], "k-of-n", k=4).verdict == "undecided"
+
+    def test_bad(self) -> None:
+        for more in ({"at_least": None}, {"rule": "vote"}, {"k": 3}, {"rule": "k-of-n"}, {"rule": "k-of-n", "k": 2}):
+            with pytest.raises(InputError):
+                _claim([1.0] * 5, **more)
+
+    def test_dict_is_json(self) -> None:
+        json.dumps(_claim([1.0]).to_dict(), allow_nan=False)
+
+
+class TestOutcome:
+    good, bad = [_claim(1.0, "exact", refuted_by=("s",))], [_claim(-1.0, "exact", refuted_by=("s",))]
+    open: ClassVar = [_claim([1.0], refuted_by=("s",))]
+
+    def test_table(self) -> None:
+        assert outcome(self.good, {"s": self.bad}) == "reproduced"
+        assert outcome(self.good, {"s": self.good}) == "not separated"
+        assert outcome(self.good, {"s": self.open}) == "undecided"
+        assert outcome(self.good, {"other": self.bad}) == "not separated"
+        assert outcome(self.bad, {"s": self.bad}) == "not reproduced"
+        assert outcome(self.open, {"s": self.bad}) == "undecided"
+
+    def test_support_does_not_decide(self) -> None:
+        assert outcome([*self.good, _claim(-1.0, "exact", key=False)], {"s": self.bad}) == "reproduced"
+        with pytest.raises(InputError):
+            outcome([_claim(1.0, "exact", key=False)], {})
+
+
+def test_table() -> None:
+    one = Table.of([{"arm": "a", "v": np.float32(1)}, {"arm": "a", "v": 3.0}, {"arm": "b", "v": 1.0}])
+    both = Table.joined({4: one, 5: one})
+    assert both.per_seed("v", arm="a").tolist() == [2, 2]
+    assert both.gain("a", "b", "v").tolist() == [1, 1]
+    for bad in (lambda: Table.of([]), lambda: Table.of([{"v": np.zeros(2)}]), lambda: both.values("w")):
+        with pytest.raises(InputError):
+            bad()
+
+
+def test_paper_checks() -> None:
+    given = vars(catalogue.load("comp-sum").PAPER)
+    for change in ({"slug": "Bad_Slug"}, {"shams": {}}, {"scales": (Scale("smoke", 1),)}, {"kind": "poem"}):
+        with pytest.raises(InputError):
+            Paper(**{**given, **change})
+
+
+class TestHash:
+    def test_comments_and_docstrings_do_not_count(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        name = "assay.papers.comp_sum"
+        text = hashing.source_path(name).read_text()
+        copy = tmp_path / "m.py"
+        monkeypatch.setattr(hashing, "closure", lambda module: [module])
+        monkeypatch.setattr(hashing, "source_path", lambda module: copy)
+
+        def hashes(changed: str) -> tuple[str, str]:
+            copy.write_text(changed)
+            return hashing.source_hash(name), hashing.claims_hash(name)
+
+        source, claims = hashes(text)
+        assert hashes("# a remark\n" + text.replace("Comp-sum losses: a", "Losses: a")) == (source, claims)
+        assert hashes(text.replace("at_least=-1e-9", "at_least=-1e-3"))[1] != claims
+        described = hashes(text.replace('headline="', 'headline="Also: '))
+        assert described[0] != source
+        assert described[1] == claims
+
+
+class TestRun:
+    def test_store_gives_the_same_and_jobs_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store(tmp_path)
+        first = runner.reproduce("comp-sum", scale="smoke", seed=7, store=store)
+        module = catalogue.load("comp-sum")
+        monkeypatch.setattr(module, "setup", lambda *a: pytest.fail("computed again"))
+        again = runner.reproduce("comp-sum", scale="smoke", seed=7, store=store)
+        assert again.real.table == first.real.table
+        assert again.seconds == pytest.approx(first.seconds)
+        assert first.outcome == "reproduced"
+
+    def test_setup_is_made_once_a_seed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module, made = catalogue.load("comp-sum"), []
+        kept = module.setup
+        monkeypatch.setattr(module, "setup", lambda scale, seed: made.append(seed) or kept(scale, seed))
+        runner.reproduce("comp-sum", scale="smoke", seed=1)
+        assert len(made) == 1
+
+    def test_page(self, tmp_path: Path) -> None:
+        run = runner.reproduce("comp-sum", scale="smoke")
+        text = page.save(run, tmp_path).read_text()
+        assert run.command in text
+        assert "<svg" in text
+        assert "missing-half" in text
+        assert 'src="http' not in text
+        assert page.page(run) == text
+        assert json.loads((tmp_path / "comp-sum.json").read_text())["outcome"] == run.outcome
+
+    def test_unknown(self) -> None:
+        for slug, scale in (("comp-summ", "smoke"), ("comp-sum", "huge"), (_planned(), "smoke")):
+            with pytest.raises(InputError):
+                runner.reproduce(slug, scale=scale)
+
+
+def _planned() -> str:
+    return next(p["slug"] for p in catalogue.planned() if p["slug"] not in catalogue.written())
+
+
+class TestLedger:
+    def _git(self, folder: Path, *arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+    def test_only_committed_code_is_recorded(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.py"
+        path.write_text("a = 1\n")
+        with pytest.raises(InputError, match="no git checkout"):
+            ledger.check_committed([path])
+        self._git(tmp_path, "init")
+        with pytest.raises(InputError, match="differ from the commit"):
+            ledger.check_committed([path])
+        self._git(tmp_path, "add", ".")
+        self._git(tmp_path, "commit", "-m", "a")
+        ledger.check_committed([path])
+        path.write_text("a = 2\n")
+        with pytest.raises(InputError, match=r"m\.py differ"):
+            ledger.check_committed([path])
+
+    def test_record_appends_and_refuses_a_chosen_seed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(runner, "check_recordable", lambda slug: None)
+        run = runner.reproduce("comp-sum", scale="smoke")
+        assert runner.recorded("comp-sum", "smoke", tmp_path) is None
+        row = runner.record(run, tmp_path)
+        assert runner.recorded("comp-sum", "smoke", tmp_path) == row
+        runner.record(run, tmp_path)
+        assert len(ledger.read("comp-sum", tmp_path)) == 2
+        with pytest.raises(InputError, match="base seed"):
+            runner.record(runner.reproduce("comp-sum", scale="smoke", seed=run.base_seed + 1), tmp_path)
+
+    def test_damaged(self, tmp_path: Path) -> None:
+        row = '{"key": "k", "scale": "claim", "claims": [], "source": "s", "outcome": "fine"}'
+        for text in ("{}", "{", row):
+            (tmp_path / "x.jsonl").write_text(text + "\n")
+            with pytest.raises(InputError, match=r"x\.jsonl:1"):
+                ledger.read("x", tmp_path)
+
+    def test_what_is_recorded_is_of_written_papers_and_derived_seeds(self) -> None:
+        for path in ledger.ROOT.glob("*.jsonl"):
+            assert path.stem in catalogue.written()
+            for row in ledger.read(path.stem):
+                key = ledger.entry_key(path.stem, row["scale"], row["base_seed"], row["source"])
+                assert row["key"] == key
+                assert row["commit"]
+
+
+class TestStatus:
+    row: ClassVar = {"written": True, "source": "new", "needs_gpu": None}
+
+    def _run(self, outcome: str, source: str = "new", scale: str = "claim") -> dict:
+        claims = [{"rule": "exact", "verdict": "holds"}]
+        return {"key": f"{source}{outcome}", "outcome": outcome, "source": source, "scale": scale, "claims": claims}
+
+    def test_all(self) -> None:
+        assert status.status({**self.row, "written": False}, []) == ("planned", False)
+        assert status.status(self.row, [self._run("reproduced", scale="smoke")]) == ("undecided", False)
+        assert status.status(self.row, [self._run("reproduced")]) == ("reproduced", False)
+        assert status.status(self.row, [self._run("reproduced", "old")]) == ("reproduced", True)
+        both = [self._run("not reproduced"), self._run("reproduced")]
+        assert status.status(self.row, both) == ("not reproduced", False)
+        assert status.status(self.row, [self._run("not separated", "old"), self._run("reproduced")])[0] == "reproduced"
+
+    def test_needs_gpu_rests_on_a_recorded_pilot(self) -> None:
+        runs = [self._run("undecided")]
+        for key, expected in ((runs[0]["key"], "needs gpu"), ("absent", "undecided")):
+            assert status.status({**self.row, "needs_gpu": {"key": key}}, runs)[0] == expected
+
+
+class TestListing:
+    def test_all_are_listed(self) -> None:
+        rows = status.papers()
+        slugs = [r["slug"] for r in rows]
+        assert len(set(slugs)) == len(slugs) >= 162
+        assert {p["slug"] for p in catalogue.planned()} <= set(slugs)
+        assert {r["status"] for r in rows} <= set(status.STATUSES)
+        assert {r["slug"] for r in rows if r["written"]} == set(catalogue.written())
+
+    def test_catalogue_is_current(self) -> None:
+        kept = json.loads(Path(catalogue.__file__).parents[1].joinpath("catalogue.json").read_text())
+        assert kept["papers"] == catalogue.rows()
+
+    def test_search_ranks(self) -> None:
+        rows = status.papers()
+        assert status.search(rows, "cross-entropy theoretical")[0]["slug"] == "comp-sum"
+        assert status.search(rows, "zzzzqqq") == []
+        assert status.search(rows, 'perceptron" OR (')[0]["slug"] == "large-step-perceptron"
+        with pytest.raises(InputError):
+            status.search(rows, "!!")
+
+
+def _assay(*arguments: str) -> subprocess.CompletedProcess[str]:
+    told = "sys.stderr.write(f'torch={\"torch\" in sys.modules}')"
+    code = f"import sys; from assay.cli import main\ntry: main()\nfinally: {told}"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+class TestCommands:
+    def test_listings_do_not_import_torch(self) -> None:
+        for command in (["papers", "--json"], ["papers", "--search", "noise"], ["methods"]):
+            done = _assay(*command)
+            assert done.returncode == 0, done.stderr
+            assert "torch=False" in done.stderr
+
+    def test_filters(self) -> None:
+        document = json.loads(_assay("papers", "--room", "losses", "--kind", "theory", "--json").stdout)
+        assert document["schema"] == "assay/1"
+        assert "comp-sum" in {p["slug"] for p in document["papers"]}
+        assert all("losses" in (p["room"], *p["also"]) for p in document["papers"])
+        done = _assay("papers", "--room", "lossses")
+        assert done.returncode == 2
+        assert "did you mean 'losses'" in done.stderr
+
+    def test_reproduce(self) -> None:
+        done = _assay("reproduce", "comp-sum", "--scale", "smoke", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["runs"][0]["outcome"] == "reproduced"
+
+    @pytest.mark.parametrize("bad", [[], ["comp-sum", "--all"], ["comp-sum", "--record", "--seed", "1"], ["nope"]])
+    def test_bad_usage(self, bad: list[str]) -> None:
+        done = _assay("reproduce", *bad)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
