@@ -117,7 +117,7 @@ def _effects(effects: Effects, names: Names, budget: Budget) -> dict[str, Any]:
     groups = [(t, rows[:ROWS]) for t, rows in text.groups(effects)]
     chart = parallel(effects, names)
     chain = text.steps(effects)[:ROWS]
-    forgetting = effects.forgetting[:ROWS]
+    forgetting = text.forgetting(effects)[:ROWS]
     control = effects.control is not None
     return {
         "better": [text.sentence(r) for r in text.changes(effects, "better")[:20]],

@@ -45,9 +45,10 @@ def _effects(effects: Effects) -> list[str]:
     head = ["Property", "Metric", "Before", "After", "Control", "Difference", "95% interval", "Significant"]
     lines += ["", "## Effects", "", *_table(head, table)]
     if effects.forgetting:
-        columns = text.columns(effects.forgetting)
+        forgetting = text.forgetting(effects)
+        columns = text.columns(forgetting)
         lines += ["", "## Forgetting", ""]
-        lines += _table(columns, [[text.cell(r.get(c)) for c in columns] for r in effects.forgetting])
+        lines += _table(columns, [[r[c] for c in columns] for r in forgetting])
     return lines
 
 

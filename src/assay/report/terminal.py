@@ -59,10 +59,11 @@ def _effects(effects: Effects, console: Console) -> None:
             table.add_row(*_row(row, bool(control)))
     console.print(table)
     if effects.forgetting:
-        names = text.columns(effects.forgetting)
+        lines = text.forgetting(effects)
+        names = text.columns(lines)
         forgetting = _table("Forgetting", [(n, k > 0) for k, n in enumerate(names)])
-        for entry in effects.forgetting:
-            forgetting.add_row(*(Text(clip(text.cell(entry.get(n)), 60)) for n in names))
+        for entry in lines:
+            forgetting.add_row(*(Text(clip(entry[n], 60)) for n in names))
         console.print(forgetting)
 
 

@@ -155,3 +155,17 @@ def cell(v: Any) -> str:
 def columns(rows: Sequence[Any]) -> list[str]:
     """Every key of a list of rows, in order of appearance."""
     return list(dict.fromkeys(str(k) for r in rows for k in r))
+
+
+def forgetting(effects: Effects) -> list[dict[str, str]]:
+    """The forgetting table for a reader: one row a quantity with its interval, one column a model."""
+    ends = ("_low", "_high")
+    names = [c for c in columns(effects.forgetting) if c != "model" and not c.endswith(ends)]
+
+    def shown(row: Any, name: str) -> str:
+        low, high = (row.get(name + end) for end in ends)
+        return f"{cell(row.get(name))} {interval(low, high)}".strip()
+
+    return [
+        {"quantity": n.replace("_", " "), **{str(r["model"]): shown(r, n) for r in effects.forgetting}} for n in names
+    ]
