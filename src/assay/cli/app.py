@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from assay.runtime.errors import InputError, unknown
 
 app = typer.Typer(
     name="assay",
@@ -16,6 +19,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take an option's default from ``path``: one key an option, named as on the command line without the dashes."""
+    if path is None:
+        return None
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}; expected a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not valid TOML ({error})") from error
+    options = {o.removeprefix("--"): p.name for p in ctx.command.params for o in p.opts}
+    for key in table:
+        if key not in options:
+            raise unknown(f"key in {path}:", key, options)
+    ctx.default_map = {options[k]: v for k, v in table.items()}
+    return path
+
 
 SubjectArg = Annotated[
     str | None,
@@ -42,6 +64,10 @@ TrustOpt = Annotated[
     list[str] | None, typer.Option("--trust", help="A module whose factories a subject folder may import.")
 ]
 OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, report.json and report.md.")]
+ConfigOpt = Annotated[
+    Path | None,
+    typer.Option("--config", help="A TOML file with defaults for these options.", is_eager=True, callback=from_config),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -58,6 +84,7 @@ def audit_command(
     device: DeviceOpt = None,
     jobs: JobsOpt = 1,
     on: OnOpt = "local",
+    config: ConfigOpt = None,
     require: RequireOpt = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and for how long; run nothing.")] = False,
     trust: TrustOpt = None,
@@ -94,6 +121,7 @@ def repair_command(
     device: DeviceOpt = None,
     jobs: JobsOpt = 1,
     on: OnOpt = "local",
+    config: ConfigOpt = None,
     require: RequireOpt = None,
     trust: TrustOpt = None,
     out: OutOpt = None,
