@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import operator
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from assay.audit.result import Audit
 from assay.runtime.errors import InputError, unknown
+from assay.runtime.toml import read_toml
 
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _TERM = re.compile(
@@ -73,12 +73,7 @@ def _term(text: str) -> Requirement:
 
 
 def _policy(path: Path) -> list[Requirement]:
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"--require {path}: {error.strerror}; expected a policy file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--require {path}: not valid TOML ({error})") from error
+    table = read_toml(path, f"--require {path}")
     terms = table.get("require")
     if (
         table.get("policy") != 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from assay.runtime.errors import InputError, unknown
+from assay.runtime.errors import unknown
+from assay.runtime.toml import read_toml
 
 app = typer.Typer(
     name="assay",
@@ -25,12 +25,7 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Take an option's default from ``path``: one key an option, named as on the command line without the dashes."""
     if path is None:
         return None
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}; expected a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not valid TOML ({error})") from error
+    table = read_toml(path, f"--config {path}")
     options = {o.removeprefix("--"): p.name for p in ctx.command.params for o in p.opts}
     for key in table:
         if key not in options:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from assay.data import Data, load_data
 from assay.data.sources import NAMED
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
+from assay.runtime.toml import read_toml
 from assay.subject.access import Access
 from assay.subject.subject import Subject
 
@@ -124,10 +124,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
     path = folder / "subject.toml"
     if not path.is_file():
         raise InputError(f"{folder}: holds no subject.toml; expected a folder written by Subject.save")
-    try:
-        table = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from error
+    table = read_toml(path, str(path))
     try:
         model = build(table["model"], trust)
         splits: dict[str, Any] = {s: _load_data(entry, folder) for s, entry in table["data"].items()}
