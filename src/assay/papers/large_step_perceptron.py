@@ -57,7 +57,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "normal", "points": 120, "cap": 2000, "sizes": (50, 100, 200)}),
-        Scale("claim", 5, {"data": "mnist", "points": 1000, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
+        Scale("claim", 5, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
         Scale("gpu", 10, {"data": "cifar10", "points": 5000, "cap": 20_000, "sizes": (50, 100, 200, 400, 800)}),
     ),
 )
@@ -195,7 +195,7 @@ def claims(table: Table) -> list[Claim]:
             refuted_by=("full-first-step",),
         ),
         Claim(
-            "they reach accuracy 1 at the same step: difference, with that of the iterates up to step 50 above",
+            "the two reach accuracy 1 at the same step: difference in steps",
             table.per_seed("end_difference"),
             at_most=0,
             rule="exact",
@@ -241,11 +241,14 @@ def claims(table: Table) -> list[Claim]:
             at_least=1.3,
             key=False,
         ),
-        Claim(
-            "largest loss before accuracy 1 at step 100 over that at step 1, the lesser of two pairs",
-            table.per_seed("loss_ratio", np.min),
-            at_least=5,
-            key=False,
+        *(
+            Claim(
+                f"largest loss before accuracy 1 at step 100 over that at step 1, pair {a}/{b}",
+                table.per_seed("loss_ratio", arm=f"pair {a}/{b}"),
+                at_least=5,
+                key=False,
+            )
+            for a, b in PAIRS
         ),
         Claim(
             "with 5 % of one class of a pair, the normalised form saves iterations at step 100",
