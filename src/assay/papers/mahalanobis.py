@@ -54,8 +54,8 @@ PAPER = Paper(
         "swapped-fit": "the layer weights are fitted with the labels of normal and adversarial inputs swapped",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "photos": "crops", "train": 600, "half": 200, "epochs": 4}),
-        Scale("claim", 5, {"data": "mnist", "photos": "cifar10", "train": 5000, "half": 1000, "epochs": 4}),
+        Scale("smoke", 1, {"data": "digits", "photos": "crops", "train": 400, "half": 120, "epochs": 4}),
+        Scale("claim", 5, {"data": "mnist", "photos": "cifar10", "train": 2000, "half": 300, "epochs": 6}),
         Scale("gpu", 5, {"data": "mnist", "photos": "cifar10", "train": 60_000, "half": 5000, "epochs": 10}),
     ),
 )
