@@ -11,7 +11,7 @@ LIMITS = {"posterior": 1e-8, "distance": 1e-8, "affine": 1e-6}
 @pytest.mark.parametrize("seed", range(5))
 def test_identities_hold_and_need_the_precision(seed: int) -> None:
     drawn = paper._features(seed)
-    real, sham = paper.exact(*drawn), paper.exact(*drawn, "identity-precision")
+    real, sham = paper.exact(*drawn), paper.exact(*drawn, sham="identity-precision")
     assert set(real) == set(LIMITS)
     for name, limit in LIMITS.items():
         assert real[name] <= limit < sham[name]
