@@ -103,7 +103,11 @@ def _features(seed: int, n: int = 400, d: int = 12, classes: int = 4) -> tuple[T
     y = torch.randint(classes * (classes + 1) // 2, (n,), generator=g)
     y = torch.arange(classes).repeat_interleave(torch.arange(1, classes + 1))[y]
     # means moved by the noise's own mixing, so that classes overlap and posteriors are far from 0 and 1
-    mix = normal(d, d) / d**0.5
+    mix = (
+        torch.linalg.qr(normal(d, d)).Q
+        * torch.linspace(0.3, 3, d, dtype=torch.float64)
+        @ torch.linalg.qr(normal(d, d)).Q
+    )
     f = (0.4 * normal(classes, d)[y] + normal(n, d)) @ mix
     turn = torch.linalg.qr(normal(d, d)).Q
     return f, y, turn * torch.linspace(0.1, 10, d, dtype=torch.float64), normal(d)
