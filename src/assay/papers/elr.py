@@ -37,7 +37,7 @@ PAPER = Paper(
     kind="method",
     implements=("labels.ELR",),
     claim="Under 60% symmetric label noise ELR keeps the accuracy of early learning that cross-entropy loses.",
-    headline="CIFAR-10, 60% symmetric noise, ResNet-34: accuracy from about 74 to about 86%, wrong labels not memorised.",
+    headline="CIFAR-10, 60% symmetric noise, ResNet-34: accuracy from about 74 to about 86%, wrong labels not learnt.",
     shams={
         "positional-targets": "the running averages are indexed by the position in the batch, not by the sample",
         "wrong-sign": "the regulariser is subtracted: agreement with the running average is minimised",
