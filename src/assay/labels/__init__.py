@@ -9,10 +9,12 @@ from assay.labels.confident_learning import (
     label_quality,
 )
 from assay.labels.cross_validate import cross_probabilities
+from assay.labels.elr import ELR
 from assay.labels.prune_and_retrain import PruneAndRetrain
 
 __all__ = [
     "ConfidentLearning",
+    "ELR",
     "LabelNoise",
     "PruneAndRetrain",
     "Repair",
