@@ -67,7 +67,7 @@ PAPER = Paper(
         "in-sample": "probabilities come from one model fitted on all given labels, with as many gradient steps",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "train": 500, "epochs": 10, "released": False}),
+        Scale("smoke", 1, {"data": "digits", "train": 300, "epochs": 5, "released": False}),
         Scale("claim", 5, {"data": "mnist", "train": 5000, "epochs": 10, "released": True}),
         Scale("gpu", 5, {"data": "mnist", "train": 60_000, "epochs": 10, "released": True}),
     ),
@@ -108,7 +108,8 @@ def by_definition(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """The suspects (n,) of pruning by noise rate, one sample and one pair of classes at a time.
 
     For given i and guessed j: the n Q_ij samples of label i with the largest p_j - p_i, unless i is the most probable.
-    The counts of a row are rounded to keep its sum: what is missing goes to the largest remainders.
+    The counts of a row are rounded to keep its sum: what is missing goes to the largest remainders,
+    the last class first where they are equal.
     """
     counts, found = _confident_counts(y, p), np.zeros(len(y), bool)
     for i, row in enumerate(counts):
@@ -117,7 +118,8 @@ def by_definition(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         take = np.round(wanted)
         while take.sum() != len(members):
             sign = 1 if take.sum() < len(members) else -1
-            take[np.argmax(sign * (wanted - take))] += sign
+            rest = wanted - take
+            take[len(rest) - 1 - np.argmax(rest[::-1]) if sign > 0 else np.argmin(rest)] += sign
         for j in range(len(counts)):
             if j != i:
                 found[sorted(members, key=lambda k, i=i, j=j: p[k, i] - p[k, j])[: int(take[j])]] = True
