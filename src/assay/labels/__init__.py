@@ -1,5 +1,12 @@
 """Wrong labels: finding them with out-of-sample probabilities, and training without them."""
 
+from assay.labels.audit import (
+    Standing,
+    consensus_from_votes,
+    corrected_benchmark,
+    crossover_prevalence,
+    noise_prevalence_curve,
+)
 from assay.labels.base import Repair
 from assay.labels.confident_learning import (
     ConfidentLearning,
@@ -18,8 +25,13 @@ __all__ = [
     "LabelNoise",
     "PruneAndRetrain",
     "Repair",
+    "Standing",
     "confident_joint",
+    "consensus_from_votes",
+    "corrected_benchmark",
     "cross_probabilities",
+    "crossover_prevalence",
     "estimate_joint",
     "label_quality",
+    "noise_prevalence_curve",
 ]
