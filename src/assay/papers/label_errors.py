@@ -122,7 +122,8 @@ def by_definition(y: np.ndarray, p: np.ndarray) -> np.ndarray:
             take[len(rest) - 1 - np.argmax(rest[::-1]) if sign > 0 else np.argmin(rest)] += sign
         for j in range(len(counts)):
             if j != i:
-                found[sorted(members, key=lambda k, i=i, j=j: p[k, i] - p[k, j])[: int(take[j])]] = True
+                nearest = np.argsort(p[members, i] - p[members, j], kind="stable")
+                found[np.asarray(members)[nearest[: int(take[j])]]] = True
     return found & (p.argmax(1) != y)
 
 
