@@ -50,7 +50,8 @@ class TestClaim:
                 _claim([1.0] * 5, **more)
 
     def test_dict_is_json(self) -> None:
-        json.dumps(_claim([1.0]).to_dict(), allow_nan=False)
+        plain = _claim([1.0]).to_dict()
+        assert json.loads(json.dumps(plain, allow_nan=False))["verdict"] == plain["verdict"]
 
 
 class TestOutcome:

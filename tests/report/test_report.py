@@ -181,6 +181,7 @@ def test_empty_results_still_have_every_report(tmp_path: Path) -> None:
     effects = Effects("", audit, [("m", audit)], [])
     for k, result in enumerate((audit, effects)):
         save(result, tmp_path / str(k))
+        assert {p.name for p in (tmp_path / str(k)).iterdir()} == {"report.html", "report.json", "report.md"}
         Balanced(page(result))
         Balanced(notebook(result))
         terminal(result, Console(file=io.StringIO()))
