@@ -114,14 +114,7 @@ PAPER = Paper(
         Scale(
             "gpu",
             5,
-            {
-                "epochs": 40,
-                "points": 170,
-                "table_points": 100,
-                "n": 5000,
-                "table_n": 20_000,
-                "stein": (2000, 2_000_000),
-            },
+            {"epochs": 40, "points": 170, "table_points": 100, "n": 5000, "table_n": 20_000, "stein": (2000, 10**6)},
         ),
     ),
 )
@@ -285,7 +278,7 @@ def _perturbed(scale: Scale, given: Mapping[str, Any], seed: int, sham: str | No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # few effective points are part of what is measured
             found = _under(sham, sized).attribute(model, x, y, seed=seed)
-        row: dict[str, Any] = {"arm": name, "additive": method.neighbourhood.additive}
+        row: dict[str, Any] = {"arm": name, "moves": method.neighbourhood.additive}
         for noise in TESTS:
             change = perturbation_test(model, x, y, found, k=x.shape[1] // 3, seed=seed, noise=noise, batch_size=WIDE)
             row[noise] = float(change.mean())
@@ -308,8 +301,8 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
 
 def _ratio(table: Table, column: str) -> np.ndarray:
     """The worst of the methods whose noise fits the test over the best of the others, one number a seed."""
-    rows = Table(tuple(r for r in table.rows if "additive" in r and r["arm"] != TOO_NARROW))
-    fitting, other = (rows.where(additive=additive) for additive in (column == "continuous", column != "continuous"))
+    rows = Table(tuple(r for r in table.rows if "moves" in r and r["arm"] != TOO_NARROW))
+    fitting, other = (rows.where(moves=moves) for moves in (column == "continuous", column != "continuous"))
     return fitting.per_seed(column, np.max) / other.per_seed(column, np.min)
 
 
