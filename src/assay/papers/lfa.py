@@ -109,7 +109,7 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"epochs": 40, "points": 100, "table_points": 30, "n": 1000, "table_n": 2000, "stein": (2000, 200_000)},
+            {"epochs": 40, "points": 100, "table_points": 30, "n": 1000, "table_n": 1000, "stein": (2000, 200_000)},
         ),
         Scale(
             "gpu",

@@ -65,7 +65,7 @@ class LocalFunctionApproximation(Explainer):
     solver: Literal["closed", "sgd"] = "closed"
     n_samples: int = 1000
     ridge: float = 1e-8
-    plan: Plan = Plan(epochs=300, batch_size=1000, lr=0.1)
+    plan: Plan = Plan(epochs=1000, batch_size=1000, lr=0.1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,9 +171,9 @@ class LocalFunctionApproximation(Explainer):
         return w, b
 
     def _check_points(self, where: str, d: int) -> None:
-        points, unknowns = self.neighbourhood.size(self.n_samples, d), d + self.neighbourhood.intercept
-        exempt = (self.neighbourhood.anchored and self.neighbourhood.size(1, d) > 1) or d == 1
-        if self.loss == "squared" and self.solver == "closed" and not exempt and self.ridge == 0 and points < unknowns:
+        points = self.neighbourhood.size(self.n_samples, d)
+        unknowns = d - 1 if self.neighbourhood.anchored else d + self.neighbourhood.intercept
+        if self.loss == "squared" and self.solver == "closed" and self.ridge == 0 and points < unknowns:
             raise InputError(f"{where}: {points} points for {unknowns} unknowns; expected n_samples >= {unknowns}")
 
 

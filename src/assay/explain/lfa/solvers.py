@@ -50,10 +50,10 @@ def _solve(xi: Tensor, y: Tensor, weight: Tensor, ridge: float) -> Float[Tensor,
     scale = normal.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(xi.dtype).tiny)
     normal = normal / scale[:, None, None] + ridge * torch.eye(d, dtype=xi.dtype, device=xi.device)
     right = torch.einsum("nkd,nk->nd", weighted, y) / scale[:, None]
-    w, info = torch.linalg.solve_ex(normal, right)
-    if (info != 0).any():
+    spectrum = torch.linalg.eigvalsh(normal)
+    if (spectrum[:, 0] <= d * torch.finfo(xi.dtype).eps * spectrum[:, -1]).any():
         raise InputError("least squares: the noise does not span the features; expected more n_samples or a ridge > 0")
-    return w
+    return torch.linalg.solve(normal, right)
 
 
 def mean_gradient(sample: LocalSample) -> Coefficients:
