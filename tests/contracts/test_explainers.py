@@ -28,21 +28,18 @@ def exported() -> list[type[Explainer]]:
     ]
 
 
-def _name(cls: type[Explainer]) -> str:
-    return cls.__name__
-
-
 NAMED = {
-    "lime": partial(lfa.lime, n_samples=300),
+    "LocalFunctionApproximation": partial(lfa.LocalFunctionApproximation, n_samples=50),
+    "lime": partial(lfa.lime, n_samples=300, width=2.0),
     "c_lime": partial(lfa.c_lime, n_samples=300),
     "kernel_shap": partial(lfa.kernel_shap, n_samples=300),
     "occlusion": lfa.occlusion,
     "vanilla_gradient": lfa.vanilla_gradient,
     "gradient_input": lfa.gradient_input,
-    "smoothgrad": partial(lfa.smoothgrad, n_samples=50),
     "integrated_gradients": lfa.integrated_gradients,
-}  # settings of LocalFunctionApproximation, with fewer points
-EXPLAINERS = pytest.mark.parametrize("cls", [*exported(), *NAMED.values()], ids=[*map(_name, exported()), *NAMED])
+}  # settings of LocalFunctionApproximation with few points; its own are those of smoothgrad
+METHODS = {c.__name__: c for c in exported()} | NAMED
+EXPLAINERS = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
 
 
 @pytest.fixture(scope="module")
