@@ -222,7 +222,7 @@ def models(data: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
         subject = assay.load("digits")
         plain, train, test, epochs = subject.model, subject.train, subject.test, 20
     else:
-        train, test, epochs = load_data(data, "train").subset(torch.arange(10_000)), load_data(data), 6
+        train, test, epochs = load_data(data, "train").limit(10_000), load_data(data), 6
         with seeded(0):
             net = SmallCNN(case.shape, 10, case.widths, case.hidden)
         plain = Supervised(plan=Plan(epochs=8)).fit(net, train, seed=0)
