@@ -207,7 +207,7 @@ def load(
     trust: Collection[str] = (),
     seed: int = 0,
 ) -> Subject:
-    """A subject: None or "digits", "mnist", "cifar10" (trained here, then kept), a folder, or "module:factory[@weights]".
+    """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
     ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
@@ -224,7 +224,7 @@ def load(
     else:
         raise (
             InputError(
-                f"subject {text!r}: no such folder; expected digits, mnist, cifar10, a folder or module:factory[@weights.pt]"
+                f"subject {text!r}: no such folder; expected {', '.join(EMBEDDED)}, a folder or module:factory[@weights.pt]"
             )
             if os.sep in text or Path(text).suffix
             else unknown("subject", text, EMBEDDED)
