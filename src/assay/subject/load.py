@@ -222,13 +222,10 @@ def load(
     elif ":" in text:
         return load_factory(text, trust, given)
     else:
-        raise (
-            InputError(
-                f"subject {text!r}: no such folder; expected {', '.join(EMBEDDED)}, a folder or module:factory[@weights.pt]"
-            )
-            if os.sep in text or Path(text).suffix
-            else unknown("subject", text, EMBEDDED)
-        )
+        if os.sep not in text and not Path(text).suffix:
+            raise unknown("subject", text, EMBEDDED)
+        known = ", ".join(EMBEDDED)
+        raise InputError(f"subject {text!r}: no such folder; expected {known}, a folder or module:factory[@weights.pt]")
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
