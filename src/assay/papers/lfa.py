@@ -344,6 +344,8 @@ def claims(table: Table) -> list[Claim]:
                 f"{loss} loss: each of 4 neighbourhoods is served best by its own g: least ratio of another's loss",
                 _diagonal(table, loss),
                 at_least=1.0,
+                rule="k-of-n",
+                k=5,
                 refuted_by=shams,
             )
             for loss, shams in (("squared", stale), ("gradient", by_x))
