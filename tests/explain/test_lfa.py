@@ -368,6 +368,8 @@ def test_bad_options_and_arguments() -> None:
         lambda: lfa.faithfulness(model, x, y, weight, None, lfa.Path(), seed=0, loss="hinge"),  # type: ignore[arg-type]
         lambda: lfa.choose_explanation(model, x, y, lfa.Path(), {}, seed=0),
         lambda: lfa.perturbation_test(model, x, y, weight, k=7, seed=0),
+        lambda: lfa.perturbation_test(model, x, y, weight, k=1, seed=0, sigma=-1.0),
+        lambda: lfa.occlusion().attribute(model, x, y, seed=0, feature_mask=[0, 1]),  # type: ignore[arg-type]
         lambda: lfa.perturbation_test(model, x, y, weight, k=1, seed=0, noise="salt"),  # type: ignore[arg-type]
         lambda: lfa.perturbation_test(model, x, y, weight, k=1, seed=0, which="middle"),  # type: ignore[arg-type]
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -145,6 +146,8 @@ def perturbation_test(
             f"perturbation_test: attribution {tuple(attribution.shape)}, k={k}, n_samples={n_samples}, "
             f"batch_size={batch_size}; expected {tuple(x.shape)}, 1 <= k <= {elements}, the others at least 1"
         )
+    if not 0 <= sigma < math.inf or not math.isfinite(baseline):
+        raise InputError(f"perturbation_test: sigma={sigma}, baseline={baseline}; expected finite, sigma >= 0")
     for name, value, allowed in (
         ("noise", noise, ("binary", "continuous")),
         ("which", which, ("bottom", "top")),

@@ -26,8 +26,9 @@ class Features:
         shape = tuple(x.shape[1:])
         if feature_mask is None:
             return cls(shape, math.prod(shape))
-        if feature_mask.shape != x.shape or feature_mask.dtype != torch.int64:
-            kind = f"{feature_mask.dtype} of shape {tuple(feature_mask.shape)}"
+        if not isinstance(feature_mask, Tensor) or feature_mask.shape != x.shape or feature_mask.dtype != torch.int64:
+            is_tensor = isinstance(feature_mask, Tensor)
+            kind = f"{feature_mask.dtype} of shape {tuple(feature_mask.shape)}" if is_tensor else "no tensor"
             raise InputError(f"{where}: feature_mask is {kind}; expected int64 of shape {tuple(x.shape)}")
         groups = feature_mask.flatten(1).to(x.device)
         d = int(groups.max()) + 1
