@@ -386,7 +386,7 @@ def figure(table: Table) -> Figure:
         part = table.where(loss=loss)
         cells = np.array([[part.values("value", row=r, fit=c).mean() for c in names] for r in names])
         relative = cells / cells.diagonal()[:, None]
-        axis.imshow(np.log10(relative), cmap="viridis")
+        axis.imshow(np.log10(relative), cmap="viridis", vmin=0, vmax=2 * np.log10(relative).max())
         for i, j in np.ndindex(*relative.shape):
             axis.text(j, i, f"{relative[i, j]:.3g}", ha="center", va="center", color="w", fontsize=7)
         axis.set_xticks(range(len(names)), names, rotation=30, fontsize=7)
