@@ -69,7 +69,7 @@ class PerturbationKernel:
     def log_prob(self, x: Float[Tensor, "n N"], y: Float[Tensor, "n N"], sigma: Level) -> Float[Tensor, " n"]:
         """ln p_r(x | y), normalised over R^N; float64."""
         x, sigma = self._checked("log_prob", x, sigma)
-        y, _ = self._checked("log_prob", y, sigma)
+        y = self._points("log_prob", y)
         if x.shape != y.shape:
             raise InputError(f"log_prob: x is {tuple(x.shape)}, y {tuple(y.shape)}; expected the same shape")
         square = (x - y).square().sum(1)
