@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -43,18 +43,21 @@ class FittedGenerator:
         return x.reshape(-1, *self.shape).clamp(*self.bounds).float().cpu()
 
 
+Fitted = TypeVar("Fitted", bound=FittedGenerator)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Generator:
+class Generator(Generic[Fitted]):
     """``fit(data, *, seed) -> FittedGenerator``. A subclass states in ``learn`` what it takes from the data."""
 
     kind: ClassVar[str] = "generator"
     contract: ClassVar[bool] = True
 
-    def learn(self, data: Data, *, seed: int) -> FittedGenerator:
+    def learn(self, data: Data, *, seed: int) -> Fitted:
         """The fitted generator of data that have been checked."""
         raise TypeError(f"{type(self).__name__} states no learn")
 
-    def fit(self, data: Data, *, seed: int) -> FittedGenerator:
+    def fit(self, data: Data, *, seed: int) -> Fitted:
         """Fit to ``data``, which stay as they are. Raises InputError on unusable data."""
         check_inputs(type(self).__name__, data.x, data.y, data.bounds)
         return self.learn(data, seed=seed)

@@ -21,7 +21,9 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     for name, features in (("a", a), ("b", b)):
         check_inputs(f"frechet_distance ({name})", features)
         if features.dim() != 2 or len(features) < 2 or features.shape[1] != a.shape[1]:
-            raise InputError(f"frechet_distance: {name} has shape {tuple(features.shape)}; expected (n >= 2, d), same d")
+            raise InputError(
+                f"frechet_distance: {name} has shape {tuple(features.shape)}; expected (n >= 2, d), same d"
+            )
     x, y = a.double(), b.double()
     root_x, root_y = _root(x), _root(y)
     overlap = torch.linalg.svdvals(root_x @ root_y).sum()

@@ -26,7 +26,7 @@ VP_BETA, VP_FIRST = (19.9, 0.1), 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class PFGMPP(Generator):
+class PFGMPP(Generator["FittedPFGMPP"]):
     """PFGM++ (Xu et al., 2023, arXiv:2302.04265, sections 3 and 4), trained and sampled as EDM is.
 
     The network learns E[y | x] under the kernel of ``D`` extra dimensions (see PerturbationKernel: 1 is PFGM, inf is
@@ -108,7 +108,7 @@ class PFGMPP(Generator):
         return (weight.to(y.dtype) * (out - target).square().sum(1)).mean()
 
     def loss(self, y: Float[Tensor, "n ..."], labels: Int[Tensor, " n"] | None = None, *, seed: int = 0) -> Tensor:
-        """The objective of ``net`` on clean ``y`` in [-1, 1], a scalar with a gradient, for training loops of one's own.
+        """The objective of ``net`` on clean ``y`` in [-1, 1], a scalar with a gradient, for a loop of one's own.
 
         With ``reference`` > 0 the stable target is taken over ``y`` itself.
         """
@@ -141,7 +141,7 @@ class PFGMPP(Generator):
         return FittedPFGMPP(shape=data.shape, bounds=data.bounds, method=self, model_=model, classes=classes)
 
     def pretrained(self, shape: tuple[int, ...], *, classes: int = 0) -> FittedPFGMPP:
-        """A generator on ``net`` as it is, for samples of ``shape`` in [-1, 1]; ``classes`` > 0 where it takes labels."""
+        """A generator on ``net`` as it is, for samples of ``shape`` in [-1, 1]; ``classes`` > 0 if it has labels."""
         return FittedPFGMPP(
             shape=shape, bounds=(-1.0, 1.0), method=self, model_=self._start(shape).eval(), classes=classes
         )

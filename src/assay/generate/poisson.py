@@ -18,7 +18,7 @@ Level = float | Tensor
 
 @dataclass(frozen=True)
 class PerturbationKernel:
-    """p_r(x | y) ~ (|x - y|^2 + r^2)^(-(N+D)/2) on R^N (Xu et al., 2023, arXiv:2302.04265, section 3.2), r = sigma sqrt(D).
+    """p_r(x | y) ~ (|x - y|^2 + r^2)^(-(N+D)/2), r = sigma sqrt(D) (Xu et al., 2023, arXiv:2302.04265, section 3.2).
 
     ``N`` >= 1 data dimensions; ``D`` > 0 extra ones, not necessarily whole: 1 is PFGM, ``math.inf`` is diffusion, i.e.
     N(y, sigma^2 I), which the alignment r = sigma sqrt(D) makes the limit (section 4). It is the multivariate Student-t
@@ -115,7 +115,7 @@ class PerturbationKernel:
 
 
 def pfgm_field(x: Float[Tensor, "n N"], r: Level, data: Float[Tensor, "m N"], D: float) -> Float[Tensor, "n N+1"]:
-    """The electric field of ``data`` at (x, r) in N + D dimensions, as N components along x and one along r (section 3.1).
+    """The electric field of ``data`` at (x, r) in N + D dimensions: N components along x, one along r (section 3.1).
 
     E(x, r) ~ mean_j (x - y_j, r) / (|x - y_j|^2 + r^2)^((N+D)/2), here divided by the mean of its weights, which is
     positive and leaves its direction: the result is (x - E[y | x, r], r), of slope dx/dr = (x - E[y | x, r]) / r.

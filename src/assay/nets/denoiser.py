@@ -20,9 +20,9 @@ class DenoiserMLP(nn.Module):
     ``classes`` 0 is unconditional: labels are ignored. The last layer starts at zero, as in diffusion networks.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...] = (1, 8, 8), classes: int = 0, width: int = 256, blocks: int = 2
-    ) -> None:
+    frequencies: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = (1, 8, 8), classes: int = 0, width: int = 256, blocks: int = 2) -> None:
         super().__init__()
         size = math.prod(shape)
         self.enter = nn.Linear(size, width)
@@ -32,10 +32,11 @@ class DenoiserMLP(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
         )
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, size))
+        last = nn.Linear(width, size)
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), last)
         self.register_buffer("frequencies", torch.logspace(-1, 1, FREQUENCIES), persistent=False)
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(
         self, x: Float[Tensor, "n ..."], c_noise: Float[Tensor, " n"], labels: Int[Tensor, " n"] | None = None
