@@ -98,8 +98,8 @@ def test_loss_has_a_gradient_and_leaves_the_global_generator(digits: Data) -> No
     assert value.shape == ()
     value.backward()
     assert float(net.leave[-1].weight.grad.abs().sum()) > 0
-    assert float(PFGMPP(net=net, D=64).loss(y, seed=3)) == float(value)
-    assert float(PFGMPP(net=net, D=64, reference=8).loss(y, seed=3)) != float(value)
+    assert PFGMPP(net=net, D=64).loss(y, seed=3).item() == value.item()
+    assert PFGMPP(net=net, D=64, reference=8).loss(y, seed=3).item() != value.item()
 
 
 def test_labels_choose_what_is_drawn(digits: Data) -> None:
@@ -130,13 +130,13 @@ class Shrink(nn.Module):
 def test_the_prior_is_the_kernels_and_a_disturbance_moves_samples() -> None:
     fitted = PFGMPP(net=Shrink(), D=3.0, sigma_max=20.0).pretrained((2, 3))
     assert isinstance(fitted, FittedPFGMPP)
-    plain = fitted.follow(500, None, seed=0)
+    plain = fitted.draw(500, seed=0)
     # F = 0 is the denoiser of N(0, 0.5^2): the flow is linear, so the samples keep the prior's heavy-tailed radius.
     prior = PerturbationKernel(6, 3.0).prior(500, 20.0, torch_rng(0, "prior"))
     ratio = plain / prior
     assert float(ratio.std() / ratio.mean()) < 1e-4
     assert stats.kstest((prior.square().sum(1) / 400 / 3).numpy(), stats.betaprime(3, 1.5).cdf).pvalue > 1e-3
-    small, large = (fitted.follow(500, None, seed=0, disturbance=a) for a in (0.05, 0.5))
+    small, large = (fitted.draw(500, seed=0, disturbance=a) for a in (0.05, 0.5))
     assert 0 < float((small - plain).abs().median()) < float((large - plain).abs().median())
     assert not torch.equal(fitted.sample(4, seed=0, steps=6), fitted.sample(4, seed=0))
 
@@ -160,5 +160,7 @@ def test_bad_calls(digits: Data) -> None:
     fitted = PFGMPP(net=network()).pretrained((1, 8, 8))
     with pytest.raises(InputError, match="steps"):
         fitted.sample(2, seed=0, steps=1)
+    with pytest.raises(InputError, match="takes no labels"):
+        fitted.sample(2, seed=0, labels=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(InputError, match="disturbance"):
         fitted.sample(2, seed=0, disturbance=-1.0)

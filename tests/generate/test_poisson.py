@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from assay.generate import PerturbationKernel, pfgm_field
+from assay.generate import PerturbationKernel, pfgm_field, posterior_gap
 from assay.runtime.errors import InputError
 from assay.runtime.random import torch_rng
 
@@ -76,7 +76,7 @@ def test_a_clip_bounds_the_radius_on_both_sides() -> None:
 
 @pytest.mark.parametrize("D", [1e8, 3e12])
 def test_the_limit_is_diffusion(D: float) -> None:
-    x, data, sigma = points(30, 5), points(7, 5, 1), torch.rand(30, dtype=torch.float64) + 0.2
+    x, data, sigma = points(30, 5), points(7, 5, 1), torch.linspace(0.5, 1.5, 30, dtype=torch.float64)
     kernel = PerturbationKernel(5, D)
     normal = -(x - data[:1]).square().sum(1) / (2 * sigma**2) - 2.5 * (2 * math.pi * sigma**2).log()
     torch.testing.assert_close(kernel.log_prob(x, data[:1].expand(30, -1), sigma), normal, rtol=0, atol=1e-4)
@@ -84,16 +84,21 @@ def test_the_limit_is_diffusion(D: float) -> None:
     torch.testing.assert_close(kernel.posterior_mean(x, data, sigma), logits.softmax(1) @ data, rtol=0, atol=1e-5)
 
 
-def test_the_posterior_is_bayes_rule_and_gets_nearer_to_that_of_diffusion() -> None:
+def test_the_posterior_is_bayes_rule() -> None:
+    x, data, kernel = points(6, 3), points(9, 3, 1), PerturbationKernel(3, 10)
+    pairs = [kernel.log_prob(x, row.expand(6, 3), 0.4) for row in data]
+    torch.testing.assert_close(kernel.posterior(x, data, 0.4), torch.stack(pairs, 1).softmax(1))
+
+
+def test_the_gap_to_diffusion_by_hand_and_over_dimensions() -> None:
+    x, data = torch.tensor([[0.5]]), torch.tensor([[0.0], [2.0]])
+    near, far = (1 + 0.25 / 3) ** -2, (1 + 2.25 / 3) ** -2  # N = 1, D = 3, sigma = 1
+    gap = abs(near / (near + far) - 1 / (1 + math.exp(-(2.25 - 0.25) / 2)))
+    assert float(posterior_gap(x, data, 1.0, 3.0)) == pytest.approx(gap)
     x, data = points(6, 3), points(9, 3, 1)
-    gaps = []
-    for D in (1.0, 10.0, 100.0, 1e4):
-        kernel = PerturbationKernel(3, D)
-        pairs = [kernel.log_prob(x, row.expand(6, 3), 0.4) for row in data]
-        posterior = kernel.posterior(x, data, 0.4)
-        torch.testing.assert_close(posterior, torch.stack(pairs, 1).softmax(1))
-        gaps.append(float((posterior - PerturbationKernel(3, math.inf).posterior(x, data, 0.4)).abs().sum()))
+    gaps = [float(posterior_gap(x, data, 0.4, D).mean()) for D in (1.0, 10.0, 100.0, 1e4, math.inf)]
     assert all(a > b for a, b in pairwise(gaps))
+    assert gaps[-1] == 0
 
 
 @pytest.mark.parametrize("D", [1, 2, 5])

@@ -4,7 +4,7 @@ from assay.generate.base import FittedGenerator, Generator
 from assay.generate.edm import EDMPrecond, edm_sampler, edm_sigmas
 from assay.generate.frechet import frechet_distance
 from assay.generate.pfgm import PFGMPP, FittedPFGMPP
-from assay.generate.poisson import PerturbationKernel, pfgm_field
+from assay.generate.poisson import PerturbationKernel, pfgm_field, posterior_gap
 
 __all__ = [
     "EDMPrecond",
@@ -17,4 +17,5 @@ __all__ = [
     "edm_sigmas",
     "frechet_distance",
     "pfgm_field",
+    "posterior_gap",
 ]

@@ -161,10 +161,6 @@ class FittedPFGMPP(FittedGenerator):
     classes: int = 0
     batch_size: int = BATCH
 
-    def draw(self, n: int, *, seed: int) -> Float[Tensor, "n ..."]:
-        labels = torch.randint(self.classes, (n,), generator=torch_rng(seed, "labels")) if self.classes else None
-        return self.follow(n, labels, seed=seed)
-
     def sample(
         self,
         n: int,
@@ -180,20 +176,21 @@ class FittedPFGMPP(FittedGenerator):
         kernel to the state before every step, the paper's probe of robustness (section 6.2).
         """
         self.check_count(n)
-        if labels is None and steps is None and disturbance == 0:
-            return super().sample(n, seed=seed)
+        return self.finished(self.draw(n, seed=seed, labels=labels, steps=steps, disturbance=disturbance))
+
+    def draw(
+        self,
+        n: int,
+        *,
+        seed: int,
+        labels: Tensor | None = None,
+        steps: int | None = None,
+        disturbance: float = 0.0,
+    ) -> Float[Tensor, "n ..."]:
+        """The field followed from a draw of the prior to the data; for options see ``sample``."""
         if labels is None and self.classes:
             labels = torch.randint(self.classes, (n,), generator=torch_rng(seed, "labels"))
-        return self.finished(self.follow(n, labels, seed=seed, steps=steps, disturbance=disturbance))
-
-    def follow(
-        self, n: int, labels: Tensor | None, *, seed: int, steps: int | None = None, disturbance: float = 0.0
-    ) -> Float[Tensor, "n ..."]:
-        """The field followed from a draw of the prior to the data, in the data's units; for options see ``sample``."""
-        if labels is not None:
-            check_labels("FittedPFGMPP", labels, n, self.classes)
-        if not 0 <= disturbance < math.inf:
-            raise InputError(f"FittedPFGMPP.sample: disturbance={disturbance}; expected a finite number >= 0")
+        self._check(n, labels, disturbance)
         method, device = self.method, device_of(self.model_)
         kernel = method.kernel(math.prod(self.shape))
 
@@ -215,6 +212,14 @@ class FittedPFGMPP(FittedGenerator):
             )
         low, high = self.bounds
         return low + (high - low) * (x + 1) / 2
+
+    def _check(self, n: int, labels: Tensor | None, disturbance: float) -> None:
+        if labels is not None:
+            if self.classes == 0:
+                raise InputError("FittedPFGMPP.sample: labels are given; expected None, the network takes no labels")
+            check_labels("FittedPFGMPP.sample", labels, n, self.classes)
+        if not 0 <= disturbance < math.inf:
+            raise InputError(f"FittedPFGMPP.sample: disturbance={disturbance}; expected a finite number >= 0")
 
 
 def _disturbing(kernel: PerturbationKernel, alpha: float, generator: torch.Generator) -> Perturb:

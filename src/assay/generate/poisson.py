@@ -114,6 +114,17 @@ class PerturbationKernel:
         return x, level.expand(len(x))
 
 
+def posterior_gap(x: Float[Tensor, "n N"], data: Float[Tensor, "m N"], sigma: Level, D: float) -> Float[Tensor, " n"]:
+    """How far the model of ``D`` is from diffusion at ``x``: total variation between their posteriors over ``data``.
+
+    In [0, 1], 0 for D = inf; its mean over x over the noise levels is the paper's measure of how alike the two are
+    (section 5). For shapes and errors see PerturbationKernel.
+    """
+    size = x.shape[-1]
+    here, there = (PerturbationKernel(size, d).posterior(x, data, sigma) for d in (D, math.inf))
+    return (here - there).abs().sum(1) / 2
+
+
 def pfgm_field(x: Float[Tensor, "n N"], r: Level, data: Float[Tensor, "m N"], D: float) -> Float[Tensor, "n N+1"]:
     """The electric field of ``data`` at (x, r) in N + D dimensions: N components along x, one along r (section 3.1).
 
