@@ -128,7 +128,8 @@ class Shrink(nn.Module):
 
 
 def test_the_prior_is_the_kernels_and_a_disturbance_moves_samples() -> None:
-    fitted = PFGMPP(net=Shrink(), D=3.0, sigma_max=20.0).pretrained((2, 3))
+    net = Shrink().train()
+    fitted = PFGMPP(net=net, D=3.0, sigma_max=20.0).pretrained((2, 3))
     assert isinstance(fitted, FittedPFGMPP)
     plain = fitted.draw(500, seed=0)
     # F = 0 is the denoiser of N(0, 0.5^2): the flow is linear, so the samples keep the prior's heavy-tailed radius.
@@ -139,11 +140,23 @@ def test_the_prior_is_the_kernels_and_a_disturbance_moves_samples() -> None:
     small, large = (fitted.draw(500, seed=0, disturbance=a) for a in (0.05, 0.5))
     assert 0 < float((small - plain).abs().median()) < float((large - plain).abs().median())
     assert not torch.equal(fitted.sample(4, seed=0, steps=6), fitted.sample(4, seed=0))
+    assert net.training
+    assert net.scale.requires_grad
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"D": 0.0}, {"D": -2.0}, {"sigma_data": 0.0}, {"p_std": 0.0}, {"reference": -1}, {"noise": "x"}, {"clip": 0.7}],
+    [
+        {"D": 0.0},
+        {"sampling_steps": 1},
+        {"sigma_min": 0.0},
+        {"D": -2.0},
+        {"sigma_data": 0.0},
+        {"p_std": 0.0},
+        {"reference": -1},
+        {"noise": "x"},
+        {"clip": 0.7},
+    ],
 )
 def test_bad_options(options: dict) -> None:
     with pytest.raises(InputError):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.generate.base import FittedGenerator, Generator
-from assay.generate.edm import EDMPrecond, Perturb, edm_sampler
+from assay.generate.edm import EDMPrecond, Perturb, edm_sampler, edm_sigmas
 from assay.generate.poisson import PerturbationKernel
 from assay.nets import DenoiserMLP
 from assay.runtime.checks import check_inputs, check_labels
@@ -38,7 +38,8 @@ class PFGMPP(Generator["FittedPFGMPP"]):
     sigma and its weight w: "edm" has ln sigma ~ N(``p_mean``, ``p_std``^2) and w = (sigma^2 + d^2) / (sigma d)^2 with d
     = ``sigma_data``; "ve" a log-uniform sigma in [0.02, 100] and "vp" that of the variance-preserving schedule (19.9,
     0.1), both with w = 1 / sigma^2; the preconditioning is EDM's for all. ``conditional`` gives the labels to the
-    network. ``clip``: see PerturbationKernel. Raises InputError for values out of range.
+    network. ``clip``: see PerturbationKernel. ``steps`` to ``ema`` are the plan of training, sized for small images; the
+    others are the sampler's (see edm_sampler). Raises InputError for values out of range.
     """
 
     net: nn.Module | None = None
@@ -63,6 +64,7 @@ class PFGMPP(Generator["FittedPFGMPP"]):
 
     def __post_init__(self) -> None:
         self.kernel(1)
+        edm_sigmas(self.sampling_steps, self.sigma_min, self.sigma_max, self.rho)
         if self.noise not in ("edm", "ve", "vp"):
             raise unknown("noise", str(self.noise), ("edm", "ve", "vp"))
         if not (self.sigma_data > 0 and self.p_std > 0 and self.reference >= 0):
@@ -142,9 +144,7 @@ class PFGMPP(Generator["FittedPFGMPP"]):
 
     def pretrained(self, shape: tuple[int, ...], *, classes: int = 0) -> FittedPFGMPP:
         """A generator on ``net`` as it is, for samples of ``shape`` in [-1, 1]; ``classes`` > 0 if it has labels."""
-        return FittedPFGMPP(
-            shape=shape, bounds=(-1.0, 1.0), method=self, model_=self._start(shape).eval(), classes=classes
-        )
+        return FittedPFGMPP(shape=shape, bounds=(-1.0, 1.0), method=self, model_=self._start(shape), classes=classes)
 
     def _start(self, shape: tuple[int, ...]) -> EDMPrecond:
         if self.net is None:
