@@ -38,7 +38,7 @@ class PFGMPP(Generator["FittedPFGMPP"]):
     sigma and its weight w: "edm" has ln sigma ~ N(``p_mean``, ``p_std``^2) and w = (sigma^2 + d^2) / (sigma d)^2 with d
     = ``sigma_data``; "ve" a log-uniform sigma in [0.02, 100] and "vp" that of the variance-preserving schedule (19.9,
     0.1), both with w = 1 / sigma^2; the preconditioning is EDM's for all. ``conditional`` gives the labels to the
-    network. ``clip``: see PerturbationKernel. ``steps`` to ``ema`` are the plan of training, sized for small images; the
+    network. ``clip``: see PerturbationKernel. ``steps`` to ``ema`` plan the training of small images; the
     others are the sampler's (see edm_sampler). Raises InputError for values out of range.
     """
 
