@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from assay.generate import EDMPrecond, PerturbationKernel, edm_sampler, edm_sigmas
-from assay.nets import DenoiserMLP
+from assay.generate import DenoiserMLP, EDMPrecond, PerturbationKernel, edm_sampler, edm_sigmas
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded, torch_rng
 

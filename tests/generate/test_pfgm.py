@@ -11,8 +11,7 @@ from scipy import stats
 from torch import nn
 
 from assay.data import Data, load_data
-from assay.generate import PFGMPP, FittedPFGMPP, PerturbationKernel
-from assay.nets import DenoiserMLP
+from assay.generate import PFGMPP, DenoiserMLP, FittedPFGMPP, PerturbationKernel
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded, torch_rng
 

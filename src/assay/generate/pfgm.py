@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.generate.base import FittedGenerator, Generator
+from assay.generate.denoiser import DenoiserMLP
 from assay.generate.edm import EDMPrecond, Perturb, edm_sampler, edm_sigmas
 from assay.generate.poisson import PerturbationKernel
-from assay.nets import DenoiserMLP
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import BATCH, batched, device_of, evaluating

@@ -19,8 +19,8 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from assay.data import Data, load_data
-from assay.generate import PFGMPP, PerturbationKernel, edm_sampler, frechet_distance, pfgm_field
-from assay.nets import MLP, DenoiserMLP
+from assay.generate import PFGMPP, DenoiserMLP, PerturbationKernel, edm_sampler, frechet_distance, pfgm_field
+from assay.nets import MLP
 from assay.papers.model import Claim, Paper, Scale, Table
 from assay.runtime.inference import features
 from assay.runtime.random import numpy_rng, seeded, torch_rng
