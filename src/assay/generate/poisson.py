@@ -24,6 +24,7 @@ class PerturbationKernel:
     N(y, sigma^2 I), which the alignment r = sigma sqrt(D) makes the limit (section 4). It is the multivariate Student-t
     with D degrees of freedom, location y and scale matrix sigma^2 I; for D <= 2 its variance is infinite. ``clip`` cuts
     the Beta draw B of the sampler to [clip, 1 - clip], which shortens both tails; the official code has 1e-3.
+    Near D = 1 the sampler needs it: it brings back no start that lies further out than sigma_max / sigma_min.
 
     Points are flat, (n, N); ``sigma`` is one number > 0 or one for each row (n,). Everything is computed in float64 and
     in log space. Raises InputError for other shapes and ranges and for values that are not finite.
