@@ -62,7 +62,7 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {"draws": 10_000, "data": "digits", "epochs": 2, "steps": 40, "width": 32, "samples": 50}),
         Scale(
-            "claim", 5, {"draws": 10_000, "data": "digits", "epochs": 15, "steps": 2000, "width": 192, "samples": 800}
+            "claim", 5, {"draws": 10_000, "data": "digits", "epochs": 15, "steps": 1000, "width": 192, "samples": 500}
         ),
     ),
 )
