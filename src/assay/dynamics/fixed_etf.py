@@ -23,7 +23,9 @@ class FixedETF(Trainer):
     Features have norm sqrt(``e_h``), classifier rows sqrt(``e_w``); ``loss`` is dot regression (eq. 7) or, with
     "cross-entropy", CE of the same logits, whose scale sqrt(e_w e_h) then matters: at 1, CE cannot get near 0.
     The model's linear head (see head_inputs) is replaced by ``attach_etf``, one that has an ETF already goes on from
-    it. Returns an ETFNetwork. Raises InputError for other values, and for a model without a linear head.
+    it. The official code has batch normalisation before the head: after a ReLU no feature has a negative coordinate,
+    and the frame is out of reach. Returns an ETFNetwork. Raises InputError for other values, and for a model without a
+    linear head.
     """
 
     loss: Literal["dot-regression", "cross-entropy"] = "dot-regression"

@@ -33,7 +33,7 @@ DIM = 32
 RATIOS = (1, 10, 100, 1000)
 E_H = 5.0  # of the imbalanced model, so that logits can grow
 FRAMES = ((2, 1), (4, 3), (10, 9), (10, 32), (50, 64))
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-3, 3e-3)
 SCALE = 100.0  # e_h of cross-entropy on a fixed ETF: logits within +-10
 
 PAPER = Paper(
@@ -68,7 +68,7 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"data": "mnist", "marks": (3, 10, 30, 60, 80), "plain": 300, "many": 1000, "few": 10, "epochs": 20},
+            {"data": "mnist", "marks": (3, 10, 30, 60, 80), "plain": 300, "many": 1000, "few": 10, "epochs": 15},
         ),
         Scale(
             "gpu",
