@@ -2,8 +2,9 @@
 
 Exact: the solved model attains log(1 + (K-1) exp(-K/(K-1) sqrt(E_W E_H))) for balanced classes; five classes a thousand
 times rarer than five others share one classifier row, five as frequent do not, and a convex certificate bounds what
-any other solution could gain. Frames and measures are checked on drawn features. Learned: the measures fall in
-training (far from 0 at this size), and on a long tail a fixed ETF with dot regression is set against a learned head.
+any other solution could gain. Frames and measures are checked on drawn features. Learned, on digits: the measures fall
+in training, though far from 0 at this size; and on a long tail a fixed ETF with dot regression is set against a learned
+head, both with features that may be negative and rates chosen on held-out data. Long-tailed MNIST is the gpu scale.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ DIM = 32
 RATIOS = (1, 10, 100, 1000)
 E_H = 5.0  # of the imbalanced model, so that logits can grow
 FRAMES = ((2, 1), (4, 3), (10, 9), (10, 32), (50, 64))
-RATES = (1e-3, 3e-3)
+RATES = (3e-3, 1e-2)
 SCALE = 100.0  # e_h of cross-entropy on a fixed ETF: logits within +-10
 
 PAPER = Paper(
@@ -68,12 +69,12 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"data": "mnist", "marks": (3, 10, 30, 60, 80), "plain": 300, "many": 1000, "few": 10, "epochs": 15},
+            {"data": "digits", "marks": (3, 10, 30, 60, 80), "plain": 100, "many": 70, "few": 4, "epochs": 40},
         ),
         Scale(
             "gpu",
             5,
-            {"data": "cifar10", "marks": (3, 10, 30, 60, 80), "plain": 300, "many": 4000, "few": 40, "epochs": 200},
+            {"data": "mnist", "marks": (3, 10, 30, 60, 80), "plain": 300, "many": 1000, "few": 10, "epochs": 60},
         ),
     ),
 )
@@ -152,12 +153,12 @@ def _trend(scale: Scale, seed: int) -> list[dict[str, Any]]:
     rows, before, marks = [], 0, scale["marks"]
     for mark in marks:
         rate = 0.01 if mark == marks[-1] else 0.1
-        plan = Plan(epochs=mark - before, optimizer=_sgd(rate), schedule="constant")
+        plan = Plan(epochs=mark - before, batch_size=256, optimizer=_sgd(rate), schedule="constant")
         model, before = fit(model, data, _cross_entropy, plan, seed=derive(seed, "trend", mark)), mark
         rows.append({"arm": "trend", "epoch": mark, **_measured(model, data)})
     ratios = {f"{k}_ratio": rows[-1][k] / rows[0][k] for k in ("nc1", "angles", "nc3")}
     rows.append({"arm": "trend", "last_nc4": rows[-1]["nc4"], **ratios})
-    plan = Plan(epochs=scale["plain"], optimizer=_sgd(0.1), schedule="constant")
+    plan = Plan(epochs=scale["plain"], batch_size=256, optimizer=_sgd(0.1), schedule="constant")
     last = fit(plain, data, _cross_entropy, plan, seed=seed)
     right = float((predict(last, data.x).argmax(1) == data.y).float().mean())
     return [*rows, {"arm": "plain", "accuracy": right, "plain_nc1": _measured(last, data)["nc1"]}]
@@ -193,7 +194,9 @@ def _best(methods: Sequence[Trainer], start: nn.Module, train: Data, holdout: Da
 def _repair(scale: Scale, seed: int) -> list[dict[str, Any]]:
     train, holdout, rare = _long_tail(scale, seed)
     with seeded(seed, "repair"):
-        start = MLP(train.shape, len(train.classes), (128, 64))
+        # The last hidden layer has no ReLU: features without negative coordinates cannot come near a frame.
+        body = (nn.Flatten(), nn.Linear(math.prod(train.shape), 256), nn.ReLU(), nn.Linear(256, 64))
+        start = nn.Sequential(*body, nn.Linear(64, len(train.classes)))
     plans = [{"epochs": scale["epochs"], "lr": rate} for rate in RATES]
     arms: dict[str, list[Trainer]] = {
         "learned": [Supervised(**p) for p in plans],
