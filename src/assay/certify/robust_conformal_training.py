@@ -37,8 +37,8 @@ def rct_loss(
     """log(L_class + size_weight * L_size): soft robust sets of one half of a batch, calibrated on the other half.
 
     Yan et al., 2024, arXiv:2404.19651, section 4.2, on conformal training (Stutz et al., 2022, arXiv:2110.09192,
-    section 3). ``logits`` of m noisy copies; u = Phi^-1 of their mean probability (clipped by 1e-7). The threshold is the
-    alpha-quantile of u_y on the first half, less ``shift`` = eps / sigma; soft sets are sigmoid((u - threshold) /
+    section 3). ``logits`` of m noisy copies; u = Phi^-1 of their mean probability (clipped by 1e-7). The threshold is
+    the alpha-quantile of u_y on the first half, less ``shift`` = eps / sigma; soft sets are sigmoid((u - threshold) /
     temperature). L_class is 1 - the set's value at y, weighted by the diagonal of ``loss_matrix``, plus its values
     elsewhere weighted by row y; without a matrix (the identity) only the first part remains. L_size is the mean excess
     of the set's size over ``target_size``. The paper's soft sort (Blondel et al., 2020, arXiv:2002.08871, l2, strength
@@ -63,13 +63,15 @@ def rct_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class RobustConformalTraining(Trainer):
-    """RCT: re-initialise the last linear layer and train it alone, on ``rct_loss`` of noisy copies.
+    """RCT: train the last linear layer anew, and it alone, on ``rct_loss`` of noisy copies.
 
     Yan et al., 2024, arXiv:2404.19651, section 4.2; the values here are those for CIFAR-10 (CIFAR-100: lr
     0.005, batch 100, temperature 1, size_weight 0.01). Everything below the layer is frozen and stays in evaluation
-    mode, batch norm included. ``head`` is the layer's dotted name (None: the last nn.Linear). ``n_samples`` noisy
-    copies (``sigma``) of each image are drawn at every step. ``loss`` "ce" is the control: cross-entropy of the same
-    copies' mean probabilities. Raises InputError where there is no such layer and on options out of range.
+    mode, batch norm included. ``head`` is the layer's dotted name (None: the last nn.Linear); without ``reinitialise``
+    it starts from its present weights, which short runs need: from new weights all soft sets are full and flat.
+    ``n_samples`` noisy copies (``sigma``) of each image are drawn at every step. ``loss`` "ce" is the control:
+    cross-entropy of the same copies' mean probabilities. Raises InputError where there is no such layer and on options
+    out of range.
     """
 
     epochs: int = 150
@@ -87,6 +89,7 @@ class RobustConformalTraining(Trainer):
     size_weight: float = 1.0
     target_size: float = 1.0
     head: str | None = None
+    reinitialise: bool = True
     loss: Literal["rct", "ce"] = "rct"
 
     def __post_init__(self) -> None:
@@ -112,8 +115,9 @@ class RobustConformalTraining(Trainer):
         name, start = self._head(model), copy.deepcopy(model)
         layer = start.get_submodule(name)
         layer.requires_grad_(True)
-        with seeded(seed, "head"):
-            layer.reset_parameters()  # type: ignore[operator]
+        if self.reinitialise:
+            with seeded(seed, "head"):
+                layer.reset_parameters()  # type: ignore[operator]
         player = Player(
             model=start,
             objective=lambda models, batch, state: self.objective(models["model"], batch, state),

@@ -5,15 +5,18 @@ smoothed form is as steep as the Lipschitz bound allows. There the exact sets at
 conformal prediction at no shift, and RSCP+ with binomial draws covers. That the post-training transformation (PTT)
 shrinks the sets is decided on an image classifier trained under noise, calibration and test sets split many times.
 Support: coverage clean and under PGD on the smoothed classifier, triviality of the plain sets, APS and RAPS, and
-conformal training of the last layer (RCT).
+conformal training of the last layer (RCT). At claim scale PTT's bias is 0.94, not 1 - alpha: among 200 calibration
+samples the rank of the threshold varies by 0.03, and where it exceeds the bias the slacks fill the sets. Pilots gave
+ratios of sizes near 1.5 there, so that the paper's factors are not expected of this small network.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cache
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,6 +43,10 @@ from assay.training import Plan, State, fit
 
 ALPHA, SIGMA, EPS = 0.1, 0.25, 0.125  # miscoverage; noise and l2 radius, of inputs in [0, 1]
 LINE_DRAWS, LINE_SPLITS, LINE_POINTS = 100_000, 20, 2000  # the half-space: at 256 draws the slacks make it trivial
+# 150 epochs of new weights are out of a laptop's reach: from the trained ones, softer, with a faster optimiser.
+SHORT_RCT = RobustConformalTraining(
+    epochs=8, batch_size=250, n_samples=4, optimizer="adam", lr=5e-3, temperature=0.5, reinitialise=False
+)
 
 PAPER = Paper(
     slug="rscp-plus",
@@ -71,15 +78,15 @@ PAPER = Paper(
             1,
             {
                 "data": "digits", "train": 400, "points": 120, "holdout": 60, "attacked": 20, "steps": 3,
-                "epochs": 6, "rct_epochs": 4, "draws": 64, "splits": 3,
+                "epochs": 6, "rct": SHORT_RCT, "draws": 64, "splits": 3, "bias": 0.94,
             },
         ),
         Scale(
             "claim",
             5,
             {
-                "data": "cifar10", "train": 8000, "points": 800, "holdout": 500, "attacked": 200, "steps": 20,
-                "epochs": 8, "rct_epochs": 10, "draws": 256, "splits": 20,
+                "data": "cifar10", "train": 4000, "points": 400, "holdout": 300, "attacked": 100, "steps": 10,
+                "epochs": 6, "rct": SHORT_RCT, "draws": 256, "splits": 20, "bias": 0.94,
             },
         ),
         Scale(
@@ -87,7 +94,7 @@ PAPER = Paper(
             5,
             {
                 "data": "cifar10", "train": 50_000, "points": 9500, "holdout": 500, "attacked": 2000, "steps": 20,
-                "epochs": 60, "rct_epochs": 150, "draws": 256, "splits": 50,
+                "epochs": 60, "rct": RobustConformalTraining(), "draws": 256, "splits": 50, "bias": 0.9,
             },
         ),
     ),
@@ -96,6 +103,8 @@ PAPER = Paper(
 
 class Smoothed(nn.Module):
     """Log mean probability over fixed noisy copies: what the attack climbs."""
+
+    noise: Tensor
 
     def __init__(self, model: nn.Module, noise: Tensor) -> None:
         super().__init__()
@@ -130,20 +139,38 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     points, hold_out = test[rows[: scale["points"]]], test[rows[scale["points"] :][: scale["holdout"]]]
     plan = Plan(epochs=scale["epochs"], batch_size=64, lr=2e-3)
     model = fit(_network(train, seed), train, _noisy_cross_entropy, plan, seed=seed)
-    rct = RobustConformalTraining(epochs=scale["rct_epochs"], sigma=SIGMA, eps=EPS).fit(model, train, seed=seed)
+    both = _side_by_side(model, scale["rct"].fit(model, train, seed=seed))
     noise = SIGMA * torch.randn(8, *train.shape, generator=torch_rng(seed, "attack"))
     attack = PGD(ball=L2(EPS), steps=scale["steps"], random_start=False, early_stop=False)
     few = points[: scale["attacked"]]
     moved = attack(Smoothed(model, noise), few.x, few.y, seed=seed)
     draw = RSCP(sigma=SIGMA, n_samples=scale["draws"]).outputs
-    outputs = {
-        "points": draw(model, points.x, seed=seed, index=points.index),
-        "hold-out": draw(model, hold_out.x, seed=seed, index=hold_out.index),
-        "attacked": draw(model, moved, seed=derive(seed, "attacked"), index=few.index),
-        "rct points": draw(rct, points.x, seed=seed, index=points.index),
-        "rct hold-out": draw(rct, hold_out.x, seed=seed, index=hold_out.index),
+    return {
+        "y": points.y,
+        "hold-out y": hold_out.y,
+        "points": draw(both, points.x, seed=seed, index=points.index),
+        "hold-out": draw(both, hold_out.x, seed=seed, index=hold_out.index),
+        "attacked": draw(both, moved, seed=derive(seed, "attacked"), index=few.index),
     }
-    return {"y": points.y, "hold-out y": hold_out.y, **outputs}
+
+
+def _side_by_side(model: nn.Module, other: nn.Module) -> nn.Module:
+    """One network with the logits of both: they differ in their heads alone, so each noisy copy is passed once."""
+    joint = copy.deepcopy(model)
+    heads = [h for h in (model.head, other.head) if isinstance(h, nn.Linear)]
+    joint.head = nn.Linear(heads[0].in_features, sum(h.out_features for h in heads))
+    with torch.no_grad():
+        joint.head.weight.copy_(torch.cat([h.weight for h in heads]))
+        joint.head.bias.copy_(torch.cat([h.bias for h in heads]))
+    return joint
+
+
+def _half(outputs: Outputs, part: int) -> Outputs:
+    """The outputs of the first network or of the second."""
+    if outputs.views is None:
+        raise TypeError("_half: outputs without views; expected those of noisy copies")
+    views = outputs.views.chunk(2, 2)[part]
+    return Outputs(views.mean(0), views=views, index=outputs.index)
 
 
 def _splits(n: int, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -165,39 +192,41 @@ def reference_sets(fitted: FittedRSCP, smoothed: SmoothedScores) -> np.ndarray:
     return np.less_equal(low, limit)
 
 
-def _arms(given: dict[str, Any], draws: int, seed: int, sham: str | None) -> dict[tuple[str, str], dict[str, Any]]:
+def _arms(scale: Scale, given: dict[str, Any], seed: int, sham: str | None) -> dict[tuple[str, str], dict[str, Any]]:
     """By (arm, score): the method, its smoothed scores of points and attacked points, and added calibration scores."""
     y, eps = given["hold-out y"], 0.0 if sham == "no-shift" else EPS
+    first, second = ({name: _half(given[name], k) for name in ("points", "hold-out", "attacked")} for k in (0, 1))
     rank_y = y
     if sham == "random-label-rank":
-        rank_y = torch.randint(given["hold-out"].classes, y.shape, generator=torch_rng(seed, "random labels"))
-    common = {"alpha": ALPHA, "sigma": SIGMA, "eps": eps, "n_samples": draws}
+        rank_y = torch.randint(first["hold-out"].classes, y.shape, generator=torch_rng(seed, "random labels"))
+    common: dict[str, Any] = {"alpha": ALPHA, "sigma": SIGMA, "eps": eps, "n_samples": scale["draws"]}
     arms: dict[tuple[str, str], dict[str, Any]] = {}
-    for score in ("hps", "aps"):
-        plus = RSCPPlus(score=score, **common)  # type: ignore[arg-type]
+    scores: tuple[Literal["hps", "aps", "raps"], ...] = ("hps", "aps", "raps")
+    for score in scores[:2]:
+        plus = RSCPPlus(score=score, **common)
         plain = {
-            "points": plus.smooth(given["points"], seed=seed),
-            "attacked": plus.smooth(given["attacked"], seed=seed),
-            "added": (plus.smooth(given["hold-out"], seed=seed), y),
+            "points": plus.smooth(first["points"], seed=seed),
+            "attacked": plus.smooth(first["attacked"], seed=seed),
+            "added": (plus.smooth(first["hold-out"], seed=seed), y),
         }
-        arms["rscp", score] = {"method": RSCP(score=score, **common), **plain}  # type: ignore[arg-type]
+        arms["rscp", score] = {"method": RSCP(score=score, **common), **plain}
         arms["rscp+", score] = {"method": plus, **plain}
         arms["rscp+ hoeffding", score] = {"method": replace(plus, bound="hoeffding"), **plain}
-    for score in ("hps", "aps", "raps"):
-        plus = RSCPPlus(score=score, **common)  # type: ignore[arg-type]
-        ptt = _with_ptt(plus, given["hold-out"], rank_y, seed)
+    for score in scores:
+        plus = RSCPPlus(score=score, **common)
+        ptt = _with_ptt(plus, scale["bias"], first["hold-out"], rank_y, seed)
         arms["rscp+ ptt", score] = {
             "method": ptt,
-            "points": ptt.smooth(given["points"], seed=seed),
-            "attacked": ptt.smooth(given["attacked"], seed=seed),
+            "points": ptt.smooth(first["points"], seed=seed),
+            "attacked": ptt.smooth(first["attacked"], seed=seed),
         }
-    ptt = _with_ptt(RSCPPlus(**common), given["rct hold-out"], rank_y, seed)
-    arms["rscp+ ptt rct", "hps"] = {"method": ptt, "points": ptt.smooth(given["rct points"], seed=seed)}
+    ptt = _with_ptt(RSCPPlus(**common), scale["bias"], second["hold-out"], rank_y, seed)
+    arms["rscp+ ptt rct", "hps"] = {"method": ptt, "points": ptt.smooth(second["points"], seed=seed)}
     return arms
 
 
-def _with_ptt(method: RSCPPlus, hold_out: Outputs, y: Tensor, seed: int) -> RSCPPlus:
-    return replace(method, transform=PTT(bias=1 - method.alpha).fit(method.single_scores(hold_out, y, seed=seed)))
+def _with_ptt(method: RSCPPlus, bias: float, hold_out: Outputs, y: Tensor, seed: int) -> RSCPPlus:
+    return replace(method, transform=PTT(bias=bias).fit(method.single_scores(hold_out, y, seed=seed)))
 
 
 def _measured(
@@ -249,7 +278,7 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     """Sizes and coverages of every arm; the half-space; how many memberships differ from the reference."""
     splits = _splits(len(given["y"]), scale["splits"], seed)
     rows: list[dict[str, Any]] = [{"arm": "half-space", **line(seed, scale["splits"], sham=sham)}]
-    for (name, score), arm in _arms(given, scale["draws"], seed, sham).items():
+    for (name, score), arm in _arms(scale, given, seed, sham).items():
         measured, fitted = _measured(arm, given["y"], splits)
         rows.append({"arm": name, "score": score, **measured})
         if name in ("rscp+", "rscp+ ptt"):
