@@ -43,6 +43,7 @@ from assay.training import Plan, State, fit
 
 ALPHA, SIGMA, EPS = 0.1, 0.25, 0.125  # miscoverage; noise and l2 radius, of inputs in [0, 1]
 LINE_DRAWS, LINE_SPLITS, LINE_POINTS = 100_000, 20, 2000  # the half-space: at 256 draws the slacks make it trivial
+ATTACKED = 1 - ALPHA - 2 * (ALPHA * (1 - ALPHA) / 500) ** 0.5  # 100 attacked inputs in each of five seeds
 # 150 epochs of new weights are out of a laptop's reach: from the trained ones, softer, with a faster optimiser.
 SHORT_RCT = RobustConformalTraining(
     epochs=8, batch_size=250, n_samples=4, optimizer="adam", lr=5e-3, temperature=0.5, reinitialise=False
@@ -331,13 +332,16 @@ def claims(table: Table) -> list[Claim]:
         ),
         *(
             Claim(
-                f"images, HPS: coverage of {name} {where} is at least 0.9",
+                f"images, HPS: coverage of {name} {where}",
                 table.per_seed(column, arm=arm, score="hps"),
-                at_least=1 - ALPHA,
+                at_least=bound,
                 key=False,
             )
             for name, arm in arms
-            for where, column in (("on clean inputs", "coverage"), ("under PGD on the smoothed classifier", "attacked"))
+            for where, column, bound in (
+                ("on clean inputs is at least 0.9", "coverage", 1 - ALPHA),
+                ("under PGD on the smoothed classifier is at least 0.9 less two errors", "attacked", ATTACKED),
+            )
         ),
         Claim(
             "images, HPS: sets with PTT after RCT are at most 1.05 times as large as with PTT alone",
