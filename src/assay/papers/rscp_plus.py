@@ -159,10 +159,9 @@ def _side_by_side(model: nn.Module, other: nn.Module) -> nn.Module:
     """One network with the logits of both: they differ in their heads alone, so each noisy copy is passed once."""
     joint = copy.deepcopy(model)
     heads = [h for h in (model.head, other.head) if isinstance(h, nn.Linear)]
-    joint.head = nn.utils.skip_init(nn.Linear, heads[0].in_features, sum(h.out_features for h in heads))
-    with torch.no_grad():
-        joint.head.weight.copy_(torch.cat([h.weight for h in heads]))
-        joint.head.bias.copy_(torch.cat([h.bias for h in heads]))
+    head = nn.utils.skip_init(nn.Linear, heads[0].in_features, sum(h.out_features for h in heads))
+    head.load_state_dict({name: torch.cat([h.state_dict()[name] for h in heads]) for name in ("weight", "bias")})
+    joint.head = head
     return joint
 
 
