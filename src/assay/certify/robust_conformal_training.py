@@ -135,7 +135,7 @@ class RobustConformalTraining(Trainer):
         # The engine seeds torch's generator for every epoch: these draws depend on the run's seed alone.
         hidden = _inputs_of(layer, model, copies + self.sigma * torch.randn_like(copies))
         logits = layer(hidden).reshape(len(batch.x), self.n_samples, -1)
-        if self.loss == "ce" or len(batch.x) < 2:
+        if self.loss == "ce" or len(batch.x) < 2:  # a last batch of one sample has no halves
             return F.nll_loss(logits.softmax(2).mean(1).clamp_min(CLIP).log(), batch.y)
         return rct_loss(
             logits,
