@@ -30,6 +30,7 @@ _MODULES = (
     "detect",
     "dynamics",
     "explain",
+    "generate",
     "labels",
     "nets",
     "privacy",

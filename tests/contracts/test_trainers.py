@@ -17,7 +17,7 @@ from assay.runtime.inference import predict
 from assay.runtime.random import seeded
 from assay.training import Trainer
 
-ROOMS = ("training", "defenses", "labels", "certify")
+ROOMS = ("training", "defenses", "labels", "dynamics", "certify")
 
 
 def exported() -> list[type[Trainer]]:
