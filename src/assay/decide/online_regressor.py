@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -42,9 +43,11 @@ class OnlineRegressor:
         average: Literal["losses", "predictions"] = "losses",
         seeds: Sequence[int] = (0,),
     ) -> None:
-        choices = {"loss": (loss, ("square", "kl")), "schedule": (schedule, ("constant", "inverse"))}
-        choices["average"] = (average, ("losses", "predictions"))
-        for name, (value, known) in choices.items():
+        for name, value, known in (
+            ("loss", loss, ("square", "kl")),
+            ("schedule", schedule, ("constant", "inverse")),
+            ("average", average, ("losses", "predictions")),
+        ):
             if value not in known:
                 raise unknown(f"{name} of OnlineRegressor", value, known)
         if not (lr > 0 and rho > 0 and min(copies, window, passes) >= 1 and len(seeds) == len(net.theta)):
@@ -55,7 +58,8 @@ class OnlineRegressor:
         self.net, self.kind_of_loss, self.lr, self.schedule, self.rho = net, loss, lr, schedule, rho
         self.copies, self.window, self.passes, self.average = copies, window, passes, average
         self.round = 1
-        self._rngs = [numpy_rng(seed, "signs") for seed in seeds]
+        self.seeds = tuple(seeds)
+        self._rngs: list[np.random.Generator] = []
         self._signs: Tensor | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
@@ -63,8 +67,9 @@ class OnlineRegressor:
     def signs(self) -> Float[Tensor, "b s p"] | None:
         """This round's signs; None where c_p = 0 leaves them without effect."""
         if self._signs is None and self.net.c_p > 0:
+            self._rngs = self._rngs or [numpy_rng(seed, "signs") for seed in self.seeds]
             size = self.net.theta.shape[1]
-            self._signs = torch.stack([rademacher(r, self.copies, size) for r in self._rngs]).to(self.net.theta)
+            self._signs = rademacher(self._rngs, self.copies, size).to(self.net.theta)
         return self._signs
 
     def link(self, z: Tensor) -> Tensor:
@@ -123,7 +128,7 @@ class OnlineRegressor:
         gradient = torch.einsum("bn,bnp->bp", residual.mean(2) / y.shape[1], self.net.gradients(at))
         if signs is not None:
             gradient += self.net.strength / self.copies * (residual.mean(1)[:, None] @ signs)[:, 0]
-        theta -= (self.lr / self.round if self.schedule == "inverse" else self.lr) * gradient
+        theta.sub_(gradient, alpha=self.lr / self.round if self.schedule == "inverse" else self.lr)
         if math.isfinite(self.rho):
             moved = theta - start
             theta.copy_(start + moved * (self.rho / moved.norm(dim=1, keepdim=True).clamp(min=self.rho)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,11 +31,13 @@ class Linearised(NamedTuple):
     arm: Tensor | None
 
 
-def rademacher(rng: np.random.Generator, copies: int, size: int) -> Float[Tensor, "copies size"]:
-    """Independent signs, +1 or -1, from one random bit each."""
+def rademacher(rngs: Sequence[np.random.Generator], copies: int, size: int) -> Float[Tensor, "b copies size"]:
+    """Independent signs, +1 or -1, from one random bit each; one generator a lane."""
     width = -(-size // 8)
-    raw = np.frombuffer(rng.bytes(copies * width), np.uint8).reshape(copies, width)
-    return torch.from_numpy(_BYTES[raw].reshape(copies, 8 * width)[:, :size])
+    signs = np.empty((len(rngs), copies * width, 8), np.float32)
+    for lane, rng in zip(signs, rngs, strict=True):
+        np.take(_BYTES, np.frombuffer(rng.bytes(copies * width), np.uint8), axis=0, out=lane, mode="clip")
+    return torch.from_numpy(signs.reshape(len(rngs), copies, 8 * width)[:, :, :size])
 
 
 class PerturbedNet(nn.Module):
@@ -75,7 +78,7 @@ class PerturbedNet(nn.Module):
             raise unknown("scaling of PerturbedNet", scaling, ("standard", "theory"))
         self.features, self.width, self.depth, self.c_p, self.activation = features, width, depth, c_p, activation
         widths = (features, *[width] * depth, 1)
-        self.shapes = tuple(zip(widths[:-1], widths[1:], strict=True))
+        self.shapes = tuple(pairwise(widths))
         theory = scaling == "theory"
         self.factors = tuple(width**-0.5 if theory and k > 0 else 1.0 for k in range(depth + 1))
         std = s0 if theory else s0 * width**-0.5
