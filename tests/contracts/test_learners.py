@@ -90,7 +90,7 @@ def test_only_the_cost_of_the_arm_played_is_learned(cls: type[Learner]) -> None:
     """Costs of other arms may be anything: the run is the same."""
 
     class Hidden(ClassificationBandit):
-        shown = None
+        shown: torch.Tensor | None = None
 
         def costs(self, t: int) -> torch.Tensor:
             every = super().costs(t)

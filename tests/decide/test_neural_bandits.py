@@ -27,6 +27,7 @@ from assay.decide import (
     run_bandit,
     square_gamma,
 )
+from assay.decide.confidence import ConfidencePolicy
 from assay.runtime.errors import InputError
 
 costs = st.lists(st.floats(0, 1), min_size=2, max_size=12)
@@ -176,7 +177,7 @@ def test_blocks_are_dense_inputs_never_laid_out() -> None:
 
 
 def test_scalings_are_one_function_and_theta_0_is_kept() -> None:
-    a, b = (PerturbedNet(6, width=9, scaling=s, seeds=(3,)).double() for s in ("standard", "theory"))  # type: ignore[arg-type]
+    a, b = (PerturbedNet(6, width=9, scaling=s, seeds=(3,)).double() for s in ("standard", "theory"))
     x = inputs(1, 5, 6)
     torch.testing.assert_close(a(x), b(x), rtol=1e-5, atol=1e-6)
     assert float(a.layers(a.theta)[-1].norm()) == pytest.approx(1)
@@ -198,7 +199,9 @@ def test_gaps_carry_no_noise_and_a_rounds_signs_are_shared() -> None:
     assert signs is not None
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     regressor.update(x[:, :1], torch.zeros(2, 1))
-    assert not torch.equal(signs, regressor.signs)
+    fresh = regressor.signs
+    assert fresh is not None
+    assert not torch.equal(signs, fresh)
 
 
 def test_projection_schedule_window_and_passes() -> None:
@@ -212,7 +215,7 @@ def test_projection_schedule_window_and_passes() -> None:
     thetas = []
     for options in ({}, {"schedule": "inverse"}, {"window": 4}, {"passes": 3}):
         other = PerturbedNet(6, width=5, c_p=0.0).double()
-        online = OnlineRegressor(other, **options)  # type: ignore[arg-type]
+        online = OnlineRegressor(other, **options)
         for k in range(8):
             online.update(x[:, k : k + 1], torch.ones(1, 1))
         thetas.append(other.theta.detach())
@@ -224,7 +227,12 @@ def test_covariance_against_its_definition(cls: type[NeuralUCB]) -> None:
     """Full: Z is inverted outright; diagonal: its diagonal; width nu sqrt(g Z^-1 g / m)."""
     for gradient in ("current", "initial"):
         full, diagonal = (
-            cls(width=4, nu=0.3, lam=0.7, lr=0.1, gradient=gradient, covariance=c).start(3, 6, seeds=(0,))
+            ConfidencePolicy(
+                cls(width=4, nu=0.3, lam=0.7, lr=0.1, gradient=gradient, covariance=c),
+                arms=3,
+                features=6,
+                seeds=(0,),
+            )
             for c in ("full", "diagonal")
         )
         net = full.regressor_.net

@@ -177,15 +177,16 @@ def _others(scale: Scale, seed: int, name: str) -> dict[str, Learner]:
     found: dict[str, Learner] = {arm: TUNED[name][arm] for arm in RIVALS}
     for arm in OURS:
         ours = TUNED[name][arm]
-        found[f"{arm} unperturbed"] = replace(ours, c_p=0.0)
-        found[f"{arm} linear"] = replace(ours, c_p=0.0, depth=0)
         if name != scale["sets"][0]:
             found[arm] = ours
+        else:
+            found[f"{arm} unperturbed"] = replace(ours, c_p=0.0)
+            found[f"{arm} linear"] = replace(ours, c_p=0.0, depth=0)
     return found
 
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
-    """Random play by set, and the rows that no sham touches: rivals, ablations, our methods beyond the first set."""
+    """Random play by set, and the rows that no sham touches: rivals, ours beyond the first set, ablations on it."""
     rows, chance = [], {}
     for name in scale["sets"]:
         uniform = _play(scale, seed, name, UniformArms())
