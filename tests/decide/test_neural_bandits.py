@@ -134,7 +134,7 @@ def test_without_perturbation_it_is_torchs_sgd() -> None:
     layers = [torch.nn.Parameter(w[0].T.contiguous()) for w in (first, second, v)]
     optimizer = torch.optim.SGD(layers, 0.2)
     regressor = OnlineRegressor(net, lr=0.2, copies=1)
-    for x in inputs(30, 6):
+    for x in torch.nn.functional.normalize(inputs(30, 6)):
         h = torch.relu(layers[1] @ torch.relu(layers[0] @ x))
         optimizer.zero_grad()
         ((x[0] - layers[2] @ h) ** 2 / 2).sum().backward()

@@ -20,12 +20,14 @@ def test_the_pull_is_lost_only_when_predictions_are_averaged(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_inequalities_fall_only_when_costs_are_rewards(seed: int) -> None:
     for sham, holds in ((None, True), ("average-then-loss", True), ("cost-as-reward", False)):
-        for row in paper.slack(seed, 500, sham):
-            assert all((row[name] <= 1e-9) == holds for name in ("gap", "square", "fast"))
+        rows = paper.slack(seed, 500, sham)
+        for name in ("gap", "square", "fast"):
+            assert (max(row[name] for row in rows) <= 1e-9) == holds
 
 
 def test_regressor_without_perturbation_is_sgd() -> None:
-    assert paper.sgd_difference(3) <= 1e-12
+    for seed in range(20):
+        assert paper.sgd_difference(seed) <= 1e-12
 
 
 def test_contexts_have_unit_norm_and_every_learner_has_settings() -> None:
