@@ -16,7 +16,7 @@ from assay.runtime.inference import predict
 from assay.runtime.random import seeded
 from assay.training import Trainer
 
-ROOMS = ("training", "defenses", "labels")
+ROOMS = ("training", "defenses", "labels", "dynamics")
 
 
 def exported() -> list[type[Trainer]]:
