@@ -26,6 +26,7 @@ _MODULES = (
     "calibrate",
     "certify",
     "compress",
+    "decide",
     "defenses",
     "detect",
     "dynamics",
