@@ -143,23 +143,16 @@ class CGBA(QueryAttack):
         plane = Plane.of(probe.x, z, eta)
         if plane is None:
             return z
-        for k in range(1, HALVINGS + 1):
-            clean = self.point(plane, math.pi / 2 * (1 - 2**-k))
-            met, _ = yield from probe.ask(clean[None])
-            if not bool(met[0]):
-                return (yield from self._along_arc(probe, z, clean))
-        return z
-
-    def _along_arc(self, probe: Probe, z: Tensor, clean: Tensor) -> Blending:
-        """Bisection from ``z`` to the direction of ``clean``, which clipping may have turned out of the plane."""
-        plane = Plane.of(probe.x, z, clean - probe.x)
-        if plane is None:
-            return z
 
         def arc(_x: Tensor, _z: Tensor, t: float) -> Tensor:
-            return self.point(plane, (1 - t) * plane.angle)
+            return self.point(plane, (1 - t) * beta)
 
-        return (yield from bisect(probe, z, arc, self.tol / (plane.radius * plane.angle)))
+        for k in range(1, HALVINGS + 1):
+            beta = math.pi / 2 * (1 - 2**-k)
+            met, _ = yield from probe.ask(self.point(plane, beta)[None])
+            if not bool(met[0]):
+                return (yield from bisect(probe, z, arc, self.tol / (plane.radius * beta)))
+        return z
 
     def _start(self, probe: Probe) -> Blending:
         if probe.given is not None:
