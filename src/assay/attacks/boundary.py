@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from assay.attacks.balls import L2
 from assay.attacks.base import Goal
 from assay.attacks.queries import Probe, QueryAttack, Search, bisect, segment, starting_point
+
+BLOCK = 32  # noise drawn at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +58,9 @@ class BoundaryAttack(QueryAttack):
         z = yield from bisect(probe, z, segment, self.tol)
         spherical = Length(self.spherical, 0.2, 0.5, self)
         source = Length(self.source, 0.1, 0.25, self)
+        noise = self._noise(probe)
         for _ in range(self.steps):
-            around = self._around(probe, z, spherical.value)
+            around = self._around(probe, z, next(noise), spherical.value)
             met, _ = yield from probe.ask(around[None])
             spherical.learn(bool(met[0]))
             if not bool(met[0]):
@@ -67,11 +71,14 @@ class BoundaryAttack(QueryAttack):
             if bool(met[0]):
                 z = nearer
 
-    def _around(self, probe: Probe, z: Tensor, length: float) -> Tensor:
-        """A random point on the sphere around x through ``z``, ``length`` radii from z, clipped to the bounds."""
+    def _noise(self, probe: Probe) -> Iterator[Tensor]:
+        while True:
+            yield from probe.draws.normal(BLOCK, *probe.x.shape)[0].to(probe.x)
+
+    def _around(self, probe: Probe, z: Tensor, noise: Tensor, length: float) -> Tensor:
+        """The point in direction ``noise`` on the sphere around x through ``z``, ``length`` radii from z, clipped to the bounds."""
         ray = z - probe.x
         radius = ray.norm()
-        noise = probe.draws.normal(*z.shape)[0].to(z)
         noise = noise - (noise * ray).sum() / radius.square().clamp_min(1e-30) * ray
         ray = ray + length * radius * noise / noise.norm().clamp_min(1e-30)
         return (probe.x + ray / math.sqrt(1 + length**2)).clamp(*self.bounds)
