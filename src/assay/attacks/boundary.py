@@ -76,7 +76,7 @@ class BoundaryAttack(QueryAttack):
             yield from probe.draws.normal(BLOCK, *probe.x.shape)[0].to(probe.x)
 
     def _around(self, probe: Probe, z: Tensor, noise: Tensor, length: float) -> Tensor:
-        """The point in direction ``noise`` on the sphere around x through ``z``, ``length`` radii from z, clipped to the bounds."""
+        """The point ``length`` radii from ``z`` towards ``noise``, on the sphere around x through z, clipped."""
         ray = z - probe.x
         radius = ray.norm()
         noise = noise - (noise * ray).sum() / radius.square().clamp_min(1e-30) * ray

@@ -18,6 +18,7 @@ from assay.attacks.subspace import LowFrequency
 HALVINGS = 40  # points tried on the semicircle before the boundary point is kept
 WALK = 0.02  # by how much of the range the starting noise grows with each query
 TRIES = 200
+TURN = 0.3  # tangent of the angle by which init="best_of" turns
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class CGBA(QueryAttack):
         while probe.queries < last:
             radius = (z - probe.x).norm()
             turn = space.normal(probe.draws, 1, z)[0]
-            across = z - probe.x + radius * turn / turn.norm()
+            across = z - probe.x + TURN * radius * turn / turn.norm()
             candidate = (probe.x + radius * across / across.norm().clamp_min(1e-12)).clamp(*self.bounds)
             met, _ = yield from probe.ask(candidate[None])
             if bool(met[0]):
