@@ -140,7 +140,11 @@ class CGBA(QueryAttack):
         return (plane.x + plane.radius * math.cos(beta) * zeta).clamp(*self.bounds)
 
     def advance(self, probe: Probe, z: Tensor, eta: Tensor) -> Blending:
-        """The boundary point on the semicircle that ``z`` and ``eta`` span: the paper's BSSP."""
+        """The boundary point on the semicircle that ``z`` and ``eta`` span: the paper's BSSP.
+
+        Both ends of the bisected arc have been asked. The released code bisects towards the direction of the clipped
+        end instead, which need not be on the right side where the bounds clip; without clipping the two agree.
+        """
         plane = Plane.of(probe.x, z, eta)
         if plane is None:
             return z
