@@ -34,7 +34,7 @@ from assay.training import Supervised, Trainer
 NOISE = 0.1
 NOISY_KEEP = 0.4
 ADAM = {"optimizer": "adam", "batch_size": 128}
-SGD = {"optimizer": "sgd", "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4}
+SGD = {"optimizer": "sgd", "batch_size": 128, "weight_decay": 5e-4}
 
 PAPER = Paper(
     slug="data-diet",
@@ -69,19 +69,19 @@ PAPER = Paper(
             "smoke",
             1,
             {"data": "digits", "train": 600, "test": 300, "pool": 1, "net": (4, 8), "hidden": 16, "models": 2}
-            | {"scoring": 30, "steps": 40, "lr": 5e-3},
+            | {"scoring": 30, "scoring_lr": 5e-3, "steps": 40, "lr": 5e-3},
         ),
         Scale(
             "claim",
             5,
             {"data": "mnist", "train": 20_000, "test": 5000, "pool": 2, "net": (8, 16), "hidden": 64, "models": 4}
-            | {"scoring": 240, "steps": 1000, "lr": 1e-2},
+            | {"scoring": 240, "scoring_lr": 3e-3, "steps": 800, "lr": 5e-3},
         ),
         Scale(
             "gpu",
             5,
             {"data": "cifar10", "train": 50_000, "test": 10_000, "pool": 1, "net": None, "hidden": 64, "models": 10}
-            | {"scoring": 20 * 391, "steps": 200 * 391, "lr": 0.1},
+            | {"scoring": 20 * 391, "scoring_lr": 0.1, "steps": 200 * 391, "lr": 0.1},
         ),
     ),
 )
@@ -110,9 +110,9 @@ def _mlp(data: Data, hidden: int) -> nn.Module:
         return MLP(data.shape, len(data.classes), (hidden,))
 
 
-def _trainer(scale: Scale, steps: int, schedule: str) -> Trainer:
-    plan = SGD if scale["net"] is None else {**ADAM, "lr": scale["lr"]}
-    return Supervised(steps=steps, schedule=schedule, **plan)  # type: ignore[arg-type]
+def _trainer(scale: Scale, steps: int, lr: float, schedule: str) -> Trainer:
+    plan: dict[str, Any] = SGD if scale["net"] is None else ADAM
+    return Supervised(steps=steps, lr=lr, schedule=schedule, **plan)
 
 
 def _crop_and_flip(x: Tensor, draws: Draws) -> Tensor:
@@ -130,13 +130,14 @@ def _accuracy(scale: Scale, given: Mapping[str, Any], data: Data, seed: int) -> 
     """Test accuracy of a network trained from one start for the scale's steps, whatever the size of ``data``."""
     augment = {"augment": _crop_and_flip} if scale["net"] is None else {}
     start = fresh(given["net"], seed=derive(seed, "retrain"))
-    model = _trainer(scale, scale["steps"], "cosine").fit(start, data, seed=seed, **augment)
+    model = _trainer(scale, scale["steps"], scale["lr"], "cosine").fit(start, data, seed=seed, **augment)
     return float((predict(model, given["test"].x).argmax(1) == given["test"].y).float().mean())
 
 
 def _runs(scale: Scale, net: nn.Module, data: Data, seed: int) -> dict[str, Tensor]:
     """Scores (K, n) of each short run, after its steps and before them."""
-    diet = DataDiet(n_models=scale["models"], steps=scale["scoring"], trainer=_trainer(scale, 1, "constant"))
+    trainer = _trainer(scale, scale["scoring"], scale["scoring_lr"], "constant")
+    diet = DataDiet(n_models=scale["models"], steps=scale["scoring"], trainer=trainer)
     return {
         "trained": diet.fit(net, data, seed=seed).runs_,
         "untrained": replace(diet, steps=0).fit(net, data, seed=seed).runs_,
