@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ def _mlp(data: Data, hidden: int) -> nn.Module:
         return MLP(data.shape, len(data.classes), (hidden,))
 
 
-def _trainer(scale: Scale, steps: int, lr: float, schedule: str) -> Trainer:
+def _trainer(scale: Scale, steps: int, lr: float, schedule: Literal["constant", "cosine"]) -> Trainer:
     plan: dict[str, Any] = SGD if scale["net"] is None else ADAM
     return Supervised(steps=steps, lr=lr, schedule=schedule, **plan)
 
