@@ -29,7 +29,7 @@ def test_crops_by_hand() -> None:
     index = torch.arange(12)
     x = torch.rand(12, 3, 8, 6)
     found, draws = _crop_and_flip(x, Draws(0, "augment", index)), Draws(0, "augment", index)
-    corner, mirrored = draws.integers(9, 2), draws.integers(2)[:, 0]
+    corner, mirrored = draws.integers(9, 2), draws.integers(2)
     for i in range(12):
         row, column = corner[i].tolist()
         crop = F.pad(x[i], (4, 4, 4, 4))[:, row : row + 8, column : column + 6]
