@@ -38,6 +38,7 @@ from assay.unlearn import (
     Unlearner,
     forget_set,
     masked_curvature,
+    near_zero,
 )
 
 # The paper's 5e-4 over 3,520 steps, at the same rate, is the pull of 1e-2 over the 145 to 215 steps made here.
@@ -133,11 +134,12 @@ def _metrics(subject: Subject, model: nn.Module, forget: Data, retain: Data) -> 
 
 
 def _row(given: Mapping[str, Any], arm: str, method: Unlearner, seed: int) -> dict[str, Any]:
-    """One method's metrics on the random forget set, and their mean distance from those of retraining."""
+    """One method's metrics on the random forget set, their mean distance from retraining, and how sparse it is."""
     model = method.forget(given["subject"], given["forget"], given["retain"], seed=seed)
     found = _metrics(given["subject"], model, given["forget"], given["retain"])
     gap = np.mean([abs(found[m] - given["retrained"][m]) for m in METRICS]) if "retrained" in given else 0.0
-    return {"arm": arm, **found, "gap": gap}
+    norm = float(torch.cat([p.detach().flatten() for p in model.parameters()]).abs().sum())
+    return {"arm": arm, **found, "gap": gap, "norm": norm, "near_zero": near_zero(model)}
 
 
 def _class_rows(scale: Scale, seed: int) -> list[dict[str, Any]]:
