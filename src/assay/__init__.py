@@ -31,6 +31,7 @@ _MODULES = (
     "detect",
     "dynamics",
     "explain",
+    "generate",
     "labels",
     "nets",
     "privacy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 import assay.explain
 from assay.data import load_data
-from assay.explain import Explainer, GradientExplainer, deletion, insertion
+from assay.explain import Explainer, GradientExplainer, deletion, insertion, lfa
 from assay.nets import SmallCNN
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded
@@ -27,7 +28,18 @@ def exported() -> list[type[Explainer]]:
     ]
 
 
-EXPLAINERS = pytest.mark.parametrize("cls", exported(), ids=lambda c: c.__name__)
+NAMED = {
+    "LocalFunctionApproximation": partial(lfa.LocalFunctionApproximation, n_samples=50),
+    "lime": partial(lfa.lime, n_samples=300, width=2.0),
+    "c_lime": partial(lfa.c_lime, n_samples=300),
+    "kernel_shap": partial(lfa.kernel_shap, n_samples=300),
+    "occlusion": lfa.occlusion,
+    "vanilla_gradient": lfa.vanilla_gradient,
+    "gradient_input": lfa.gradient_input,
+    "integrated_gradients": lfa.integrated_gradients,
+}  # settings of LocalFunctionApproximation with few points; its own are those of smoothgrad
+METHODS = {c.__name__: c for c in exported()} | NAMED
+EXPLAINERS = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS)
 
 
 @pytest.fixture(scope="module")

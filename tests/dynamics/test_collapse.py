@@ -143,3 +143,52 @@ def test_the_property_on_train_on_test_and_skipped() -> None:
     assert "no training data" in bare.notes[0]
     assert measure(Subject(model, test[test.y != 3]), Context()).skipped is not None
     assert "linear head" in (measure(Subject(nn.Flatten(), test), Context()).skipped or "")
+
+
+def test_weighting_by_sample() -> None:
+    """The official form, from its matrices: global mean and S_W over samples, S_B over classes."""
+    h, y, w = blobs(4)
+    again = torch.cat([torch.arange(len(h)), torch.where(y == 2)[0], torch.where(y == 2)[0]])
+    h, y = h[again], y[again]
+    means = torch.stack([h[y == k].mean(0) for k in range(4)])
+    m = means - h.mean(0)
+    within = (h - means[y]).T @ (h - means[y]) / len(h)
+    found = neural_collapse(h, y, w, weighting="sample")
+    assert found.nc1 == pytest.approx(float(torch.trace(within @ torch.linalg.pinv(m.T @ m / 4, rtol=1e-8))) / 4)
+    simplex = (torch.eye(4, dtype=torch.float64) - 1 / 4) / 3**0.5
+    assert found.product == pytest.approx(float((w @ m.T / (w @ m.T).norm() - simplex).norm()))
+    assert found.head_gram == pytest.approx(float((w @ w.T / (w @ w.T).norm() - simplex).norm()))
+    assert found.nc1 != pytest.approx(neural_collapse(h, y, w).nc1, rel=1e-3)
+    balanced = blobs(5)
+    by_class, by_sample = (neural_collapse(*balanced, weighting=how) for how in ("class", "sample"))
+    assert torch.allclose(numbers(by_class), numbers(by_sample), atol=1e-12)
+    with pytest.raises(InputError, match="weighting"):
+        neural_collapse(h, y, w, weighting="pixel")
+
+
+def test_measures_per_class() -> None:
+    h, y, w = blobs(6)
+    wide = torch.where(y[:, None] == 1, h + 5 * (h - h[y == 1].mean(0)), h)
+    found = neural_collapse(wide, y, w)
+    assert float(found.per_class["spread"].mean()) == pytest.approx(found.nc1)
+    assert int(found.per_class["spread"].argmax()) == 1
+    assert found.per_class["count"].tolist() == [30] * 4
+    assert float(found.per_class["disagree"].mean()) == pytest.approx(found.nc4)
+    assert float(found.per_class["norm"].mean()) == pytest.approx(1)
+    etf = neural_collapse(frame(5, 8)[torch.arange(20) % 5], torch.arange(20) % 5, frame(5, 8))
+    assert torch.allclose(etf.per_class["nearest"], torch.full((5,), -0.25, dtype=torch.float64))
+    assert torch.allclose(etf.per_class["head_cos"], torch.ones(5, dtype=torch.float64))
+
+
+def test_without_a_head_and_with_a_single_sample() -> None:
+    h, y, w = blobs(7)
+    bare, full = neural_collapse(h, y), neural_collapse(h, y, w)
+    assert (bare.nc1, bare.norms, bare.angles) == (full.nc1, full.norms, full.angles)
+    assert torch.tensor([bare.head_norms, bare.head_angles, bare.nc3, bare.head_gram, bare.product]).isnan().all()
+    assert len(bare.disagree) == 0
+    with pytest.warns(UserWarning, match="class 3 has one sample"):
+        neural_collapse(torch.cat([h[y < 3], h[y == 3][:1]]), torch.cat([y[y < 3], y[y == 3][:1]]), w)
+    with pytest.raises(InputError, match="bias"):
+        neural_collapse(h, y, None, torch.zeros(4))
+    with pytest.raises(InputError, match="at least 2"):
+        neural_collapse(h, torch.zeros_like(y))

@@ -5,6 +5,7 @@ from assay.explain.faithfulness import Curve, deletion, insertion
 from assay.explain.gradient import Gradient
 from assay.explain.gradient_input import GradientInput
 from assay.explain.integrated_gradients import IntegratedGradients
+from assay.explain.lfa import LocalFunctionApproximation, Neighbourhood
 from assay.explain.random_ranking import RandomAttribution
 from assay.explain.smooth_grad import SmoothGrad
 
@@ -15,6 +16,8 @@ __all__ = [
     "GradientExplainer",
     "GradientInput",
     "IntegratedGradients",
+    "LocalFunctionApproximation",
+    "Neighbourhood",
     "RandomAttribution",
     "SmoothGrad",
     "deletion",

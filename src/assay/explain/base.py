@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,26 +46,40 @@ class Explainer:
         x (n, ...) in the model's own units; target (n,) int64 classes. ``index`` names the samples for what is random
         (default: their positions). Raises InputError for unusable input and where attributions are not finite.
         """
-        where, device = type(self).__name__, device_of(model)
-        check_inputs(where, x, target)
-        index = torch.arange(len(x)) if index is None else index
-        check_index(where, index, len(x))
-        with evaluating(model):
-            with torch.no_grad():
-                scores = model(x[:1].to(device))
-            if scores.dim() != 2:
-                raise InputError(f"{where}: the model's output has shape {tuple(scores.shape)}; expected (n, classes)")
-            check_labels(where, target, len(x), scores.shape[1])
-            draws = Draws(seed, f"explain.{where}", index.to(device))
-            out = self._attribute(model, x.detach().to(device), target.to(device), draws)
-        if not torch.isfinite(out).all():
-            bad = int((~torch.isfinite(out.flatten(1))).any(1).sum())
-            raise InputError(f"{where}: attributions are not finite on {bad} of {len(x)} samples; expected finite ones")
+        where = type(self).__name__
+        with prepared(where, model, x, target, seed=seed, index=index) as (inputs, labels, draws):
+            out = self._attribute(model, inputs, labels, draws)
+        check_finite(where, out)
         return out.to(x.device, x.dtype)
 
     def _attribute(self, model: nn.Module, x: Tensor, target: Tensor, draws: Draws) -> Tensor:
         """The method on checked inputs; the model is in evaluation mode with its parameters frozen."""
         raise TypeError(f"{type(self).__name__} states no attribution")
+
+
+@contextmanager
+def prepared(
+    where: str, model: nn.Module, x: Tensor, target: Tensor, *, seed: int, index: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Draws]]:
+    """Checked inputs and targets on the model's device, and the samples' draws; inside, the model is evaluating."""
+    device = device_of(model)
+    check_inputs(where, x, target)
+    index = torch.arange(len(x)) if index is None else index
+    check_index(where, index, len(x))
+    with evaluating(model):
+        with torch.no_grad():
+            scores = model(x[:1].to(device))
+        if scores.dim() != 2:
+            raise InputError(f"{where}: the model's output has shape {tuple(scores.shape)}; expected (n, classes)")
+        check_labels(where, target, len(x), scores.shape[1])
+        yield x.detach().to(device), target.to(device), Draws(seed, f"explain.{where}", index.to(device))
+
+
+def check_finite(where: str, out: Tensor) -> None:
+    """InputError where an attribution (n, ...) is not finite."""
+    if not torch.isfinite(out).all():
+        bad = int((~torch.isfinite(out.flatten(1))).any(1).sum())
+        raise InputError(f"{where}: attributions are not finite on {bad} of {len(out)} samples; expected finite ones")
 
 
 def check_index(where: str, index: Tensor, n: int) -> None:
@@ -101,12 +117,14 @@ class GradientExplainer(Explainer):
             rows = torch.arange(start, min(start + group, len(x)), device=x.device)
             points = self.points(x[rows], draws.select(rows))
             labels = target[rows].repeat_interleave(len(weights))
-            gradients = _gradients(model, points.flatten(0, 1), labels, self.batch_size).unflatten(0, points.shape[:2])
+            gradients = target_gradients(model, points.flatten(0, 1), labels, self.batch_size).unflatten(
+                0, points.shape[:2]
+            )
             parts.append(torch.einsum("k,nk...->n...", weights, gradients))
         return self.combine(x, torch.cat(parts))
 
 
-def _gradients(model: nn.Module, x: Tensor, target: Tensor, batch_size: int) -> Tensor:
+def target_gradients(model: nn.Module, x: Tensor, target: Tensor, batch_size: int) -> Tensor:
     """Gradients (m, ...) of the target logits at the points ``x`` (m, ...)."""
     parts = []
     for chunk, labels in zip(x.split(batch_size), target.split(batch_size), strict=True):

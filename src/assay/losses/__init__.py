@@ -1,6 +1,7 @@
 """Objectives on (logits, target), and what a small surrogate loss guarantees."""
 
 from assay.losses.comp_sum import CompSumLoss
+from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.h_consistency import (
     conditional_optimum,
     conditional_regret,
@@ -12,6 +13,7 @@ from assay.losses.h_consistency import (
 
 __all__ = [
     "CompSumLoss",
+    "DotRegressionLoss",
     "conditional_optimum",
     "conditional_regret",
     "gamma",

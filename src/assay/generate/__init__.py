@@ -1,0 +1,23 @@
+"""Generators: ``fit(data, *, seed)`` gives an object with ``sample(n, *, seed)``."""
+
+from assay.generate.base import FittedGenerator, Generator
+from assay.generate.denoiser import DenoiserMLP
+from assay.generate.edm import EDMPrecond, edm_sampler, edm_sigmas
+from assay.generate.frechet import frechet_distance
+from assay.generate.pfgm import PFGMPP, FittedPFGMPP
+from assay.generate.poisson import PerturbationKernel, pfgm_field, posterior_gap
+
+__all__ = [
+    "DenoiserMLP",
+    "EDMPrecond",
+    "FittedGenerator",
+    "FittedPFGMPP",
+    "Generator",
+    "PFGMPP",
+    "PerturbationKernel",
+    "edm_sampler",
+    "edm_sigmas",
+    "frechet_distance",
+    "pfgm_field",
+    "posterior_gap",
+]
