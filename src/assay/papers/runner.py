@@ -93,7 +93,7 @@ class Run:
 
 
 def derived_seed(slug: str, scale: str) -> int:
-    """The base seed that follows from the module's experiment and claims and the scale's sizes; records use no other."""
+    """The base seed that follows from the experiment, the claims and the sizes of the scale."""
     module = catalogue.load(slug)
     chosen = module.PAPER.scale(scale)
     sizes = json.dumps([chosen.seeds, dict(chosen.sizes)], sort_keys=True, default=repr)
