@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue figures clean
+.PHONY: demo test lint install dev catalogue figures reproduce gallery docs clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -12,15 +12,15 @@ install: .venv/.installed
 
 dev: .venv/.dev
 .venv/.dev: .venv/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,ray]'
 	touch $@
 
 demo: install
 	$(BIN)/assay audit --profile quick --out runs/digits
 
 lint: dev
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -32,6 +32,15 @@ catalogue: dev
 
 figures: dev
 	$(BIN)/python docs/readme.py
+
+reproduce: dev  # only papers whose present code has no recorded run; an interrupted one goes on where it was
+	$(BIN)/assay reproduce --all --record --jobs 2
+
+gallery: dev
+	$(BIN)/python docs/gallery.py
+
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv runs

@@ -1,10 +1,10 @@
 """PGD-20 side by side: assay, torchattacks, foolbox and ART on the same weights and images, in one run.
 
-``python bench/attacks.py [--peer-python PATH]``. Peers run in a subprocess of their own environment
-(bench/peers/attacks/.venv, made from requirements.txt) and exchange npz and safetensors. Reports robust accuracy, CPU
-time (median of five after one warm-up) and its ratio to the peer's, for an undefended and an adversarially trained
-model; then the engine's overhead: its time over that of bare passes through the same recorded batch shapes. A peer that
-cannot be imported is reported as such.
+``python bench/attacks.py [--data digits|cifar10] [--peer-python PATH]``; cifar10 (8/255) needs ASSAY_DATA. Peers run
+in a subprocess of their own environment (bench/peers/attacks/.venv, made from requirements.txt) and exchange npz and
+safetensors. Reports robust accuracy, CPU time (median of five after one warm-up) and its ratio to the peer's, for an
+undefended and an adversarially trained model; then the engine's overhead: its time over that of bare passes through the
+same recorded batch shapes. A peer that cannot be imported is reported as such.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-EPS, STEPS, RUNS = 0.1, 20, 5
-STEP = 2.5 * EPS / STEPS
-WIDTHS, HIDDEN = (16, 32), 64
+STEPS, RUNS = 20, 5
 PEERS = ("torchattacks", "foolbox", "art")
 ENVIRONMENT = Path(__file__).parent / "peers" / "attacks" / ".venv" / "bin" / "python"
 
@@ -42,57 +41,83 @@ def timed(attack: Callable[[], Tensor]) -> tuple[Tensor, float]:
     return result, statistics.median(seconds)
 
 
-class Net(nn.Module):
-    """The same network as assay's SmallCNN on 8x8 digits, in plain torch, for the peers' environment."""
+@dataclass(frozen=True)
+class Case:
+    """What is attacked: the shape of its images, the network's sizes, the radius, and how many images."""
 
-    def __init__(self) -> None:
+    shape: tuple[int, int, int]
+    widths: tuple[int, ...]
+    hidden: int
+    eps: float
+    images: int
+
+    @property
+    def step(self) -> float:
+        """The length of a step: 2.5 eps / steps."""
+        return 2.5 * self.eps / STEPS
+
+
+CASES = {
+    "digits": Case((1, 8, 8), (16, 32), 64, 0.1, 512),
+    "cifar10": Case((3, 32, 32), (32, 64, 128), 128, 8 / 255, 1000),
+}
+
+
+class Net(nn.Module):
+    """The same network as assay's SmallCNN, in plain torch, for the peers' environment."""
+
+    def __init__(self, case: Case) -> None:
         super().__init__()
-        a, b = WIDTHS
-        convolutions = [nn.Conv2d(1, a, 3, 1, 1), nn.ReLU(), nn.Conv2d(a, b, 3, 2, 1), nn.ReLU()]
-        self.body = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(b * 16, HIDDEN), nn.ReLU())
-        self.head = nn.Linear(HIDDEN, 10)
+        channels, side, _ = case.shape
+        layers: list[nn.Module] = []
+        for k, width in enumerate(case.widths):
+            stride = 1 if k == 0 and side <= 8 else 2
+            layers += [nn.Conv2d(channels, width, 3, stride, 1), nn.ReLU()]
+            channels, side = width, -(-side // stride)
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side**2, case.hidden), nn.ReLU())
+        self.head = nn.Linear(case.hidden, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
 
 
-def peer_attack(name: str, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+def peer_attack(name: str, case: Case, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
     """PGD-20 of one peer as a function without arguments."""
     if name == "torchattacks":
         import torchattacks
 
-        pgd = torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=STEPS, random_start=True)
+        pgd = torchattacks.PGD(model, eps=case.eps, alpha=case.step, steps=STEPS, random_start=True)
         return lambda: pgd(x, y)
     if name == "foolbox":
         import foolbox
 
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-        attack = foolbox.attacks.LinfPGD(rel_stepsize=STEP / EPS, steps=STEPS, random_start=True)
-        return lambda: attack(wrapped, x, y, epsilons=EPS)[1]
+        attack = foolbox.attacks.LinfPGD(rel_stepsize=case.step / case.eps, steps=STEPS, random_start=True)
+        return lambda: attack(wrapped, x, y, epsilons=case.eps)[1]
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
     estimator = PyTorchClassifier(model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0))
-    options: dict[str, Any] = {"eps": EPS, "eps_step": STEP, "max_iter": STEPS, "num_random_init": 1}
+    options: dict[str, Any] = {"eps": case.eps, "eps_step": case.step, "max_iter": STEPS, "num_random_init": 1}
     art = ProjectedGradientDescentPyTorch(estimator, batch_size=len(x), verbose=False, **options)
     return lambda: torch.from_numpy(art.generate(x.numpy(), y.numpy()))
 
 
-def run_peer(name: str, folder: Path) -> None:
+def run_peer(name: str, case: Case, folder: Path) -> None:
     """Inside the peer's environment: attack what lies in ``folder`` and write ``NAME.npz`` there."""
     torch.manual_seed(0)
-    given, model = np.load(folder / "data.npz"), Net()
+    given, model = np.load(folder / "data.npz"), Net(case)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     model.eval()
-    x_adv, seconds = timed(peer_attack(name, model, torch.from_numpy(given["x"]), torch.from_numpy(given["y"])))
+    x_adv, seconds = timed(peer_attack(name, case, model, torch.from_numpy(given["x"]), torch.from_numpy(given["y"])))
     np.savez(folder / f"{name}.npz", x=x_adv.detach().numpy(), seconds=seconds)
 
 
-def ask_peer(name: str, python: Path, folder: Path) -> tuple[Tensor, float] | str:
+def ask_peer(name: str, data: str, python: Path, folder: Path) -> tuple[Tensor, float] | str:
     """A peer's adversarial images and its seconds, or why there are none."""
     if not python.exists():
         return f"no environment at {python}"
-    command = [str(python), __file__, "--peer", name, "--folder", str(folder)]
+    command = [str(python), __file__, "--peer", name, "--data", data, "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["failed"])[-1][:160]
@@ -100,18 +125,18 @@ def ask_peer(name: str, python: Path, folder: Path) -> tuple[Tensor, float] | st
         return torch.from_numpy(found["x"]), float(found["seconds"])
 
 
-def adversarially_trained(model: nn.Module, data: Any) -> nn.Module:
+def adversarially_trained(model: nn.Module, data: Any, eps: float, epochs: int) -> nn.Module:
     """The model trained on PGD-5 points of itself (Madry et al., 2018)."""
     from assay.attacks import PGD, Linf
     from assay.training import Plan, fit
 
-    pgd = PGD(ball=Linf(EPS), steps=5, early_stop=False)
+    pgd = PGD(ball=Linf(eps), steps=5, early_stop=False)
 
     def objective(net: nn.Module, batch: Any, state: Any) -> Tensor:
         x = pgd(net, batch.x, batch.y, seed=state.step, index=batch.index)
         return nn.functional.cross_entropy(net(x), batch.y)
 
-    return fit(model, data, objective, Plan(epochs=20), seed=0)
+    return fit(model, data, objective, Plan(epochs=epochs), seed=0)
 
 
 def overhead(model: nn.Module, attack: Any, x: Tensor, y: Tensor, seconds: float) -> float:
@@ -135,19 +160,28 @@ def overhead(model: nn.Module, attack: Any, x: Tensor, y: Tensor, seconds: float
     return seconds / timed(replay)[1]
 
 
-def compare(label: str, model: nn.Module, x: Tensor, y: Tensor, python: Path) -> list[dict[str, Any]]:
+def compare(label: str, data: str, model: nn.Module, x: Tensor, y: Tensor, python: Path) -> list[dict[str, Any]]:
     """One row an implementation."""
     from assay.attacks import PGD, Linf
     from assay.runtime.inference import predict
 
+    case = CASES[data]
+
     def row(name: str, x_adv: Tensor, seconds: float) -> dict[str, Any]:
-        inside = bool((x_adv - x).abs().max() <= EPS + 1e-5)
+        inside = bool((x_adv - x).abs().max() <= case.eps + 1e-5)
         robust = float((predict(model, x_adv).argmax(1) == y).float().mean())
-        return {"model": label, "attack": name, "robust": robust, "cpu_s": round(seconds, 4), "inside": inside}
+        return {
+            "data": data,
+            "model": label,
+            "attack": name,
+            "robust": robust,
+            "cpu_s": round(seconds, 4),
+            "inside": inside,
+        }
 
     rows = []
     for name, early in (("assay", True), ("assay, all steps", False)):
-        attack = PGD(ball=Linf(EPS), steps=STEPS, early_stop=early)
+        attack = PGD(ball=Linf(case.eps), steps=STEPS, early_stop=early)
         x_adv, seconds = timed(lambda a=attack: a.run(model, x, goal(y), seed=0, batch_size=len(x)).x_adv)
         rows.append(row(name, x_adv, seconds))
         rows[-1]["overhead"] = round(
@@ -158,7 +192,7 @@ def compare(label: str, model: nn.Module, x: Tensor, y: Tensor, python: Path) ->
         np.savez(folder / "data.npz", x=x.numpy(), y=y.numpy())
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
         for name in PEERS:
-            found = ask_peer(name, python, folder)
+            found = ask_peer(name, data, python, folder)
             if isinstance(found, str):
                 rows.append({"model": label, "attack": name, "not_run": found})
             else:
@@ -175,24 +209,43 @@ def goal(y: Tensor) -> Any:
     return Untargeted(y)
 
 
+def models(data: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
+    """An undefended and an adversarially trained model, and the images and labels that they are attacked on."""
+    import assay
+    from assay.data import load_data
+    from assay.nets import SmallCNN
+    from assay.runtime.random import seeded
+    from assay.training import Plan, Supervised
+
+    case = CASES[data]
+    if data == "digits":
+        subject = assay.load("digits")
+        plain, train, test, epochs = subject.model, subject.train, subject.test, 20
+    else:
+        train, test, epochs = load_data(data, "train").subset(torch.arange(10_000)), load_data(data), 6
+        with seeded(0):
+            net = SmallCNN(case.shape, 10, case.widths, case.hidden)
+        plain = Supervised(plan=Plan(epochs=8)).fit(net, train, seed=0)
+    robust = adversarially_trained(plain, train, case.eps, epochs)
+    return {"undefended": plain, "robust": robust}, test.x[: case.images], test.y[: case.images]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=CASES, default="digits")
     parser.add_argument("--peer-python", type=Path, default=ENVIRONMENT)
     parser.add_argument("--peer", choices=PEERS)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.peer:
-        run_peer(given.peer, given.folder)
+        run_peer(given.peer, CASES[given.data], given.folder)
         return
-    import assay
-
-    subject = assay.load("digits")
-    x, y = subject.test.x[:256], subject.test.y[:256]
-    models = {"undefended": subject.model, "robust": adversarially_trained(subject.model, subject.train)}
-    for label, model in models.items():
-        for entry in compare(label, model, x, y, given.peer_python):
+    attacked, x, y = models(given.data)
+    for label, model in attacked.items():
+        for entry in compare(label, given.data, model, x, y, given.peer_python):
             sys.stdout.write(json.dumps(entry) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

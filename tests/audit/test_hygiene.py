@@ -8,6 +8,7 @@ from assay.audit import hygiene
 from assay.audit.property import Context, Section
 from assay.data import load_data
 from assay.nets import MLP
+from assay.runtime.metric import measured
 from assay.runtime.random import torch_rng
 from assay.runtime.statistics import point
 from assay.subject import Subject
@@ -63,6 +64,16 @@ def test_covariate_shift_shows_and_its_absence_too():
     shifted = hygiene.measure(subject(TEST.with_x(TEST.x * 0.75 + noise)), Context())
     assert values(shifted)["hygiene.covariate_shift.auc"] > 0.9
     assert any("AUC" in text for _, text in shifted.findings)
+
+
+def test_without_a_shift_an_interval_above_one_half_is_rare():
+    false = 0
+    for k in range(40):
+        a, b = TRAIN.split(0.5, seed=k)
+        pairs = hygiene.two_sample(a.x[:200], b.x[:200], seed=k)
+        auc, _ = measured("auc", pairs, np.arange(len(pairs)), statistic="auroc", better="lower", how="")
+        false += auc.low > 0.5
+    assert false <= 4  # 1 expected at 2.5%; P(more than 4) = 0.003
 
 
 def test_without_training_data_the_rest_is_measured():

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.runtime.codehash import closure, code_hash
 from assay.runtime.errors import InputError
 from assay.runtime.executor import run_tasks
 from assay.runtime.store import Store, key_of
@@ -72,13 +71,6 @@ def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="result store"):
         Store(tmp_path / "file" / "sub")
-
-
-def test_the_closure_of_a_property_holds_what_it_calls_and_not_the_command_line() -> None:
-    names = closure("assay.audit.accuracy")
-    assert "assay.runtime.statistics" in names
-    assert not any(n.startswith("assay.cli") for n in names)
-    assert code_hash("assay.audit.accuracy") != code_hash("assay.runtime.errors")
 
 
 @pytest.mark.parametrize(("on", "jobs"), [("local", 1), ("local", 2)])

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from assay.papers.hashing import source_hash
 from assay.papers.model import check_module
+from assay.runtime.codehash import source_hash
 from assay.runtime.errors import InputError, unknown
 
 MACHINERY = {"catalogue", "hashing", "ledger", "model", "page", "runner", "status"}

@@ -144,8 +144,9 @@ class Claim:
     """One sentence with what was observed (one number a seed), its bound, and the rule that decides.
 
     ``exact``: every number is within the bound. ``interval``: Student's 95% interval of their mean lies within it, at
-    five seeds or more. ``k-of-n``: at least ``k`` of n >= 5 numbers are within it. A NaN decides nothing. ``key``
-    claims decide the paper; the others support it. ``refuted_by`` names the shams that must refute the claim.
+    five seeds or more. ``k-of-n``: at least ``k`` of n >= 5 numbers are within it; refuted where as many are beyond
+    it, undecided between. A NaN decides nothing. ``key`` claims decide the paper; the others support it.
+    ``refuted_by`` names the shams that must refute the claim.
     """
 
     text: str
@@ -192,7 +193,7 @@ class Claim:
         if self.rule == "exact":
             return "holds" if inside.all() else "refuted"
         if self.k is not None:
-            return "holds" if inside.sum() >= self.k else "refuted"
+            return "holds" if inside.sum() >= self.k else "refuted" if (~inside).sum() >= self.k else "undecided"
         left, right = self.interval
         if left >= low and right <= high:
             return "holds"

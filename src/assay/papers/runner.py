@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from assay.papers import catalogue, ledger
-from assay.papers.hashing import claims_hash, source_hash, source_path
+from assay.papers.hashing import claims_hash
 from assay.papers.model import Claim, Paper, Table, outcome
-from assay.runtime.codehash import closure
+from assay.runtime.codehash import closure, source_hash, source_path
 from assay.runtime.errors import InputError
 from assay.runtime.executor import run_tasks
 from assay.runtime.random import derive
@@ -136,7 +136,7 @@ def reproduce(
         setup_seconds=sum(r["setup"] for r in done.values()),
         peak_mb=max(peaks, default=None),
         environment=environment(),
-        commit=ledger.commit_of(source_path(module.__name__)),
+        commit=ledger.commit_of(ledger.ROOT),
     )
 
 
@@ -219,7 +219,7 @@ def recorded(slug: str, scale: str, root: Path = ledger.ROOT) -> dict[str, Any] 
 def check_recordable(slug: str) -> None:
     """InputError unless the module and all that it imports inside assay are committed as they are."""
     name = catalogue.load(slug).__name__
-    ledger.check_committed([source_path(m) for m in closure(name)])
+    ledger.check_committed([path for m in closure(name) if (path := source_path(m)) is not None])
 
 
 def record(run: Run, root: Path = ledger.ROOT) -> dict[str, Any]:
