@@ -57,7 +57,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "normal", "points": 120, "cap": 2000, "sizes": (50, 100, 200)}),
-        Scale("claim", 5, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
+        Scale("claim", 10, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
         Scale("gpu", 10, {"data": "cifar10", "points": 5000, "cap": 20_000, "sizes": (50, 100, 200, 400, 800)}),
     ),
 )
@@ -125,11 +125,15 @@ def _example() -> float:
 
 
 def _speed(scale: Scale, seed: int) -> list[dict[str, Any]]:
+    """Iterations and largest loss at steps 1 and 100. The loss at th_0 = 0, log 2 at any step, is left out.
+
+    On pair 0/1 the loss at step 1 only falls from there: the start would be all that its largest loss shows.
+    """
     rows = []
     for pair in PAIRS:
         points = _draw(scale, seed, pair)
         runs = {step: _fit(LogisticGD(step=step, max_iter=scale["cap"]), points) for step in (1.0, 100.0)}
-        small, large = (max(s.loss for s in runs[step].history_) for step in (1.0, 100.0))
+        small, large = (max(s.loss for s in runs[step].history_[1:]) for step in (1.0, 100.0))
         ratio = runs[1.0].n_iter_ / runs[100.0].n_iter_
         rows.append({"arm": f"pair {pair[0]}/{pair[1]}", "speedup": ratio, "loss_ratio": large / small})
     return rows
@@ -182,10 +186,7 @@ def _slope(table: Table, arm: str) -> np.ndarray:
     return table.per_seed("iterations", lambda took: np.polyfit(np.log(n), np.log(took), 1)[0], arm=arm)
 
 
-def claims(table: Table) -> list[Claim]:
-    """The limit, the slopes in n and the bound decide; the example, speed and imbalance support."""
-    seeds = len(table.per_seed("gap"))
-    majority = seeds // 2 + 1 if seeds < 5 else -(-4 * seeds // 5)
+def _limit_claims(table: Table) -> list[Claim]:
     return [
         Claim(
             "th_t / step and the batch perceptron's p_t, step 1e10, t <= 50: largest relative distance",
@@ -200,6 +201,18 @@ def claims(table: Table) -> list[Claim]:
             at_most=0,
             rule="exact",
         ),
+        Claim(
+            "the four limits on the example of two points: largest error",
+            table.per_seed("error"),
+            at_most=1e-9,
+            rule="exact",
+            key=False,
+        ),
+    ]
+
+
+def _worst_case_claims(table: Table) -> list[Claim]:
+    return [
         Claim(
             "worst-case data, plain form at step 1e6: slope of log iterations in log n",
             _slope(table, "plain"),
@@ -228,13 +241,13 @@ def claims(table: Table) -> list[Claim]:
             rule="exact",
             key=False,
         ),
-        Claim(
-            "the four limits on the example of two points: largest error",
-            table.per_seed("error"),
-            at_most=1e-9,
-            rule="exact",
-            key=False,
-        ),
+    ]
+
+
+def _digit_claims(table: Table) -> list[Claim]:
+    seeds = len(table.per_seed("gap"))
+    majority = seeds // 2 + 1 if seeds < 5 else -(-4 * seeds // 5)
+    return [
         Claim(
             "iterations at step 1 over those at step 100, the lesser of two pairs",
             table.per_seed("speedup", np.min),
@@ -243,7 +256,7 @@ def claims(table: Table) -> list[Claim]:
         ),
         *(
             Claim(
-                f"largest loss before accuracy 1 at step 100 over that at step 1, pair {a}/{b}",
+                f"largest loss from the first step on, at step 100 over that at step 1, pair {a}/{b}",
                 table.per_seed("loss_ratio", arm=f"pair {a}/{b}"),
                 at_least=5,
                 key=False,
@@ -259,6 +272,11 @@ def claims(table: Table) -> list[Claim]:
             key=False,
         ),
     ]
+
+
+def claims(table: Table) -> list[Claim]:
+    """The limit, the slopes in n and the bound decide; the example, speed, loss and imbalance support."""
+    return [*_limit_claims(table), *_worst_case_claims(table), *_digit_claims(table)]
 
 
 def figure(table: Table) -> Figure:
