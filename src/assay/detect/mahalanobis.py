@@ -131,6 +131,8 @@ class FittedMahalanobis(FittedDetector):
         """
         if not magnitudes or min(magnitudes) < 0:
             raise InputError(f"Mahalanobis.tuned: magnitudes {tuple(magnitudes)}; expected at least one, all >= 0")
+        if len(magnitudes) == 1:
+            return replace(self, magnitude=magnitudes[0]).with_out(inside, outside)
         found: list[tuple[float, float, float]] = []
         for magnitude in magnitudes:
             fitted = replace(self, magnitude=magnitude).with_out(inside[::2], outside[::2])

@@ -34,7 +34,6 @@ from assay.runtime.inference import predict
 from assay.runtime.random import Draws, derive, seeded, torch_rng
 from assay.training import Supervised
 
-MAGNITUDES = (0.0, 0.002, 0.01)  # of the pre-processing step, of inputs in [0, 1]
 OUTS = ("bim", "photographs", "held-out")
 KNOWN = 7  # the classes from here on are held out of the second model
 
@@ -56,10 +55,44 @@ PAPER = Paper(
         "swapped-fit": "the layer weights are fitted with the labels of normal and adversarial inputs swapped",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "photos": "crops", "train": 400, "half": 120, "epochs": 4, "eps": 0.25}),
-        Scale("claim", 5, {"data": "mnist", "photos": "cifar10", "train": 3000, "half": 300, "epochs": 4, "eps": 0.1}),
         Scale(
-            "gpu", 5, {"data": "mnist", "photos": "cifar10", "train": 60_000, "half": 5000, "epochs": 10, "eps": 0.1}
+            "smoke",
+            1,
+            {
+                "data": "digits",
+                "photos": "crops",
+                "train": 400,
+                "half": 100,
+                "epochs": 12,
+                "eps": 0.3,
+                "magnitudes": (0.005,),
+            },
+        ),
+        Scale(
+            "claim",
+            5,
+            {
+                "data": "mnist",
+                "photos": "cifar10",
+                "train": 3000,
+                "half": 300,
+                "epochs": 4,
+                "eps": 0.1,
+                "magnitudes": (0.0, 0.005),
+            },
+        ),
+        Scale(
+            "gpu",
+            5,
+            {
+                "data": "mnist",
+                "photos": "cifar10",
+                "train": 60_000,
+                "half": 5000,
+                "epochs": 10,
+                "eps": 0.1,
+                "magnitudes": (0.0, 0.005),
+            },
         ),
     ),
 )
@@ -198,7 +231,7 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     layered = _detector(given["model"], given["train"], "all", sham)
     inside, outside = given["fit"]
     pair = (outside, inside) if sham == "swapped-fit" else (inside, outside)
-    joined = layered.tuned(*pair, magnitudes=MAGNITUDES)
+    joined = layered.tuned(*pair, magnitudes=scale["magnitudes"])
     msp = MSP().fit(given["model"], given["train"])
     for name in ("bim", "photographs"):
         normal, abnormal = given[name]
