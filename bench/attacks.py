@@ -215,17 +215,17 @@ def models(data: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
     from assay.data import load_data
     from assay.nets import SmallCNN
     from assay.runtime.random import seeded
-    from assay.training import Plan, Supervised
+    from assay.training import Supervised
 
     case = CASES[data]
     if data == "digits":
         subject = assay.load("digits")
         plain, train, test, epochs = subject.model, subject.train, subject.test, 20
     else:
-        train, test, epochs = load_data(data, "train").subset(torch.arange(10_000)), load_data(data), 6
+        train, test, epochs = load_data(data, "train").limit(10_000), load_data(data), 6
         with seeded(0):
             net = SmallCNN(case.shape, 10, case.widths, case.hidden)
-        plain = Supervised(plan=Plan(epochs=8)).fit(net, train, seed=0)
+        plain = Supervised(epochs=8).fit(net, train, seed=0)
     robust = adversarially_trained(plain, train, case.eps, epochs)
     return {"undefended": plain, "robust": robust}, test.x[: case.images], test.y[: case.images]
 

@@ -37,7 +37,7 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
 SubjectArg = Annotated[
     str | None,
     typer.Argument(
-        help="digits (default), mnist, a subject folder, or module:factory[@weights.pt].", show_default=False
+        help="digits (default), mnist, cifar10, a subject folder, or module:factory[@weights.pt].", show_default=False
     ),
 ]
 DataOpt = Annotated[
@@ -101,7 +101,9 @@ def audit_command(
 
 @app.command("repair")
 def repair_command(
-    subject: Annotated[str, typer.Argument(help="digits, mnist, a subject folder, or module:factory[@weights.pt].")],
+    subject: Annotated[
+        str, typer.Argument(help="digits, mnist, cifar10, a subject folder, or module:factory[@weights.pt].")
+    ],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
     forget: Annotated[str | None, typer.Option("--forget", help="class=NAME or a file with one index a line.")] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Independent runs.")] = 1,

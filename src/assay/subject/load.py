@@ -29,6 +29,7 @@ SPLITS = ("train", "holdout", "test")
 EMBEDDED = {
     "digits": "assay.training.embedded:digits_subject",
     "mnist": "assay.training.embedded:mnist_subject",
+    "cifar10": "assay.training.embedded:cifar10_subject",
 }
 
 
@@ -206,7 +207,7 @@ def load(
     trust: Collection[str] = (),
     seed: int = 0,
 ) -> Subject:
-    """A subject: None or "digits", "mnist" (trained here, then kept), a folder, or "module:factory[@weights]".
+    """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
     ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
@@ -221,13 +222,10 @@ def load(
     elif ":" in text:
         return load_factory(text, trust, given)
     else:
-        raise (
-            InputError(
-                f"subject {text!r}: no such folder; expected digits, mnist, a folder or module:factory[@weights.pt]"
-            )
-            if os.sep in text or Path(text).suffix
-            else unknown("subject", text, EMBEDDED)
-        )
+        if os.sep not in text and not Path(text).suffix:
+            raise unknown("subject", text, EMBEDDED)
+        known = ", ".join(EMBEDDED)
+        raise InputError(f"subject {text!r}: no such folder; expected {known}, a folder or module:factory[@weights.pt]")
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
