@@ -57,7 +57,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "normal", "points": 120, "cap": 2000, "sizes": (50, 100, 200)}),
-        Scale("claim", 10, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
+        Scale("claim", 6, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
         Scale("gpu", 10, {"data": "cifar10", "points": 5000, "cap": 20_000, "sizes": (50, 100, 200, 400, 800)}),
     ),
 )
