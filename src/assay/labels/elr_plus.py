@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -118,18 +119,11 @@ class ELRPlus(ELR):
         self.check_names(data)
         starts = {"first": model, "second": fresh(model, seed=seed)}
         players = {
-            name: Player(model=start, objective=_objective(self, name), plan=self.plan())
+            name: Player(model=start, objective=partial(self.loss, name), plan=self.plan())
             for name, start in starts.items()
         }
         hooks = [self.follow, *options.pop("hooks", ())]
         return MeanLogits(**fit_players(players, data, seed=seed, hooks=hooks, **options)).eval()
-
-
-def _objective(method: ELRPlus, name: str) -> Any:
-    def objective(models: Mapping[str, nn.Module], batch: Batch, state: State) -> Tensor:
-        return method.loss(name, models, batch, state)
-
-    return objective
 
 
 def _averages(name: str, model: nn.Module, state: State) -> dict[str, Tensor]:
