@@ -30,7 +30,7 @@ def check(labels: np.ndarray, probs: np.ndarray) -> tuple[Int[np.ndarray, " n"],
         raise InputError(
             f"confident learning: labels span [{y.min()}, {y.max()}]; expected 0 to {p.shape[1] - 1}, a column each"
         )
-    if not np.isfinite(p).all() or p.min() < -TOLERANCE or p.max() > 1 + TOLERANCE:
+    if not (p.min() >= -TOLERANCE and p.max() <= 1 + TOLERANCE):  # false for NaN too
         raise InputError("confident learning: probabilities leave [0, 1] or are not finite; expected a softmax's rows")
     off = float(np.abs(p.sum(1) - 1).max())
     if off > 1e-2:
@@ -50,11 +50,17 @@ def confident_class(
     labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n c"], collisions: Collisions = "confident"
 ) -> Int[np.ndarray, " n"]:
     """The class that each sample confidently belongs to, -1 for none (equation 1)."""
-    passed = probs >= thresholds(labels, probs) - TOLERANCE
-    best = np.where(passed, probs, -1.0).argmax(1)
+    bar = thresholds(labels, probs) - TOLERANCE
+    best = probs.argmax(1)
+    rest = np.flatnonzero(probs[np.arange(len(probs)), best] < bar[best])  # the others pass with their largest
+    left = probs[rest]
+    left *= left >= bar  # bars are above 0
+    chosen = left.argmax(1)
+    sure = left[np.arange(len(rest)), chosen] > 0
     if collisions == "any":
-        best = np.where(passed.sum(1) > 1, probs.argmax(1), best)
-    return np.where(passed.any(1), best, -1)
+        chosen = np.where(np.count_nonzero(left, axis=1) > 1, best[rest], chosen)
+    best[rest] = np.where(sure, chosen, -1)
+    return best
 
 
 def _count(labels: Int[np.ndarray, " n"], confident: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
