@@ -86,13 +86,13 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"short": 8, "orders": 10_000, "data": "mnist", "net": "cnn", "train": 5000, "epochs": 3, "stream": 2000}
+            {"short": 7, "orders": 10_000, "data": "mnist", "net": "cnn", "train": 5000, "epochs": 3, "stream": 2000}
             | {"k": 100, "shuffles": 20, "eps": 0.08, "steps": 10},
         ),
         Scale(
             "gpu",
             5,
-            {"short": 8, "orders": 10_000, "data": "cifar10", "net": "resnet", "train": 25_000, "epochs": 30}
+            {"short": 7, "orders": 10_000, "data": "cifar10", "net": "resnet", "train": 25_000, "epochs": 30}
             | {"stream": 10_000, "k": 1000, "shuffles": 10, "eps": 8 / 255, "steps": 40},
         ),
     ),
