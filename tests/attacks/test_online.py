@@ -42,7 +42,7 @@ from assay.subject import Subject
 
 def reference(name: str, values: list[int], k: int, t: int, rank: int) -> list[int]:
     """The four rules as their texts have them, on sorted lists of (value, position)."""
-    refs: list[tuple[float, int]] = sorted(((v, i) for i, v in enumerate(values[:t])), key=lambda r: -r[0])[:k]
+    refs: list[tuple[float, int]] = sorted(((float(v), i) for i, v in enumerate(values[:t])), key=lambda r: -r[0])[:k]
     refs += [(-np.inf, -1)] * (k - len(refs))
     picked: list[int] = []
     for i, v in enumerate(values[t:], start=t):

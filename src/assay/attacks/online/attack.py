@@ -29,7 +29,7 @@ def attack_values(
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineAttack:
-    """Attack at most k of the n items of a stream that is seen once (Mladenovic et al., 2021, arXiv:2103.02014, eq. 2).
+    """Attack at most k of the n items of a stream that is seen once (Mladenovic et al., 2021, arXiv:2103.02014).
 
     Each item is attacked on the ``surrogate``, valued there (``value_fn``: see attack_values), and sent or not for good
     by ``selector``, before the next is looked at. The stream gives batches (x, y) of any size: decisions are made item

@@ -46,7 +46,7 @@ class Picker:
 
 @dataclass(frozen=True, kw_only=True)
 class OnlinePicker(Picker):
-    """Sees each value once and decides at once: the k-secretary problem (arXiv:2103.02014, section 3).
+    """Sees each value once and decides at once: the k-secretary problem of arXiv:2103.02014.
 
     Sampling phase: the first ``threshold`` items (t of them, None: the rule's own) are observed and none is picked.
     Selection phase: an item is picked where the rule ``wants`` it and fewer than k are picked. References are the k

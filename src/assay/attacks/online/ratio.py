@@ -21,7 +21,7 @@ Kind = Literal["indicator", "value"]
 def competitive_ratios(
     picked: Bool[Tensor, "*runs n"], values: Float[Tensor, "*runs n"], k: int, kind: Kind = "indicator"
 ) -> Float[Tensor, "*runs"]:
-    """Each run's share of the optimum, in [0, 1] for "indicator": |picked and top k| / k (arXiv:2103.02014, eq. 4).
+    """Each run's share of the optimum, in [0, 1] for "indicator": |picked and top k| / k, as in arXiv:2103.02014.
 
     "value" (the knapsack form): the sum of the picked values over that of the k largest, which has to be positive.
     ``values`` are the true ones, which a picker may have seen with noise. Raises InputError for other shapes.

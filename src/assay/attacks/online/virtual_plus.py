@@ -12,7 +12,7 @@ from assay.attacks.online.base import OnlinePicker, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class VirtualPlus(OnlinePicker):
-    """Pick what exceeds the k-th largest value seen so far (Mladenovic et al., 2021, arXiv:2103.02014, algorithm 1).
+    """Pick what exceeds the k-th largest value seen so far (Mladenovic et al., 2021, arXiv:2103.02014, "Virtual+").
 
     Virtual without its condition that the k-th value was sampled. Its exact competitive ratio is
     ``virtual_plus_ratio``; ``optimal_threshold`` gives the best t for n and k. The default is n / e. The released code
