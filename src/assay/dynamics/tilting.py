@@ -167,14 +167,14 @@ def tilt(w: Array, e: Array, theta: float) -> Array:
 
 def principal_directions(X: Array, y: Array) -> tuple[Array, Array]:
     """Variances (m,), ascending, and directions (m, d) of the pooled covariance within classes, over the dimensions
-    that vary within a class at all; directions of no variance (below 1e-9 of the largest) are left out."""
+    that vary within a class at all; directions of no variance (below 1e-12 of the largest) are left out."""
     means = _means("principal_directions", X, y)
     within = np.asarray(X, float) - means[np.unique(y, return_inverse=True)[1]]
     alive = np.flatnonzero(within.any(0))
     if not len(alive):
         raise InputError("principal_directions: nothing varies within a class; expected samples that differ")
     variances, vectors = np.linalg.eigh(within[:, alive].T @ within[:, alive] / len(within))
-    keep = variances > 1e-9 * variances[-1]
+    keep = variances > 1e-12 * variances[-1]
     directions = np.zeros((int(keep.sum()), within.shape[1]))
     directions[:, alive] = vectors[:, keep].T
     return variances[keep], directions
