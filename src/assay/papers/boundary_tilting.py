@@ -72,7 +72,7 @@ PAPER = Paper(
         Scale(
             "claim",
             12,
-            {"data": "mnist", "pair": (3, 7), "train": 2000, "validation": 1000}
+            {"data": "mnist", "pair": (3, 7), "train": 3000, "validation": 1000}
             | {"Cs": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)},
         ),
     ),
@@ -84,25 +84,21 @@ def _images(source: str) -> tuple[Data, Data]:
     return load_data(source, "train"), load_data(source, "test")
 
 
-def _points(data: Data, pair: tuple[int, int], rows: list[np.ndarray]) -> Points:
-    """The images at ``rows`` of each class of the pair as points (n, d) float64, with labels 0 and 1."""
+def _points(data: Data, rows: list[np.ndarray]) -> Points:
+    """The images at ``rows``, those of each class of the pair, as points (n, d) float64, with labels 0 and 1."""
     x = data.x.numpy()[np.concatenate(rows)]
     return x.reshape(len(x), -1).astype(float), np.repeat([0, 1], [len(r) for r in rows])
 
 
 def _split(scale: Scale, seed: int) -> tuple[Points, Points, Points]:
-    """Balanced training and validation points, drawn from the training images, and all test points of the pair."""
+    """Balanced training and validation points, drawn from the training images, and all other images of the pair."""
     data, test = _images(scale["data"])
-    pair, m = scale["pair"], scale["train"]
-    drawn = [
-        numpy_rng(seed, "rows", k).permutation(np.flatnonzero(data.y.numpy() == k))[: m + scale["validation"]]
-        for k in pair
-    ]
-    return (
-        _points(data, pair, [r[:m] for r in drawn]),
-        _points(data, pair, [r[m:] for r in drawn]),
-        _points(test, pair, [np.flatnonzero(test.y.numpy() == k) for k in pair]),
-    )
+    pair, m, used = scale["pair"], scale["train"], scale["train"] + scale["validation"]
+    drawn = [numpy_rng(seed, "rows", k).permutation(np.flatnonzero(data.y.numpy() == k)) for k in pair]
+    unused = _points(data, [r[used:] for r in drawn])
+    tests = _points(test, [np.flatnonzero(test.y.numpy() == k) for k in pair])
+    held = np.concatenate([unused[0], tests[0]]), np.concatenate([unused[1], tests[1]])
+    return _points(data, [r[:m] for r in drawn]), _points(data, [r[m:used] for r in drawn]), held
 
 
 def _svm(C: float, seed: int, scaling: float = 10.0) -> LinearSVC:
@@ -118,7 +114,7 @@ def _distance(w: np.ndarray, b: float, points: Points) -> float:
     return float(np.mean((2 * points[1] - 1) * (points[0] @ w + b)))
 
 
-def _path(scale: Scale, seed: int, train: Points, validation: Points, test: Points) -> list[dict[str, Any]]:
+def _path(scale: Scale, seed: int, train: Points, validation: Points, held: Points) -> list[dict[str, Any]]:
     """The SVMs over C: tilt, errors, and the distance between the class means' scores over the norm of w."""
     made: list[LinearSVC] = []
 
@@ -135,16 +131,16 @@ def _path(scale: Scale, seed: int, train: Points, validation: Points, test: Poin
         scores, norm = svm.decision_function(train[0]), np.linalg.norm(svm.coef_)
         apart = (scores[train[1] == 1].mean() - scores[train[1] == 0].mean()) / norm
         row = {"C": point.C, "angle": point.tilt.angle, "distance": point.tilt.mean_distance, "excess": extra}
-        rows.append({"arm": f"C={point.C:g}", **row, "error": 1 - svm.score(*test), "apart": apart})
+        rows.append({"arm": f"C={point.C:g}", **row, "error": 1 - svm.score(*held), "apart": apart})
     return rows
 
 
-def _centroid(train: Points, test: Points) -> dict[str, Any]:
+def _centroid(train: Points, held: Points) -> dict[str, Any]:
     """The classifier between the means against scikit-learn's, its strength, and mirror images of tilted ones."""
     z, b = centroid_classifier(*train)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # pixels that never vary are no trouble here
-        reference = NearestCentroid().fit(*train).predict(test[0])
+        reference = NearestCentroid().fit(*train).predict(held[0])
     mean = train[0][train[1] == 1].mean(0)
     gap = np.linalg.norm(mean - train[0][train[1] == 0].mean(0))
     off = []
@@ -153,63 +149,63 @@ def _centroid(train: Points, test: Points) -> dict[str, Any]:
         b_w = midpoint_intercept(w, *train)
         moved = np.linalg.norm(mirror(mean, w, b_w) - mean)
         off.append(abs(gap / moved - adversarial_strength(w, *train).strength))
-        off.append(np.abs(mirror(mirror(test[0], w, b_w), w, b_w) - test[0]).max())
-        off.append(np.abs(mirror(test[0], w, b_w, 0.5) @ w + b_w).max())
+        off.append(np.abs(mirror(mirror(held[0], w, b_w), w, b_w) - held[0]).max())
+        off.append(np.abs(mirror(held[0], w, b_w, 0.5) @ w + b_w).max())
     return {
         "arm": "centroid",
-        "error": _error(z, b, test),
-        "held_out": _distance(z, b, test),
-        "disagree": int(((test[0] @ z + b > 0) != reference).sum()),
+        "error": _error(z, b, held),
+        "held_out": _distance(z, b, held),
+        "disagree": int(((held[0] @ z + b > 0) != reference).sum()),
         "mirror": max(off),
     }
 
 
-def _more_pixels(seed: int, train: Points, test: Points, r: int = 2) -> dict[str, Any]:
-    """Median max-norm distance of test images to the boundary at r x r times the pixels, over that at the original.
+def _more_pixels(seed: int, train: Points, held: Points, r: int = 2) -> dict[str, Any]:
+    """Median max-norm distance of held-out images to the boundary at r x r times the pixels, over that at the original.
 
     An SVM is trained anew on each, its C over r^2 as the pixels' energy is r^2 times larger.
     """
     side = round(train[0].shape[1] ** 0.5)
-    few = [np.flatnonzero(train[1] == k)[:300] for k in (0, 1)]
-    rows = np.concatenate(few)
+    rows = np.concatenate([np.flatnonzero(train[1] == k)[:300] for k in (0, 1)])
+    some = held[0][:: max(len(held[0]) // 400, 1)]
     found = []
     for factor in (1, r):
-        x, held = (
+        x, seen = (
             np.kron(points.reshape(-1, side, side), np.ones((1, factor, factor))).reshape(len(points), -1)
-            for points in (train[0][rows], test[0][:400])
+            for points in (train[0][rows], some)
         )
         svm = _svm(MODERATE / factor**2, derive(seed, "pixels"), 10.0 * factor).fit(x, train[1][rows])
-        found.append(np.median(np.abs(svm.decision_function(held))) / np.abs(svm.coef_).sum())
+        found.append(np.median(np.abs(svm.decision_function(seen))) / np.abs(svm.coef_).sum())
     return {"arm": "pixels", "ratio": found[1] / found[0]}
 
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """The points, their directions of least and most variance, the SVMs' path, and what no sham touches."""
-    train, validation, test = _split(scale, seed)
+    train, validation, held = _split(scale, seed)
     _, directions = principal_directions(*train)
     return {
         "train": train,
-        "test": test,
+        "held": held,
         "least": directions[0],
         "most": directions[-1],
-        "path": _path(scale, seed, train, validation, test),
-        "fixed": [_centroid(train, test), _more_pixels(seed, train, test)],
+        "path": _path(scale, seed, train, validation, held),
+        "fixed": [_centroid(train, held), _more_pixels(seed, train, held)],
     }
 
 
 def _tilted(given: dict[str, Any], sham: str | None) -> dict[str, Any]:
     """The classifier between the means, tilted along the direction of least variance within classes."""
-    train, test = given["train"], given["test"]
+    train, held = given["train"], given["held"]
     z, _ = centroid_classifier(*train)
     w = tilt(z, given["most" if sham == "top-direction" else "least"], THETA)
     b = midpoint_intercept(w, *train)
     start = given["fixed"][0]
-    held = _distance(w, b, test)
+    held = _distance(w, b, held)
     return {
         "arm": "tilted",
-        "error": _error(w, b, test),
+        "error": _error(w, b, held),
         "held_out": held,
-        "error_change": _error(w, b, test) - start["error"],
+        "error_change": _error(w, b, held) - start["error"],
         "shrink": held / start["held_out"] / np.cos(np.radians(THETA)),
     }
 
@@ -250,13 +246,13 @@ def claims(table: Table) -> list[Claim]:
             at_least=2.3,
         ),
         Claim(
-            "test error at C = 1 less that at C = 0.01",
+            "held-out error at C = 1 less that at C = 0.01",
             table.gain(little, moderate, "error"),
             at_least=-0.006,
             at_most=0.006,
         ),
         Claim(
-            "tilted by 80 degrees along the flattest direction: change of test error",
+            "tilted by 80 degrees along the flattest direction: change of held-out error",
             table.per_seed("error_change"),
             at_least=-0.002,
             at_most=0.002,
@@ -319,7 +315,7 @@ def figure(table: Table) -> Figure:
     Cs = np.unique(table.values("C"))
     mean = {name: [table.values(name, arm=f"C={C:g}").mean() for C in Cs] for name in ("angle", "error", "distance")}
     left.semilogx(Cs, mean["angle"], "-o", label="angle (degrees)")
-    left.semilogx(Cs, 1000 * np.array(mean["error"]), "-o", label="test error (per mille)")
+    left.semilogx(Cs, 1000 * np.array(mean["error"]), "-o", label="held-out error (per mille)")
     left.set(xlabel="C", title="Linear SVM")
     left.legend(frameon=False)
     right.plot(mean["angle"], mean["distance"], "o", label="SVMs")
