@@ -199,14 +199,13 @@ def _tilted(given: dict[str, Any], sham: str | None) -> dict[str, Any]:
     z, _ = centroid_classifier(*train)
     w = tilt(z, given["most" if sham == "top-direction" else "least"], THETA)
     b = midpoint_intercept(w, *train)
-    start = given["fixed"][0]
-    held = _distance(w, b, held)
+    start, error, distance = given["fixed"][0], _error(w, b, held), _distance(w, b, held)
     return {
         "arm": "tilted",
-        "error": _error(w, b, held),
-        "held_out": held,
-        "error_change": _error(w, b, held) - start["error"],
-        "shrink": held / start["held_out"] / np.cos(np.radians(THETA)),
+        "error": error,
+        "held_out": distance,
+        "error_change": error - start["error"],
+        "shrink": distance / start["held_out"] / np.cos(np.radians(THETA)),
     }
 
 
