@@ -2,7 +2,8 @@
 
 A tenth of the training images is forgotten, at random, at the same rate and epochs with and without the penalty. Exact:
 the influence step is the dense solve, no penalty is fine-tuning bit for bit, masked weights stay zero, synaptic flow is
-conserved, and masking never raises the curvature. Support: a whole class with and without pruning, larger rates.
+conserved, and masking never raises the curvature. Support: a whole class with and without pruning; larger rates at
+gpu scale. Ten seeds: with five the sham's interval reached the bound on the unlearning accuracy.
 """
 
 from __future__ import annotations
@@ -73,11 +74,23 @@ PAPER = Paper(
     },
     baselines=("fine-tune",),
     scales=(
-        Scale("smoke", 1, {"data": "digits", "train": 300, "test": 300, "side": 8, "widths": (4, 8, 8), "epochs": 3}),
+        Scale(
+            "smoke",
+            1,
+            {"data": "digits", "train": 300, "test": 300, "side": 8, "widths": (4, 8, 8), "epochs": 3}
+            | {"gammas": GAMMAS},
+        ),
         Scale(
             "claim",
+            10,
+            {"data": "cifar10", "train": 4000, "test": 2000, "side": 16, "widths": (32, 64, 64), "epochs": 15}
+            | {"gammas": ()},
+        ),
+        Scale(
+            "gpu",
             5,
-            {"data": "cifar10", "train": 4000, "test": 2000, "side": 16, "widths": (32, 64, 64), "epochs": 15},
+            {"data": "cifar10", "train": 45_000, "test": 10_000, "side": 32, "widths": (64, 128, 256), "epochs": 60}
+            | {"gammas": GAMMAS},
         ),
     ),
 )
@@ -229,7 +242,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
         retrained,
         {"arm": "nothing", **nothing, "gap": gap},
         _row(given, "fine-tune", FineTune(lr=0.01), seed),
-        *(_row(given, f"lr 0.03, gamma {g:g}", replace(PENALISED, lr=0.03, gamma=g), seed) for g in GAMMAS),
+        *(_row(given, f"lr 0.03, gamma {g:g}", replace(PENALISED, lr=0.03, gamma=g), seed) for g in scale["gammas"]),
         *_class_rows(scale, seed),
         {"arm": "identities", **_identities(seed)},
     ]
@@ -245,10 +258,24 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     return Table.of([*given["rows"], penalised, {"arm": "influence", "influence": _influence_gap(seed, sham)}])
 
 
+def _ladder(table: Table) -> list[Claim]:
+    """What larger gammas do at a larger rate, at the scales that run them."""
+    arms = [f"lr 0.03, gamma {g:g}" for g in GAMMAS]
+    if not table.where(arm=arms[0]).rows:
+        return []
+    return [
+        Claim(
+            "at rate 0.03 unlearning accuracy falls by at most 0.02 from any gamma of 0, 0.001, 0.003 to the next",
+            np.min([table.gain(b, a, "ua") for a, b in pairwise(arms)], axis=0),
+            at_least=-0.02,
+            key=False,
+        )
+    ]
+
+
 def claims(table: Table) -> list[Claim]:
     """What the penalty changes at the paper's rate and the exact checks decide; the rest supports."""
     penalty = ("shuffled-subgradient",)
-    ladder = [table.per_seed("ua", arm=f"lr 0.03, gamma {g:g}") for g in GAMMAS]
     return [
         Claim(
             "unlearning accuracy with the penalty (gamma 0.01, rate 0.01) exceeds that without by 0.02 or more",
@@ -278,12 +305,7 @@ def claims(table: Table) -> list[Claim]:
                 ("no mask raises the largest curvature: relative excess over 20 masks", "curvature", 1e-6),
             )
         ),
-        Claim(
-            "at rate 0.03 unlearning accuracy falls by at most 0.02 from any gamma of 0, 0.001, 0.003 to the next",
-            np.min([b - a for a, b in pairwise(ladder)], axis=0),
-            at_least=-0.02,
-            key=False,
-        ),
+        *_ladder(table),
         Claim(
             "a class: fine-tuning after pruning 90% has the higher unlearning accuracy than fine-tuning the dense net",
             table.gain("class, 90% pruned first", "class, fine-tune", "ua"),
