@@ -1,4 +1,4 @@
-"""What training does: the geometry of the last layer, the curvature of the loss, and large steps on a linear model."""
+"""What training does: the geometry of the last layer and of linear boundaries, curvature, and large steps."""
 
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
