@@ -1,4 +1,4 @@
-"""Everything that perturbs an input to fool a model: the gradient engine, the query engine, and the attacks on them."""
+"""Everything that perturbs an input to fool a model: gradient and query engines, the attacks on them, and streams."""
 
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Untargeted
@@ -8,6 +8,27 @@ from assay.attacks.engine import GradientAttack
 from assay.attacks.fgsm import FGSM
 from assay.attacks.hopskipjump import HopSkipJump
 from assay.attacks.noise import RandomNoise
+from assay.attacks.online import (
+    OfflineTopK,
+    OnlineAttack,
+    OnlinePicker,
+    Optimistic,
+    Picker,
+    RandomK,
+    SingleRef,
+    Stream,
+    Virtual,
+    VirtualPlus,
+    attack_values,
+    capacity_curve,
+    competitive_ratio,
+    competitive_ratios,
+    optimal_threshold,
+    run_stream,
+    virtual_plus_limit,
+    virtual_plus_ratio,
+    virtual_ratio,
+)
 from assay.attacks.pgd import PGD
 from assay.attacks.square import Square
 
@@ -26,9 +47,28 @@ __all__ = [
     "L1",
     "L2",
     "Linf",
+    "OfflineTopK",
+    "OnlineAttack",
+    "OnlinePicker",
+    "Optimistic",
     "Ordered",
+    "Picker",
+    "RandomK",
     "RandomNoise",
+    "SingleRef",
     "Square",
+    "Stream",
     "Targeted",
     "Untargeted",
+    "Virtual",
+    "VirtualPlus",
+    "attack_values",
+    "capacity_curve",
+    "competitive_ratio",
+    "competitive_ratios",
+    "optimal_threshold",
+    "run_stream",
+    "virtual_plus_limit",
+    "virtual_plus_ratio",
+    "virtual_ratio",
 ]
