@@ -136,7 +136,7 @@ class AnyLoss(nn.Module):
         if self.strict:
             raise InputError(f"AnyLoss: a batch of {len(t)} lacks a class; expected both for {self.metric!r}")
         self.one_sided += 1
-        warnings.warn(f"AnyLoss: a batch lacks a class that {self.metric!r} needs", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"AnyLoss: a batch lacks a class that {self.metric!r} needs", RuntimeWarning, stacklevel=5)
 
     def _macro(self, a: Tensor, t: Tensor, eps: float, root: bool) -> Tensor:
         return torch.stack([self._value(cells, eps, root) for cells in _cells(a, t)]).mean()
