@@ -55,7 +55,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 600, "epochs": 10, "rows": 120, "tabular_epochs": 3}),
-        Scale("claim", 5, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "tabular_epochs": 60}),
+        Scale("claim", 10, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "tabular_epochs": 60}),
     ),
 )
 
@@ -226,7 +226,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "F1 of AnyLoss for F1 over the same loss without amplification",
             table.gain(ANY_F1, SOFT, "f1"),
-            at_least=0.03,
+            at_least=0.05,  # the gain is 0.08 and that of unit-slope, which is no amplification either, 0.02
             refuted_by=both,
         ),
         Claim(
