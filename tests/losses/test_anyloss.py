@@ -100,14 +100,13 @@ def test_amplification_has_the_slope_of_its_centre() -> None:
 def test_hard_is_the_metric_of_the_predictions() -> None:
     z, y = _sample(200)
     guess = (z[:, 0] > 0).long().numpy()
-    tn, fp, fn, tp = confusion_matrix(y, guess).ravel()
+    _, fp, fn, tp = confusion_matrix(y, guess).ravel()
     assert np.isclose(AnyLoss().hard(z, y), f1_score(y, guess))
     assert np.isclose(AnyLoss(beta=2).hard(z, y), fbeta_score(y, guess, beta=2))
     assert np.isclose(AnyLoss("gmean").hard(z, y), math.sqrt(recall_score(y, guess, average=None).prod()))
     assert np.isclose(AnyLoss("accuracy").hard(z, y), (guess == y.numpy()).mean())
     assert np.isclose(AnyLoss(lambda a, b, c, d: a / (a + b + c)).hard(z, y), tp / (tp + fn + fp))
     assert AnyLoss().hard(-torch.ones(4), torch.tensor([1, 0, 0, 1])) == 0
-    del tn
 
 
 def test_any_function_of_the_cells() -> None:
