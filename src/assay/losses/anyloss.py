@@ -53,11 +53,11 @@ class AnyLoss(nn.Module):
     weights, or from weights trained with BinaryCrossEntropy. ``eps`` >= 0 keeps denominators positive.
 
     ``scores``, finite: (n,), (n, 1) or (n, 2) logits, or where not ``from_logits`` probabilities of class 1 in [0, 1],
-    which two columns hold last; ``target`` (n,) int64 in {0, 1}. Not from the paper: (n, c) logits, c >= 3, give the mean over classes,
-    each against the rest. Returns a scalar, within rounding and ``eps`` of [0, 1] for the named metrics. It is a value
-    of the batch and no mean over samples: batches should hold both classes. One without a class that a named metric
-    needs has a loss near 1 and no gradient; ``one_sided`` counts such batches and a RuntimeWarning says so, or
-    ``strict`` raises. Other input, and a metric that returns no scalar, raise InputError.
+    which two columns hold last; ``target`` (n,) int64 in {0, 1}. Not from the paper: (n, c) scores, c >= 3, give the
+    mean over classes, each against the rest. Returns a scalar, for the named metrics within rounding and ``eps`` of
+    [0, 1]. It is a value of the batch and no mean over samples: batches should hold both classes. One without a class
+    that a named metric needs has a loss near 1 and no gradient; ``one_sided`` counts such batches and a RuntimeWarning
+    says so, or ``strict`` raises. Other input, and a metric that returns no scalar, raise InputError.
     """
 
     kind: ClassVar[str] = "loss"
