@@ -43,9 +43,12 @@ def test_digits_are_thinned_and_folds_are_disjoint() -> None:
     train, test = paper._digits(paper.PAPER.scale("smoke"), 3)
     assert abs(train.y.double().mean() - 0.03) < 0.002
     assert 0.07 < test.y.double().mean() < 0.12
-    folds = paper._tabular(3)
-    assert [len(a) + len(b) for a, b in folds] == [397] * 5
-    assert sum(int(b.y.sum()) for _, b in folds) == 40
+    folds = paper._tabular(2, seed=3)
+    assert [len(a) + len(b) for a, b in folds] == [397] * 10
+    assert sum(int(b.y.sum()) for _, b in folds) == 2 * 40
+    for part in (folds[:5], folds[5:]):
+        assert sorted(i for _, b in part for i in b.index.tolist()) == list(range(397))
+    assert all(abs(a.x.mean(0)).max() < 1e-5 for a, _ in folds)
     assert paper._digits(paper.PAPER.scale("smoke"), 4)[0].hash != train.hash
 
 

@@ -3,7 +3,8 @@
 An eight against the other digits, 3% positives in training, a single-layer perceptron. Trained for F1 and for the
 G-mean it is set against cross-entropy, plain and weighted by class, and F1 also against the same loss without the
 amplification. Exact: on probabilities 0 and 1 the soft matrix and the losses are scikit-learn's, gradients have their
-closed form, the cells sum to n. Support: breast cancer with 10% positives. No arm is warm-started.
+closed form, the cells sum to n. Support: breast cancer with 10% positives. No arm is warm-started; the rate of Adam
+falls to zero, because at a constant one the last weights differ from step to step by as much as the arms.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ PAPER = Paper(
         "unit-slope": "the amplification is 1 / (1 + exp(-(p - 0.5))): its slope L is lost",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "train": 600, "epochs": 10, "rows": 120, "tabular_epochs": 3}),
-        Scale("claim", 10, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "tabular_epochs": 60}),
+        Scale("smoke", 1, {"data": "digits", "train": 600, "epochs": 10, "rows": 120, "draws": 1, "tabular_epochs": 3}),
+        Scale(
+            "claim", 5, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "draws": 3, "tabular_epochs": 60}
+        ),
     ),
 )
 
@@ -97,20 +100,19 @@ def _digits(scale: Scale, seed: int) -> tuple[Data, Data]:
     return base[torch.from_numpy(rows)], _one_against_rest(test)
 
 
-def _tabular(seed: int) -> list[tuple[Data, Data]]:
-    """Breast cancer with 10% malignant in five stratified folds, standardised by each training part."""
+def _tabular(draws: int, seed: int) -> list[tuple[Data, Data]]:
+    """Breast cancer thinned to 10% malignant, ``draws`` times; five stratified folds each, scaled by the train part."""
     table = load_breast_cancer()
-    x, y = table.data, (table.target == 0).astype(np.int64)
-    rows = _thinned(y, MALIGNANT, numpy_rng(seed, "tabular"))
-    x, y = x[rows], y[rows]
+    y = (table.target == 0).astype(np.int64)
     folds = []
-    for chosen in StratifiedKFold(5, shuffle=True, random_state=derive(seed, "folds") % 2**32).split(x, y):
-        centre, spread = x[chosen[0]].mean(0), x[chosen[0]].std(0)
-        parts = [torch.from_numpy((x[k] - centre) / spread).float() for k in chosen]
-        labels = [torch.from_numpy(y[k]) for k in chosen]
-        bounds = (min(float(p.min()) for p in parts), max(float(p.max()) for p in parts))
-        train, test = (Data(p, t, ("benign", "malignant"), bounds) for p, t in zip(parts, labels, strict=True))
-        folds.append((train, test))
+    for draw in range(draws):
+        rows = _thinned(y, MALIGNANT, numpy_rng(seed, "tabular", draw))
+        split = StratifiedKFold(5, shuffle=True, random_state=derive(seed, "folds", draw) % 2**32)
+        for train, test in split.split(rows, y[rows]):
+            chosen = table.data[rows[train]]
+            x = torch.from_numpy((table.data[rows] - chosen.mean(0)) / chosen.std(0)).float()
+            data = Data(x, torch.from_numpy(y[rows]), ("benign", "malignant"), (float(x.min()), float(x.max())))
+            folds.append((data[torch.from_numpy(train)], data[torch.from_numpy(test)]))
     return folds
 
 
@@ -134,7 +136,7 @@ def _guesses(start: nn.Module, train: Data, test: Data, loss: nn.Module, plan: P
 
 def _digit_row(scale: Scale, given: Mapping[str, Any], arm: str, loss: nn.Module, seed: int) -> dict[str, Any]:
     train, test = given["digits"]
-    plan = Plan(epochs=scale["epochs"], batch_size=256, lr=1e-3, schedule="constant")
+    plan = Plan(epochs=scale["epochs"], batch_size=256, lr=1e-3)
     guess, y = _guesses(given["start"], train, test, loss, plan, seed), test.y.numpy()
     rates = recall_score(y, guess, average=None, labels=[0, 1])
     return {"arm": arm, "f1": f1_score(y, guess), "gmean": float(np.sqrt(rates.prod()))}
@@ -142,7 +144,7 @@ def _digit_row(scale: Scale, given: Mapping[str, Any], arm: str, loss: nn.Module
 
 def _tabular_row(scale: Scale, given: Mapping[str, Any], arm: str, loss: nn.Module, seed: int) -> dict[str, Any]:
     """F1 of the predictions of all folds together: a fold has eight positives."""
-    plan = Plan(epochs=scale["tabular_epochs"], batch_size=64, lr=1e-2, schedule="constant")
+    plan = Plan(epochs=scale["tabular_epochs"], batch_size=64, lr=1e-2)
     guess = [_guesses(_start(a, seed), a, b, loss, plan, derive(seed, k)) for k, (a, b) in enumerate(given["tabular"])]
     y = np.concatenate([test.y.numpy() for _, test in given["tabular"]])
     return {"arm": f"{arm}, tabular", "tabular_f1": f1_score(y, np.concatenate(guess))}
@@ -184,7 +186,7 @@ def exact(rule: type[AnyLoss], seed: int, n: int) -> dict[str, float]:
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """Images, table and start of every arm, and the rows of the arms that no sham changes."""
-    given: dict[str, Any] = {"digits": _digits(scale, seed), "tabular": _tabular(seed)}
+    given: dict[str, Any] = {"digits": _digits(scale, seed), "tabular": _tabular(scale["draws"], seed)}
     given["start"] = _start(given["digits"][0], seed)
     plain = BinaryCrossEntropy()
     losses = {CE: plain, WEIGHTED: BinaryCrossEntropy(weighted=True), SOFT: AnyLoss("fbeta", L=None)}
@@ -226,7 +228,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "F1 of AnyLoss for F1 over the same loss without amplification",
             table.gain(ANY_F1, SOFT, "f1"),
-            at_least=0.05,  # the gain is 0.08 and that of unit-slope, which is no amplification either, 0.02
+            at_least=0.05,  # in the pilot 0.09, and 0.01 for unit-slope
             refuted_by=both,
         ),
         Claim(
