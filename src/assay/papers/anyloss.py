@@ -3,8 +3,8 @@
 An eight against the other digits, 3% positives in training, a single-layer perceptron. Trained for F1 and for the
 G-mean it is set against cross-entropy, plain and weighted by class, and F1 also against the same loss without the
 amplification. Exact: on probabilities 0 and 1 the soft matrix and the losses are scikit-learn's, gradients have their
-closed form, the cells sum to n. Support: breast cancer with 10% positives. No arm is warm-started; the rate of Adam
-falls to zero, because at a constant one the last weights differ from step to step by as much as the arms.
+closed form, the cells sum to n. Support: breast cancer with 10% positives. No arm is warm-started. All scores are means
+over the later half of the epochs: at a constant rate the last weights are those of one noisy step.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ PAPER = Paper(
         "unit-slope": "the amplification is 1 / (1 + exp(-(p - 0.5))): its slope L is lost",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "train": 600, "epochs": 10, "rows": 120, "draws": 1, "tabular_epochs": 3}),
+        Scale("smoke", 1, {"data": "digits", "train": 600, "epochs": 6, "rows": 120, "draws": 1, "tabular_epochs": 3}),
         Scale(
-            "claim", 5, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "draws": 3, "tabular_epochs": 60}
+            "claim", 5, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "draws": 2, "tabular_epochs": 60}
         ),
     ),
 )
@@ -123,31 +123,38 @@ def _start(data: Data, seed: int) -> nn.Module:
 
 
 def _guesses(start: nn.Module, train: Data, test: Data, loss: nn.Module, plan: Plan, seed: int) -> np.ndarray:
-    """Predictions (n,) at threshold 0.5 of the perceptron trained under ``loss``."""
+    """Predictions (k, n) at threshold 0.5 of the perceptron under ``loss``, after each epoch of the later half."""
+    per_epoch, found = plan.total(len(train)) // plan.epochs, []
 
     def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
         return loss(model(batch.x), batch.y)
 
+    def look(models: Mapping[str, nn.Module], state: State) -> None:
+        epoch, rest = divmod(state.step, per_epoch)
+        if rest == 0 and epoch > plan.epochs // 2:
+            found.append((predict(models["model"], test.x)[:, 0] > 0).long().numpy())
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a batch without positives is part of what is measured
-        model = fit(start, train, objective, plan, seed=seed)
-    return (predict(model, test.x)[:, 0] > 0).long().numpy()
+        fit(start, train, objective, plan, seed=seed, hooks=[look])
+    return np.stack(found)
 
 
 def _digit_row(scale: Scale, given: Mapping[str, Any], arm: str, loss: nn.Module, seed: int) -> dict[str, Any]:
     train, test = given["digits"]
-    plan = Plan(epochs=scale["epochs"], batch_size=256, lr=1e-3)
-    guess, y = _guesses(given["start"], train, test, loss, plan, seed), test.y.numpy()
-    rates = recall_score(y, guess, average=None, labels=[0, 1])
-    return {"arm": arm, "f1": f1_score(y, guess), "gmean": float(np.sqrt(rates.prod()))}
+    plan = Plan(epochs=scale["epochs"], batch_size=256, lr=1e-3, schedule="constant")
+    guesses, y = _guesses(given["start"], train, test, loss, plan, seed), test.y.numpy()
+    rates = [recall_score(y, guess, average=None, labels=[0, 1]) for guess in guesses]
+    f1 = [f1_score(y, guess) for guess in guesses]
+    return {"arm": arm, "f1": np.mean(f1), "gmean": np.mean(np.sqrt(np.prod(rates, 1))), "last_f1": f1[-1]}
 
 
 def _tabular_row(scale: Scale, given: Mapping[str, Any], arm: str, loss: nn.Module, seed: int) -> dict[str, Any]:
     """F1 of the predictions of all folds together: a fold has eight positives."""
-    plan = Plan(epochs=scale["tabular_epochs"], batch_size=64, lr=1e-2)
+    plan = Plan(epochs=scale["tabular_epochs"], batch_size=64, lr=1e-2, schedule="constant")
     guess = [_guesses(_start(a, seed), a, b, loss, plan, derive(seed, k)) for k, (a, b) in enumerate(given["tabular"])]
     y = np.concatenate([test.y.numpy() for _, test in given["tabular"]])
-    return {"arm": f"{arm}, tabular", "tabular_f1": f1_score(y, np.concatenate(guess))}
+    return {"arm": f"{arm}, tabular", "tabular_f1": np.mean([f1_score(y, row) for row in np.concatenate(guess, 1)])}
 
 
 def reference_gradient(p: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -228,7 +235,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "F1 of AnyLoss for F1 over the same loss without amplification",
             table.gain(ANY_F1, SOFT, "f1"),
-            at_least=0.05,  # in the pilot 0.09, and 0.01 for unit-slope
+            at_least=0.04,  # in the pilot 0.07, and 0.01 for unit-slope
             refuted_by=both,
         ),
         Claim(
@@ -270,7 +277,7 @@ def figure(table: Table) -> Figure:
         values = np.stack([table.per_seed(column, arm=arm) for arm in names])
         axes.plot(values, np.arange(len(names)), "o", ms=4, color="0.55")
         axes.plot(values.mean(1), np.arange(len(names)), "|", ms=16, mew=2)
-        axes.set(xlim=(-0.02, 1), yticks=range(len(names)), title=title, xlabel="test images, threshold 0.5")
+        axes.set(xlim=(-0.02, 1), yticks=range(len(names)), title=title, xlabel="test images, later half of the epochs")
         axes.set_yticklabels(names.values() if column == "f1" else [])
         axes.invert_yaxis()
     return drawing
