@@ -238,6 +238,15 @@ def claims(table: Table) -> list[Claim]:
             at_least=0.04,  # in the pilot 0.07, and 0.01 for unit-slope
             refuted_by=both,
         ),
+        *(
+            Claim(
+                f"the same after the last epoch, over {name}",
+                table.gain(ANY_F1, arm, "last_f1"),
+                at_least=bound,
+                key=False,
+            )
+            for arm, name, bound in ((CE, "cross-entropy", 0.15), (SOFT, "the loss without amplification", 0.03))
+        ),
         Claim(
             "F1 of AnyLoss for F1 over class-weighted cross-entropy",
             table.gain(ANY_F1, WEIGHTED, "f1"),
