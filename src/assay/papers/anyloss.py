@@ -57,7 +57,7 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 600, "epochs": 6, "rows": 120, "draws": 1, "tabular_epochs": 3}),
         Scale(
-            "claim", 5, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "draws": 2, "tabular_epochs": 60}
+            "claim", 8, {"data": "mnist", "train": 20_000, "epochs": 20, "rows": 500, "draws": 1, "tabular_epochs": 60}
         ),
     ),
 )
