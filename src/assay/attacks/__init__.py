@@ -2,6 +2,8 @@
 
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Untargeted
+from assay.attacks.boundary import BoundaryAttack
+from assay.attacks.cgba import CGBA, CGBAH
 from assay.attacks.engine import GradientAttack
 from assay.attacks.fgsm import FGSM
 from assay.attacks.hopskipjump import HopSkipJump
@@ -10,11 +12,14 @@ from assay.attacks.pgd import PGD
 from assay.attacks.square import Square
 
 __all__ = [
+    "CGBA",
+    "CGBAH",
     "FGSM",
     "PGD",
     "Attack",
     "AttackResult",
     "Ball",
+    "BoundaryAttack",
     "Goal",
     "GradientAttack",
     "HopSkipJump",
