@@ -99,6 +99,31 @@ class Targeted(Goal):
 
 
 @dataclass(frozen=True)
+class Toward(Goal):
+    """Any class but ``y`` (n,), sought by way of the class ``t`` (n,): it is met by whatever is not y.
+
+    Its margin z_t - z_y and its likelihood log p_t are what the targeted runs of AutoAttack climb (Croce and Hein,
+    2020, arXiv:2003.01690, section 5).
+    """
+
+    y: Int[Tensor, " n"]
+    t: Int[Tensor, " n"]
+
+    def check(self, where: str, n: int, classes: int | None = None) -> None:
+        check_labels(where, self.y, n, classes)
+        check_labels(where, self.t, n, classes)
+
+    def met(self, outputs: Tensor) -> Bool[Tensor, " n"]:
+        return (outputs.argmax(1) if outputs.dim() == 2 else outputs) != self.y
+
+    def margin(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        return _own(logits, self.t) - _own(logits, self.y)
+
+    def likelihood(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        return Targeted(self.t).likelihood(logits)
+
+
+@dataclass(frozen=True)
 class Ordered(Goal):
     """The k largest logits are those of ``targets`` (n, k), in this order (Zhang and Wu, 2020, arXiv:2007.12684).
 
@@ -251,6 +276,19 @@ class Attack:
     def search(self, model: Any, x: Tensor, goal: Goal, *, seed: int, index: Tensor, **given: Tensor) -> AttackResult:
         """Attack one batch on the model's device, the model in evaluation mode without parameter gradients."""
         raise TypeError(f"{type(self).__name__} states no search")
+
+    def measure(self, delta: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """The norm that distances are measured in."""
+        raise TypeError(f"{type(self).__name__} states no norm")
+
+
+@torch.no_grad()
+def likeliest(where: str, model: nn.Module, x: Tensor, goal: Untargeted, k: int) -> list[Toward]:
+    """Goals toward each of the ``k`` likeliest wrong classes (all, where there are fewer), the likeliest first."""
+    logits = model(x)
+    check_outputs(where, logits, goal)
+    others = _rivals(logits, goal.y).topk(min(k, logits.shape[1] - 1), 1).indices
+    return [Toward(goal.y, t) for t in others.unbind(1)]
 
 
 def spread_objective(logits: Float[Tensor, "n c"], goal: Goal) -> Float[Tensor, " n"]:
