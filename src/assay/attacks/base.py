@@ -171,7 +171,8 @@ class AttackResult:
     x_adv (n, ...) in bounds; success (n,) whether x_adv meets the goal; distance (n,) the norm of x_adv - x that the
     attack works in (a minimum-norm attack that found nothing gives x back at distance infinity); queries and gradients
     (n,) int64, forward and backward passes spent on each sample. ``trace`` holds for each sample a (k, 2) tensor of
-    (queries, best distance), one row an improvement; gradient attacks leave it empty.
+    (queries, best distance), one row an improvement; gradient attacks leave it empty. ``by`` is set by ensembles: the
+    name of the member that broke each sample.
     """
 
     x_adv: Tensor
@@ -180,17 +181,18 @@ class AttackResult:
     queries: Int[Tensor, " n"]
     gradients: Int[Tensor, " n"]
     trace: tuple[Tensor, ...] = ()
+    by: tuple[str, ...] = ()
 
     @classmethod
     def join(cls, parts: list[AttackResult]) -> AttackResult:
         """The results of several batches as one."""
-        names = [f.name for f in fields(cls) if f.name != "trace"]
-        trace = tuple(t for p in parts for t in p.trace)
-        return cls(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names}, trace=trace)
+        names = [f.name for f in fields(cls) if f.name not in ("trace", "by")]
+        trace, by = tuple(t for p in parts for t in p.trace), tuple(b for p in parts for b in p.by)
+        return cls(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names}, trace=trace, by=by)
 
     def to(self, device: torch.device) -> AttackResult:
         """The same result on ``device`` (the trace stays on the CPU)."""
-        names = [f.name for f in fields(self) if f.name != "trace"]
+        names = [f.name for f in fields(self) if f.name not in ("trace", "by")]
         return replace(self, **{n: getattr(self, n).to(device) for n in names})
 
 

@@ -210,9 +210,10 @@ class Climb:
     """One run on one batch.
 
     Each pass serves twice: it tells which samples meet the goal and gives the gradient of the next step. Of the samples
-    still in the batch, ``rows``, it holds the inputs ``x``, the ``goal``, the points ``z`` with their ``level`` (objective),
-    ``grad`` and ``met``, the random streams ``draws``, the ``found`` value of earlier runs, and ``memory``, in which
-    an attack keeps tensors with one row a sample. ``x_adv``, ``value`` and ``success`` are what was recorded, of all samples.
+    still in the batch, ``rows``, it holds the inputs ``x``, the ``goal``, the points ``z`` with their objective
+    ``level``, its gradient ``grad`` and whether they ``met`` the goal, the random streams ``draws``, the best value
+    ``found`` by earlier runs, and ``memory``, in which an attack keeps tensors with one row a sample. ``x_adv``,
+    ``value`` and ``success`` are what was recorded, of all samples.
     """
 
     def __init__(
