@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -42,7 +42,7 @@ class AutoAttack(Attack):
     access: ClassVar[Access] = Access.GRADIENT
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "ball"
 
-    ball: Ball = field(default_factory=lambda: Linf(8 / 255))
+    ball: Ball = Linf(8 / 255)
     version: Literal["standard", "plus", "rand"] = "standard"
     steps: int = 100
     budget: int = 5000
@@ -104,7 +104,9 @@ class AutoAttack(Attack):
             part = member.run(model, x[rows], goal.select(rows), seed=seed, index=index[rows], batch_size=size)
             queries[rows] += part.queries
             gradients[rows] += part.gradients
-            won = part.success & (self.measure(part.x_adv - x[rows]) <= self.ball.eps * (1 + 1e-6))
+            won = part.success
+            if member.guarantee == "minimum-norm":
+                won = won & (part.distance <= self.ball.eps)
             x_adv[rows[won]], success[rows[won]] = part.x_adv[won], True
             for row in rows[won].tolist():
                 by[row] = name

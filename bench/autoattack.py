@@ -1,0 +1,129 @@
+"""AutoAttack side by side: assay, the authors' code and torchattacks on the same weights and images, in one run.
+
+``python bench/autoattack.py [--data digits|cifar10] [--norm linf|l2] [--images N] [--model undefended|robust]``. The
+models, their environment and the exchange are those of ``bench/attacks.py``. Each implementation runs the standard
+version once, on one thread. Reports robust accuracy, that of assay's members one after the other, CPU time and its
+ratio to the peer's. A peer that cannot be imported is reported as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attacks import CASES, ENVIRONMENT, Net, goal, models
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+PEERS = ("autoattack", "torchattacks")
+L2_EPS = {"digits": 0.5, "cifar10": 0.5}
+
+
+def radius(data: str, norm: str) -> float:
+    """The size of the ball."""
+    return CASES[data].eps if norm == "linf" else L2_EPS[data]
+
+
+def peer_attack(name: str, model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str) -> Tensor:
+    """The adversarial images of one peer."""
+    spelled = {"linf": "Linf", "l2": "L2"}[norm]
+    if name == "torchattacks":
+        import torchattacks
+
+        attack = torchattacks.AutoAttack(model, norm=spelled, eps=eps, version="standard", n_classes=10, seed=0)
+        found: Tensor = attack(x, y)
+        return found
+    from autoattack import AutoAttack
+
+    ensemble = AutoAttack(model, norm=spelled, eps=eps, version="standard", device="cpu", verbose=False, seed=0)
+    return ensemble.run_standard_evaluation(x, y, bs=len(x))
+
+
+def run_peer(name: str, data: str, norm: str, folder: Path) -> None:
+    """Inside the peer's environment: attack what lies in ``folder`` and write ``NAME.npz`` there."""
+    given, model = np.load(folder / "data.npz"), Net(CASES[data])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.eval()
+    x, y = torch.from_numpy(given["x"]), torch.from_numpy(given["y"])
+    start = time.process_time()
+    x_adv = peer_attack(name, model, x, y, radius(data, norm), norm)
+    np.savez(folder / f"{name}.npz", x=x_adv.detach().numpy(), seconds=time.process_time() - start)
+
+
+def ask_peer(name: str, given: argparse.Namespace, folder: Path) -> tuple[Tensor, float] | str:
+    """A peer's adversarial images and its seconds, or why there are none."""
+    if not given.peer_python.exists():
+        return f"no environment at {given.peer_python}"
+    command = [str(given.peer_python), __file__, "--peer", name, "--data", given.data, "--norm", given.norm]
+    done = subprocess.run([*command, "--folder", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["failed"])[-1][:160]
+    with np.load(folder / f"{name}.npz") as found:
+        return torch.from_numpy(found["x"]), float(found["seconds"])
+
+
+def compare(label: str, model: nn.Module, x: Tensor, y: Tensor, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row an implementation."""
+    from assay.attacks import L2, AutoAttack, Linf
+    from assay.runtime.inference import predict
+
+    ball = {"linf": Linf, "l2": L2}[given.norm](radius(given.data, given.norm))
+
+    def row(name: str, x_adv: Tensor, seconds: float) -> dict[str, Any]:
+        robust = float((predict(model, x_adv).argmax(1) == y).float().mean())
+        inside = bool((ball.norm(x_adv - x) <= ball.eps + 1e-5).all())
+        what = {"data": given.data, "norm": given.norm, "eps": round(ball.eps, 4), "images": len(x), "model": label}
+        return {**what, "attack": name, "robust": round(robust, 4), "cpu_s": round(seconds, 2), "inside": inside}
+
+    start = time.process_time()
+    result = AutoAttack(ball=ball).run(model, x, goal(y), seed=0, batch_size=len(x))
+    rows = [row("assay", result.x_adv, time.process_time() - start)]
+    rows[0]["broken_by"] = dict(Counter(result.by))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        np.savez(folder / "data.npz", x=x.numpy(), y=y.numpy())
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+        for name in given.peers.split(","):
+            found = ask_peer(name, given, folder)
+            if isinstance(found, str):
+                rows.append({"model": label, "attack": name, "not_run": found})
+            else:
+                rows.append(row(name, *found))
+                rows[-1]["peer_over_assay"] = round(found[1] / rows[0]["cpu_s"], 2)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=CASES, default="digits")
+    parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--model", choices=("undefended", "robust"))
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--peer-python", type=Path, default=ENVIRONMENT)
+    parser.add_argument("--peer", choices=PEERS)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.peer:
+        run_peer(given.peer, given.data, given.norm, given.folder)
+        return
+    attacked, x, y = models(given.data)
+    for label, model in attacked.items():
+        if given.model in (None, label):
+            for entry in compare(label, model, x[: given.images], y[: given.images], given):
+                sys.stdout.write(json.dumps(entry) + "\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
