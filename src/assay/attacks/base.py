@@ -285,12 +285,12 @@ class Attack:
 
 
 @torch.no_grad()
-def likeliest(where: str, model: nn.Module, x: Tensor, goal: Untargeted, k: int) -> list[Toward]:
-    """Goals toward each of the ``k`` likeliest wrong classes (all, where there are fewer), the likeliest first."""
+def likeliest(where: str, model: nn.Module, x: Tensor, goal: Untargeted, k: int) -> Toward:
+    """Goals toward each of the ``k`` likeliest wrong classes (all, where there are fewer), k rows a sample in a row."""
     logits = model(x)
     check_outputs(where, logits, goal)
     others = _rivals(logits, goal.y).topk(min(k, logits.shape[1] - 1), 1).indices
-    return [Toward(goal.y, t) for t in others.unbind(1)]
+    return Toward(goal.y.repeat_interleave(others.shape[1]), others.flatten())
 
 
 def spread_objective(logits: Float[Tensor, "n c"], goal: Goal) -> Float[Tensor, " n"]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from assay.attacks.balls import Ball, Linf
@@ -35,10 +34,11 @@ Memory = dict[str, Tensor]
 class IterativeAttack(Attack):
     """Steps along gradients. A subclass states where a run begins, how it moves, and which of its points counts.
 
-    ``restarts`` after the first run only on samples that are not yet ``resolved``. ``targets`` > 0 makes all of them
-    once toward each of the ``targets`` likeliest wrong classes (Gowal et al., 2019, arXiv:1910.09338), for untargeted
-    goals. ``eot`` passes are averaged for each gradient (Athalye et al., 2018, arXiv:1802.00420), for models that are
-    random; the goal then counts as met where more than half of the passes meet it. ``loss`` is "ce", "dlr" or "margin".
+    ``restarts`` after the first run only on samples that are not yet ``resolved``. With ``targets`` > 0 each run is as
+    many runs side by side, one toward each of the likeliest wrong classes (Gowal et al., 2019, arXiv:1910.09338), for
+    untargeted goals; a sample is resolved by whichever is first. ``eot`` passes are averaged for each gradient (Athalye
+    et al., 2018, arXiv:1802.00420), for models that are random; the goal then counts as met where more than half of
+    the passes meet it. ``loss`` is "ce", "dlr" or "margin".
     """
 
     access: ClassVar[Access] = Access.GRADIENT
@@ -91,15 +91,15 @@ class IterativeAttack(Attack):
         """Which samples need no further run."""
         raise TypeError(f"{type(self).__name__} states no end")
 
-    def aims(self, model: nn.Module, x: Tensor, goal: Goal) -> Iterator[Goal]:
-        """The goal of each run."""
-        if self.targets and not isinstance(goal, Untargeted):
-            self.refuse("targets", self.targets, f"0 where the goal is {type(goal).__name__}")
-        if self.targets and isinstance(goal, Untargeted):
-            for aim in likeliest(type(self).__name__, model, x, goal, self.targets):
-                yield from [aim] * self.restarts
-        else:
-            yield from [goal] * self.restarts
+    def aim(self, model: nn.Module, x: Tensor, goal: Goal) -> tuple[Goal, int]:
+        """The goals of the runs side by side, sample by sample, and how many each sample has."""
+        if not self.targets:
+            return goal, 1
+        if not isinstance(goal, Untargeted):
+            where = f"{type(self).__name__}: targets is {self.targets}"
+            raise InputError(f"{where}; expected 0 where the goal is {type(goal).__name__}")
+        toward = likeliest(type(self).__name__, model, x, goal, self.targets)
+        return toward, len(toward.t) // len(x)
 
     def search(self, model: nn.Module, x: Tensor, goal: Goal, *, seed: int, index: Tensor, **_: Tensor) -> AttackResult:
         if not isinstance(model, nn.Module) and self.access >= Access.GRADIENT:
@@ -109,19 +109,38 @@ class IterativeAttack(Attack):
         queries = torch.full((len(x),), int(self.targets > 0), dtype=torch.int64, device=x.device)
         gradients = torch.zeros_like(queries)
         rows = torch.arange(len(x), device=x.device)
-        for number, aim in enumerate(self.aims(model, x, goal)):
+        goals, k = self.aim(model, x, goal)
+        for number in range(self.restarts):
             if not len(rows):
                 break
             draws = Draws(seed, f"{type(self).__name__}/{number}", index[rows])
-            climb = Climb(self, model, x[rows], aim.select(rows), draws, best[rows])
+            runs = (rows[:, None] * k + torch.arange(k, device=x.device)).flatten() if k > 1 else rows
+            climb = Climb(self, model, x[rows], goals.select(runs), draws, best[rows], k)
             climb.run()
-            queries[rows] += climb.queries
-            gradients[rows] += climb.gradients
-            gain = (climb.success & ~success[rows]) | ((climb.value > best[rows]) & (climb.success == success[rows]))
+            queries[rows] += climb.queries.view(-1, k).sum(1)
+            gradients[rows] += climb.gradients.view(-1, k).sum(1)
+            first = climb.best()
+            hit, value = climb.success[first], climb.value[first].to(best)
+            gain = (hit & ~success[rows]) | ((value > best[rows]) & (hit == success[rows]))
             won = rows[gain]
-            x_adv[won], best[won], success[won] = climb.x_adv[gain], climb.value[gain].to(best), climb.success[gain]
+            x_adv[won], best[won], success[won] = climb.x_adv[first[gain]], value[gain], hit[gain]
             rows = rows[~self.resolved(best[rows], success[rows])]
         return AttackResult(x_adv, success, self._distance(x_adv - x, success), queries, gradients)
+
+    def _batches(
+        self,
+        model: Model,
+        x: Tensor,
+        goal: Goal,
+        seed: int,
+        index: Tensor,
+        size: int,
+        start: Tensor | None,
+        device: torch.device,
+    ) -> AttackResult:
+        """Batches as large with the runs side by side as without."""
+        size = max(size // max(self.targets, 1), 1)
+        return super()._batches(model, x, goal, seed, index, size, start, device)
 
     def _distance(self, delta: Tensor, success: Tensor) -> Tensor:
         distance = self.measure(delta)
@@ -213,7 +232,7 @@ class Climb:
     still in the batch, ``rows``, it holds the inputs ``x``, the ``goal``, the points ``z`` with their objective
     ``level``, its gradient ``grad`` and whether they ``met`` the goal, the random streams ``draws``, the best value
     ``found`` by earlier runs, and ``memory``, in which an attack keeps tensors with one row a sample. ``x_adv``,
-    ``value`` and ``success`` are what was recorded, of all samples.
+    ``value`` and ``success`` are what was recorded, of all samples. With runs ``side_by_side`` each counts as a sample.
     """
 
     def __init__(
@@ -224,11 +243,15 @@ class Climb:
         goal: Goal,
         draws: Draws,
         found: Tensor | None = None,
+        side_by_side: int = 1,
     ) -> None:
-        self.attack, self.model, self.x, self.goal, self.draws = attack, model, x, goal, draws
+        found = x.new_full((len(x),), -math.inf) if found is None else found
+        if side_by_side > 1:
+            sample = torch.arange(len(x), device=x.device).repeat_interleave(side_by_side)
+            x, draws, found = x[sample], draws.select(sample), found[sample]
+        self.attack, self.model, self.x, self.goal, self.draws, self.found = attack, model, x, goal, draws, found
         n, device = len(x), x.device
-        self.rows, self.step, self.last = torch.arange(n, device=device), 0, False
-        self.found = x.new_full((n,), -math.inf) if found is None else found
+        self.rows, self.step, self.last, self.side_by_side = torch.arange(n, device=device), 0, False, side_by_side
         self.memory: Memory = {}
         self.x_adv = x.clone()
         self.success = torch.zeros(n, dtype=torch.bool, device=device)
@@ -245,7 +268,7 @@ class Climb:
         for self.step in range(attack.steps + verify):
             self.last = self.step == attack.steps
             earlier = self._pass()
-            out = attack.settle(self)
+            out = self._with_siblings(attack.settle(self))
             if self.last or out.all():
                 return
             self._slope(earlier)
@@ -253,6 +276,19 @@ class Climb:
                 self._drop(~out)
             self.z = attack.move(self)
         self.x_adv[self.rows] = self.z
+
+    def best(self) -> Int[Tensor, " m"]:
+        """For each sample the row of its best run: one that met the goal, if any did, of the highest value."""
+        success, value = self.success.view(-1, self.side_by_side), self.value.view(-1, self.side_by_side)
+        lost = ~success & success.any(1, keepdim=True)
+        pick = value.masked_fill(lost, -math.inf).argmax(1)
+        return torch.arange(len(pick), device=pick.device) * self.side_by_side + pick
+
+    def _with_siblings(self, out: Bool[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """The runs that leave: with the first of a sample's runs side by side go the others."""
+        if self.side_by_side == 1 or not out.any():
+            return out
+        return torch.isin(self.rows // self.side_by_side, self.rows[out] // self.side_by_side)
 
     def look(self, z: Float[Tensor, "n ..."]) -> Bool[Tensor, " n"]:
         """Put the batch at ``z``, see there whether the goals are met, and settle, without a gradient."""

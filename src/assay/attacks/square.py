@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -63,57 +64,66 @@ class Square(ScoreSearch):
         delta[:, :, top : top + rows * side, left : left + columns * side] = signs * torch.where(turn, turned, tile)
         return self._inside(delta, x)
 
-    def numbers(self, draws: Draws) -> tuple[Tensor, ...]:
-        return draws.uniform(BLOCK, 5), draws.integers(1 << 30, BLOCK)
-
-    def propose(self, at: Climbers, numbers: tuple[Tensor, ...], step: int) -> Float[Tensor, "n ..."]:
-        places, word = numbers
-        c = at.x.shape[1]
-        signs = (((word[:, None] >> torch.arange(c, device=word.device) % 30) & 1) * 2 - 1).to(at.x)
+    def plan(self, at: Climbers, step: int) -> tuple[Tensor, ...]:
+        """Rows and columns of the windows, the signs of the channels, and for l2 the window that gives and the turn."""
+        c, h, w = at.x.shape[1:]
+        places, signs = at.draws.uniform(BLOCK, 5), at.draws.signs(BLOCK, c, 1, 1).to(at.x)
+        sides = torch.tensor([self._side(step + k, at.x) for k in range(BLOCK)], device=at.x.device)
+        lines = [_line(places[:, :, k], sides, (h, w)[k % 2]) for k in range(4)]
         if isinstance(self.ball, Linf):
-            inside = self._windows(places[:, :2], self._side(step, at.x), at.x)[:, None]
-            return torch.where(inside, (at.x + self.ball.eps * signs[:, :, None, None]).clamp_(*self.bounds), at.z)
-        return self._moved_mass(at, places, signs, step)
+            return lines[0], lines[1], self.ball.eps * signs
+        return *lines, signs, places[:, :, 4] > 0.5
 
-    def _moved_mass(self, at: Climbers, places: Tensor, signs: Tensor, step: int) -> Float[Tensor, "n ..."]:
+    def propose(self, at: Climbers, plan: tuple[Tensor, ...], step: int) -> Float[Tensor, "n ..."]:
+        if isinstance(self.ball, Linf):
+            rows, columns, change = plan
+            inside = (rows[:, :, None] & columns[:, None, :])[:, None]
+            return torch.where(inside, (at.x + change).clamp_(*self.bounds), at.z)
+        return self._moved_mass(at, plan, self._side(step, at.x))
+
+    def _moved_mass(self, at: Climbers, plan: tuple[Tensor, ...], side: int) -> Float[Tensor, "n ..."]:
         """Algorithm 3: the mass of the second window, and what the ball has left, go to the first one."""
-        delta, c = at.z - at.x, at.x.shape[1]
-        side = max(self._side(step, at.x), 3)
-        side = min(side + 1 - side % 2, *at.x.shape[2:])
-        to, source = (self._windows(places[:, k : k + 2], side, at.x)[:, None] for k in (0, 2))
+        rows, columns, source_rows, source_columns, signs, turn = plan
+        to = (rows[:, :, None] & columns[:, None, :])[:, None]
+        source = (source_rows[:, :, None] & source_columns[:, None, :])[:, None]
+        delta = at.z - at.x
+        n, c = delta.shape[:2]
         left = (self.ball.eps**2 - (delta**2).flatten(1).sum(1)).clamp_min(0)
         mass = ((delta * (to | source)) ** 2).sum((2, 3)) + left[:, None] / c
-        n = len(delta)
-        old = delta.masked_select(to.expand_as(delta)).view(n, c, side, side)
+        old = delta.masked_select(to).view(n, c, side, side)
         shape = bump(side).to(at.x)
-        shapes = torch.where(wide(places[:, 4] > 0.5, at.x), shape, shape.T)
-        new = shapes * signs[:, :, None, None] + old / old.flatten(2).norm(dim=2).clamp_min(1e-12)[..., None, None]
-        new = new * (mass.sqrt() / new.flatten(2).norm(dim=2).clamp_min(1e-12))[..., None, None]
-        delta = delta.masked_fill(source, 0).masked_scatter(to.expand_as(delta), new)
-        return self._inside(delta, at.x)
+        new = torch.where(wide(turn, at.x), shape, shape.T) * signs + old / _size(old)
+        new = new * mass.sqrt()[..., None, None] / _size(new)
+        return self._inside(delta.masked_fill(source, 0).masked_scatter(to, new), at.x)
 
     def _inside(self, delta: Tensor, x: Tensor) -> Float[Tensor, "n ..."]:
         """x + delta with the norm of delta brought to eps, then clipped, which only shortens it."""
         size = self.ball.eps / self.measure(delta).clamp_min(1e-12)
         return (x + wide(size, x) * delta).clamp_(*self.bounds)
 
-    def _windows(self, places: Float[Tensor, "n 2"], side: int, x: Tensor) -> Bool[Tensor, "n h w"]:
-        """The pixels of a window at ``places``, shares in (0, 1) of the room that it has."""
-        masks = []
-        for u, length in zip(places.unbind(1), x.shape[2:], strict=True):
-            start: Int[Tensor, "n 1"] = (u * (length - side + 1)).long()[:, None]
-            line = torch.arange(length, device=x.device)
-            masks.append((line >= start) & (line < start + side))
-        return masks[0][:, :, None] & masks[1][:, None, :]
-
     def _side(self, i: int, x: Tensor) -> int:
-        """The side of the square at query ``i``."""
+        """The side of the window at query ``i``; in l2 it is odd and at least 3, where the image is as large."""
         h, w = x.shape[2:]
         p = self.p if self.p is not None else 0.05 if isinstance(self.ball, Linf) else 0.1
         halved = sum(i * 10_000 / (self.schedule or self.budget) > k for k in HALVINGS)
-        return min(max(round(math.sqrt(p / 2**halved * h * w)), 1), h, w)
+        side = max(round(math.sqrt(p / 2**halved * h * w)), 1)
+        if isinstance(self.ball, L2):
+            side = max(side + 1 - side % 2, 3)
+        return min(side, h, w)
 
 
+def _line(places: Float[Tensor, "n b"], sides: Int[Tensor, " b"], length: int) -> Bool[Tensor, "n b l"]:
+    """Which of ``length`` pixels a window of each side covers, at a share in (0, 1) of the room that it has."""
+    start = (places * (length - sides + 1)).long()[..., None]
+    pixels = torch.arange(length, device=places.device)
+    return (pixels >= start) & (pixels < start + sides[:, None])
+
+
+def _size(windows: Float[Tensor, "n c s s"]) -> Float[Tensor, "n c 1 1"]:
+    return windows.flatten(2).norm(dim=2).clamp_min(1e-12)[..., None, None]
+
+
+@cache
 def bump(side: int) -> Float[Tensor, "s s"]:
     """The change eta of an l2 window: bumps above, their negative below, of norm 1 (section 3.4, eq. 3)."""
     half = side // 2
