@@ -11,7 +11,7 @@ from torch import nn
 
 from assay import load_data
 from assay.attacks import APGD, FAB, L1, L2, PGD, AutoAttack, Linf, Ordered, Square, Targeted, Toward, Untargeted
-from assay.attacks.apgd import checkpoints
+from assay.attacks.apgd import checkpoints, sparse_signs
 from assay.attacks.base import OBJECTIVES, likeliest
 from assay.attacks.square import bump
 from assay.nets import SmallCNN
@@ -65,6 +65,26 @@ def test_apgd_takes_the_dual_norm_off_a_linear_margin(ball, dual, loss):
     with torch.no_grad():
         gain = (result.x_adv - X).flatten(1) @ W
     torch.testing.assert_close(gain, (ball.eps * W.norm(dual)).expand(6), rtol=1e-4, atol=0)
+
+
+def test_apgd_in_an_l1_ball_comes_near_the_dual_norm_and_beats_pgd(digits):
+    wide = {"bounds": (-50.0, 50.0), "early_stop": False}
+    result = APGD(ball=L1(2.0), loss="margin", **wide).run(HalfSpace(W, T + 100), X, Untargeted(Y), seed=0)
+    with torch.no_grad():
+        gain = (result.x_adv - X).flatten(1) @ W
+    assert (gain >= 0.93 * 2 * W.abs().max()).all()
+    assert (result.distance <= 2 + 1e-5).all()
+    model, x, y = digits
+    mine = APGD(ball=L1(2.0), steps=40).run(model, x, Untargeted(y), seed=0)
+    other = PGD(ball=L1(2.0), steps=40).run(model, x, Untargeted(y), seed=0)
+    assert mine.success.sum() >= other.success.sum()
+    assert (mine.distance <= 2 + 1e-5).all()
+
+
+def test_sparse_signs_take_the_largest_entries():
+    grad = torch.tensor([[0.1, -3.0, 2.0, 0.0], [1.0, 2.0, -4.0, 3.0]])
+    expected = torch.tensor([[0.0, -1.0, 0.0, 0.0], [0.0, 1 / 3, -1 / 3, 1 / 3]])
+    torch.testing.assert_close(sparse_signs(grad, torch.tensor([1, 3])), expected)
 
 
 def algorithm_one(gradient, value, x, start, eps, steps, rho=0.75):
@@ -252,7 +272,6 @@ def test_other_goals(digits):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: APGD(ball=L1(3.0)),
         lambda: APGD(step_size=0.1),
         lambda: APGD(rho=1.5),
         lambda: APGD(targets=-1),

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from assay.attacks.balls import L1, wide
 from assay.attacks.engine import Climb, GradientAttack
 
 MOMENTUM = 0.75  # alpha of eq. 2 and 3
+SHARE, SPARSER, SHRINK, LEAST = 0.2, 0.95, 1.5, 10.0  # of the l1 version, section 4.2
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -27,13 +28,19 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(GradientAttack):
-    """Auto-PGD (Croce and Hein, 2020, arXiv:2003.01690, algorithm 1), in an l-infinity or l2 ball.
+    """Auto-PGD (Croce and Hein, 2020, arXiv:2003.01690, algorithm 1), in an l-infinity, l2 or l1 ball.
 
     Steps start at 2 eps and carry momentum (eq. 2, 3). At each of the ``checkpoints`` a sample's step is halved, and it
     goes back to its best point, where fewer than ``rho`` of the steps since the last one raised its objective, or
     where neither its step nor its best objective changed there (conditions 1 and 2). Its best point counts. ``loss``
     is "ce" or "dlr" (eq. 6); ``targets=9, loss="dlr"`` is the targeted version (eq. 7), which has success with any
-    wrong class. Shapes, ranges and errors: see Attack; options: see GradientAttack.
+    wrong class.
+
+    In an l1 ball (Croce and Hein, 2021, arXiv:2103.01208, algorithm 1, for one radius) steps start at eps, without
+    momentum, and change the share 0.2 of the coordinates with the largest gradient. At every 4% of the steps the share
+    becomes that of the best perturbation over 1.5. Where that got sparser by 5%, the step is eps again and starts at
+    the best point; elsewhere it shrinks by 1.5, down to eps / 10. Shapes, ranges and errors: see Attack; options: see
+    GradientAttack.
     """
 
     steps: int = 100
@@ -42,8 +49,6 @@ class APGD(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.ball, L1):
-            self.refuse("ball", repr(self.ball), "Linf(eps) or L2(eps)")
         if self.step_size is not None:
             self.refuse("step_size", self.step_size, "None: it starts at 2 eps and adapts")
         if not 0 < self.rho < 1:
@@ -58,6 +63,8 @@ class APGD(GradientAttack):
 
     def move(self, run: Climb) -> Float[Tensor, "n ..."]:
         memory = run.memory
+        if isinstance(self.ball, L1):
+            return self._sparse_move(run)
         if run.step == 0:
             return self._first(run)
         memory["raised"] = memory["raised"] + (run.level > memory["level"])
@@ -92,3 +99,29 @@ class APGD(GradientAttack):
         memory["size"] = torch.where(back, memory["size"] / 2, memory["size"])
         memory.update(halved=back, checked=best, raised=torch.zeros_like(memory["raised"]))
         return back
+
+    def _sparse_move(self, run: Climb) -> Float[Tensor, "n ..."]:
+        """The step of the l1 version."""
+        memory, z, grad, d = run.memory, run.z, run.grad, run.x[0].numel()
+        if run.step == 0:
+            size = torch.full_like(run.level, self.ball.eps)
+            memory.update(size=size, share=torch.full_like(size, SHARE), count=torch.full_like(size, d), uphill=grad)
+        else:
+            memory["uphill"] = torch.where(wide(memory["better"], z), grad, memory["uphill"])
+        if run.step and run.step % max(self.steps // 25, 1) == 0:
+            best = run.x_adv[run.rows]
+            count = (best != run.x).flatten(1).sum(1).to(memory["count"])
+            back = count < SPARSER * memory["count"]
+            shorter = (memory["size"] / SHRINK).clamp_min(self.ball.eps / LEAST)
+            memory.update(size=torch.where(back, self.ball.eps, shorter), share=count / d / SHRINK, count=count)
+            z, grad = torch.where(wide(back, z), best, z), torch.where(wide(back, z), memory["uphill"], grad)
+        step = sparse_signs(grad, (d * memory["share"]).ceil().clamp_min(1).long())
+        return self.ball.project(z + wide(memory["size"], z) * step, run.x, self.bounds)
+
+
+def sparse_signs(grad: Float[Tensor, "n ..."], k: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
+    """The signs of the ``k`` largest entries of each row of a gradient (of all that tie), over their number."""
+    size = grad.flatten(1).abs()
+    least = size.sort(1, descending=True).values.gather(1, k[:, None] - 1)
+    signs = torch.where(size >= least, grad.flatten(1).sign(), 0)
+    return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).view_as(grad)
