@@ -2,7 +2,7 @@
 
 ``python bench/autoattack.py [--data digits|cifar10] [--norm linf|l2] [--images N] [--model undefended|robust]``. The
 models, their environment and the exchange are those of ``bench/attacks.py``; the authors' code is the repository
-fra31/auto-attack on that environment's path. Each implementation runs the standard version once, on one thread;
+fra31/auto-attack. Each implementation runs the standard version once, on one thread;
 torchattacks' own takes 10 steps a run where the others take 100. Reports robust accuracy, which member broke how many
 samples, CPU time and the peer's over assay's. A peer that cannot be imported is reported as such.
 """
