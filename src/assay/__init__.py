@@ -26,6 +26,8 @@ _MODULES = (
     "calibrate",
     "certify",
     "compress",
+    "curate",
+    "decide",
     "defenses",
     "detect",
     "dynamics",

@@ -41,6 +41,7 @@ class IterativeAttack(Attack):
     the passes meet it. ``loss`` is "ce", "dlr" or "margin".
     """
 
+    contract: ClassVar[bool] = True
     access: ClassVar[Access] = Access.GRADIENT
     views: ClassVar[bool] = False
 
@@ -156,6 +157,7 @@ class GradientAttack(IterativeAttack):
     all steps and its last point counts (of the restart with the highest objective). Further options: IterativeAttack.
     """
 
+    contract: ClassVar[bool] = True
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "ball"
 
     ball: Ball = Linf(8 / 255)

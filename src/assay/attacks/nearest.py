@@ -26,6 +26,7 @@ class NearestAttack(IterativeAttack):
     ``enough``: 0 takes all steps, infinity stops at the first point found. Further options: IterativeAttack.
     """
 
+    contract: ClassVar[bool] = True
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "minimum-norm"
     norms: ClassVar[tuple[str, ...]] = ("l2",)
 

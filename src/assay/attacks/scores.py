@@ -48,6 +48,7 @@ class ScoreSearch(QueryAttack):
     point that meets the goal; a proposal that changes nothing is not asked.
     """
 
+    contract: ClassVar[bool] = True
     access: ClassVar[Access] = Access.SCORE
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "ball"
 

@@ -5,18 +5,36 @@ from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Regi
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
+from assay.certify.ptt import PTT, FittedPTT
+from assay.certify.raps import RAPS
+from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
+from assay.certify.rscp import RSCP, FittedRSCP
+from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
+from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 
 __all__ = [
     "APS",
     "IBP",
     "LAC",
+    "PTT",
+    "RAPS",
+    "RSCP",
     "Bounder",
     "Certificate",
     "Certifier",
+    "FittedPTT",
+    "FittedRSCP",
     "FittedSets",
     "Intervals",
+    "RSCPPlus",
     "RandomizedSmoothing",
     "Region",
+    "RobustConformalTraining",
     "SetPredictor",
+    "SmoothedScores",
+    "bernstein_bound",
+    "hoeffding_bound",
+    "noisy_outputs",
+    "rct_loss",
 ]

@@ -98,10 +98,11 @@ class SetPredictor(ABC):
     """Split conformal prediction (Papadopoulos et al., 2002; Vovk et al., 2005): a subclass declares its scores.
 
     Samples exchangeable with the n calibration samples fall in their sets with probability at least 1 - ``alpha``
-    (and below 1 - alpha + 1 / (n + 1) where scores have no ties).
+    (where ``tight``, also below 1 - alpha + 1 / (n + 1) if scores have no ties).
     """
 
     kind: ClassVar[str] = "set-predictor"
+    tight: ClassVar[bool] = True
 
     alpha: float = 0.1
 

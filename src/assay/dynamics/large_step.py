@@ -100,7 +100,7 @@ class LogisticGD:
     ``callback(t, th)`` sees every iterate. There is no intercept and no scaling of features.
     """
 
-    kind: ClassVar[str] = "learner"
+    kind: ClassVar[str] = "estimator"
 
     step: float = 1.0
     max_iter: int = 10_000

@@ -21,7 +21,7 @@ class BatchPerceptron:
     of n, and makes a full first step. At most n R^2 / mu^2 updates, normalised R^2 / mu^2.
     """
 
-    kind: ClassVar[str] = "learner"
+    kind: ClassVar[str] = "estimator"
 
     normalize: Literal["misclassified"] | None = None
     first_half_step: bool = True
@@ -53,7 +53,7 @@ class Perceptron:
     ``order``: the first misclassified point, the next after the last one taken (cyclic), or a random one of ``seed``.
     """
 
-    kind: ClassVar[str] = "learner"
+    kind: ClassVar[str] = "estimator"
 
     order: Literal["first", "cyclic", "random"] = "first"
     max_iter: int = 100_000

@@ -9,8 +9,8 @@ from assay.runtime.errors import InputError, unknown
 
 KINDS = (
     "loss", "attack", "universal", "extractor", "detector", "certifier", "bounder", "set-predictor", "calibrator",
-    "trainer", "unlearner", "compressor", "selector", "explainer", "inference", "generator", "learner", "measure",
-    "function", "repair",
+    "trainer", "unlearner", "compressor", "selector", "explainer", "inference", "generator", "learner", "estimator",
+    "measure", "function", "repair",
 )  # fmt: skip
 
 

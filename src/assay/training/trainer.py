@@ -32,7 +32,7 @@ class Trainer:
     lr: float = 2e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "onecycle", "linear"] = "cosine"
+    schedule: Literal["constant", "cosine", "onecycle", "linear", "multistep"] = "cosine"
     ema: float | None = None
 
     def plan(self) -> Plan:
