@@ -15,7 +15,7 @@ from assay.runtime.random import Draws
 Bounds = tuple[float, float]
 
 
-def _wide(values: Float[Tensor, " n"], x: Tensor) -> Tensor:
+def wide(values: Float[Tensor, " n"], x: Tensor) -> Tensor:
     """Values (n,) shaped to broadcast over samples like ``x``."""
     return values.reshape(-1, *[1] * (x.dim() - 1))
 
@@ -77,12 +77,12 @@ class L2(Ball):
     def project(self, z: Float[Tensor, "n ..."], x: Float[Tensor, "n ..."], bounds: Bounds) -> Float[Tensor, "n ..."]:
         delta = z - x
         scale = (self.eps / self.norm(delta).clamp_min(1e-30)).clamp_max(1)
-        return delta.mul_(_wide(scale, x)).add_(x).clamp_(*bounds)
+        return delta.mul_(wide(scale, x)).add_(x).clamp_(*bounds)
 
     def draw(self, x: Float[Tensor, "n ..."], draws: Draws) -> Float[Tensor, "n ..."]:
         direction = draws.normal(*x.shape[1:]).to(x)
         radius = draws.uniform(1)[:, 0].to(x) ** (1 / x[0].numel())
-        return direction * _wide(self.eps * radius / self.norm(direction).clamp_min(1e-30), x)
+        return direction * wide(self.eps * radius / self.norm(direction).clamp_min(1e-30), x)
 
     def ascent(self, grad: Float[Tensor, "n ..."], z: Float[Tensor, "n ..."], bounds: Bounds) -> Float[Tensor, "n ..."]:
         flat = grad.flatten(1)

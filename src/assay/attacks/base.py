@@ -99,6 +99,31 @@ class Targeted(Goal):
 
 
 @dataclass(frozen=True)
+class Toward(Goal):
+    """Any class but ``y`` (n,), sought by way of the class ``t`` (n,): it is met by whatever is not y.
+
+    Its margin z_t - z_y and its likelihood log p_t are what the targeted runs of AutoAttack climb (Croce and Hein,
+    2020, arXiv:2003.01690, section 5).
+    """
+
+    y: Int[Tensor, " n"]
+    t: Int[Tensor, " n"]
+
+    def check(self, where: str, n: int, classes: int | None = None) -> None:
+        check_labels(where, self.y, n, classes)
+        check_labels(where, self.t, n, classes)
+
+    def met(self, outputs: Tensor) -> Bool[Tensor, " n"]:
+        return (outputs.argmax(1) if outputs.dim() == 2 else outputs) != self.y
+
+    def margin(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        return _own(logits, self.t) - _own(logits, self.y)
+
+    def likelihood(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        return Targeted(self.t).likelihood(logits)
+
+
+@dataclass(frozen=True)
 class Ordered(Goal):
     """The k largest logits are those of ``targets`` (n, k), in this order (Zhang and Wu, 2020, arXiv:2007.12684).
 
@@ -146,7 +171,8 @@ class AttackResult:
     x_adv (n, ...) in bounds; success (n,) whether x_adv meets the goal; distance (n,) the norm of x_adv - x that the
     attack works in (a minimum-norm attack that found nothing gives x back at distance infinity); queries and gradients
     (n,) int64, forward and backward passes spent on each sample. ``trace`` holds for each sample a (k, 2) tensor of
-    (queries, best distance), one row an improvement; gradient attacks leave it empty.
+    (queries, best distance), one row an improvement; gradient attacks leave it empty. ``by`` is set by ensembles: the
+    name of the member that broke each sample.
     """
 
     x_adv: Tensor
@@ -155,17 +181,18 @@ class AttackResult:
     queries: Int[Tensor, " n"]
     gradients: Int[Tensor, " n"]
     trace: tuple[Tensor, ...] = ()
+    by: tuple[str, ...] = ()
 
     @classmethod
     def join(cls, parts: list[AttackResult]) -> AttackResult:
         """The results of several batches as one."""
-        names = [f.name for f in fields(cls) if f.name != "trace"]
-        trace = tuple(t for p in parts for t in p.trace)
-        return cls(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names}, trace=trace)
+        names = [f.name for f in fields(cls) if f.name not in ("trace", "by")]
+        trace, by = tuple(t for p in parts for t in p.trace), tuple(b for p in parts for b in p.by)
+        return cls(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names}, trace=trace, by=by)
 
     def to(self, device: torch.device) -> AttackResult:
         """The same result on ``device`` (the trace stays on the CPU)."""
-        names = [f.name for f in fields(self) if f.name != "trace"]
+        names = [f.name for f in fields(self) if f.name not in ("trace", "by")]
         return replace(self, **{n: getattr(self, n).to(device) for n in names})
 
 
@@ -252,6 +279,19 @@ class Attack:
     def search(self, model: Any, x: Tensor, goal: Goal, *, seed: int, index: Tensor, **given: Tensor) -> AttackResult:
         """Attack one batch on the model's device, the model in evaluation mode without parameter gradients."""
         raise TypeError(f"{type(self).__name__} states no search")
+
+    def measure(self, delta: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """The norm that distances are measured in."""
+        raise TypeError(f"{type(self).__name__} states no norm")
+
+
+@torch.no_grad()
+def likeliest(where: str, model: nn.Module, x: Tensor, goal: Untargeted, k: int) -> Toward:
+    """Goals toward each of the ``k`` likeliest wrong classes (all, where there are fewer), k rows a sample in a row."""
+    logits = model(x)
+    check_outputs(where, logits, goal)
+    others = _rivals(logits, goal.y).topk(min(k, logits.shape[1] - 1), 1).indices
+    return Toward(goal.y.repeat_interleave(others.shape[1]), others.flatten())
 
 
 def spread_objective(logits: Float[Tensor, "n c"], goal: Goal) -> Float[Tensor, " n"]:

@@ -135,10 +135,6 @@ class QueryAttack(Attack):
         if self.budget < 1:
             self.refuse("budget", self.budget, "at least 1 query a sample")
 
-    def measure(self, delta: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-        """The norm that distances are measured in."""
-        raise TypeError(f"{type(self).__name__} states no norm")
-
     def objective(self, logits: Float[Tensor, "n c"], goal: Goal) -> Float[Tensor, " n"]:
         """The value told to the search with each answer, where scores are granted."""
         return goal.margin(logits)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from assay.attacks import L2, PGD, Ball, Linf, RandomNoise, Untargeted
+from assay.attacks import L2, PGD, AutoAttack, Ball, Linf, RandomNoise, Untargeted
+from assay.audit.masking import signs_of_masking
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.runtime.inference import predict
@@ -18,6 +19,7 @@ SIZES = {"linf": (0.02, 0.05, 0.1, 0.2), "l2": (0.25, 0.5, 1.0, 2.0)}
 BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
 SYMBOL = {"linf": "l-infinity", "l2": "l2"}
 HEADLINE = {"linf": 0.1, "l2": 1.0}
+STRONGEST = 256  # samples that AutoAttack takes, in the deep profile
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,12 @@ class Robustness:
         """At most this: fooled samples leave early."""
         n, (steps, restarts) = len(self.attacked(subject, context)), self.attack(context)
         passes = n * len(SIZES[self.norm]) * steps * restarts
-        return Cost(forward=n * (1 + 2 * len(SIZES[self.norm])), backward=passes)
+        few = context.pick(0, 0, min(n, STRONGEST))
+        # AutoAttack: 100 steps of APGD and of FAB toward each of 9 targets and 5,000 queries; four runs of PGD besides.
+        return Cost(
+            forward=n * (1 + 2 * len(SIZES[self.norm])) + few * (9 * 100 + 5000),
+            backward=passes + few * (19 * 100 + 4 * steps * restarts),
+        )
 
     def measure(self, subject: Subject, context: Context) -> Section:
         """Accuracy under attack and under noise at each size."""
@@ -70,9 +77,35 @@ class Robustness:
             self._add(section, f"{name}.noise@{eps:g}", noisy, data, how, curves["random noise"], bands["random noise"])
             if int((holds & ~noisy).sum()) > int((noisy & ~holds).sum()):
                 masked.append(eps)
+        if context.profile == "deep":
+            self._strongest(section, subject, data, context)
         section.plots.append(self._plot(curves, bands))
         self._find(section, curves, masked)
         return section
+
+    def _strongest(self, section: Section, subject: Subject, data: Data, context: Context) -> None:
+        """AutoAttack at the headline's size, and what suggests that gradients are masked."""
+        data, (steps, restarts) = data.limit(STRONGEST, seed=context.seed), self.attack(context)
+        eps = HEADLINE[self.norm]
+        ball = BALLS[self.norm](eps * (data.bounds[1] - data.bounds[0]))
+        attack = AutoAttack(ball=ball, bounds=data.bounds)
+        result = attack.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index)
+        section.add(
+            measured(
+                f"robustness.{self.norm}.autoattack@{eps:g}",
+                (~result.success).numpy().astype(float),
+                data.index.numpy(),
+                better="higher",
+                how=f"AutoAttack ({attack.version}), eps {eps:g} of the range, on {len(data)} samples",
+            )
+        )
+        pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts)
+        signs = signs_of_masking(subject.model, data, pgd, result, seed=context.seed)
+        if signs:
+            text = (
+                f"Gradients look masked ({SYMBOL[self.norm]}), so robustness is likely overstated: {'; '.join(signs)}."
+            )
+            section.findings.append((0.9, text))
 
     def _fooled(self, attack: PGD | RandomNoise, subject: Subject, data: Data, context: Context) -> torch.Tensor:
         return attack.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index).success
