@@ -1,15 +1,28 @@
 """Everything that perturbs an input to fool a model: the gradient engine, the query engine, and the attacks on them."""
 
+from assay.attacks.adversarial_distillation import AdversarialDistillation
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Untargeted
+from assay.attacks.cw_topk import CWTopK
 from assay.attacks.engine import GradientAttack
 from assay.attacks.fgsm import FGSM
 from assay.attacks.hopskipjump import HopSkipJump
 from assay.attacks.noise import RandomNoise
+from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ordered
+from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
+from assay.attacks.quadattack import QuadAttack
 from assay.attacks.square import Square
 
 __all__ = [
+    "AdversarialDistillation",
+    "CWTopK",
+    "OrderedQP",
+    "PenaltyAttack",
+    "QuadAttack",
+    "ordered_constraints",
+    "project_ordered",
+    "sample_targets",
     "FGSM",
     "PGD",
     "Attack",
