@@ -174,7 +174,7 @@ class Identity(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize(("cls", "factor"), [(QuadAttack, 1.2), (CWTopK, 1.2), (AdversarialDistillation, 2.0)])
+@pytest.mark.parametrize(("cls", "factor"), [(QuadAttack, 1.5), (CWTopK, 1.5), (AdversarialDistillation, 2.0)])
 def test_finds_the_order_near_the_least_distance(cls, factor):
     weight = torch.linalg.qr(torch.randn(12, 12, generator=torch_rng(0, "w"), dtype=torch.float64)).Q
     x = torch.rand(6, 12, generator=torch_rng(0, "x"), dtype=torch.float64) * 2 - 1
