@@ -73,7 +73,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {**GRIDS["smoke"], "problems": 27, "train": 2000, "epochs": 5, "tune": 4, "test": 8}),
-        Scale("claim", 5, {**GRIDS["claim"], "problems": 198, "train": 20_000, "epochs": 3, "tune": 32, "test": 96}),
+        Scale("claim", 5, {**GRIDS["claim"], "problems": 198, "train": 20_000, "epochs": 3, "tune": 24, "test": 64}),
         Scale("gpu", 5, {**GRIDS["claim"], "problems": 198, "train": 100_000, "epochs": 20, "tune": 200, "test": 1000}),
     ),
 )
