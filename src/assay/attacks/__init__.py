@@ -5,7 +5,9 @@ from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Untargeted
 from assay.attacks.cw_topk import CWTopK
 from assay.attacks.engine import GradientAttack
+from assay.attacks.fast_feature_fool import FastFeatureFool
 from assay.attacks.fgsm import FGSM
+from assay.attacks.gd_uap import GDUAP
 from assay.attacks.hopskipjump import HopSkipJump
 from assay.attacks.noise import RandomNoise
 from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ordered
@@ -13,8 +15,15 @@ from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.quadattack import QuadAttack
 from assay.attacks.square import Square
+from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate, generalized_fooling_rate
 
 __all__ = [
+    "ActivationAttack",
+    "FastFeatureFool",
+    "GDUAP",
+    "Perturbation",
+    "fooling_rate",
+    "generalized_fooling_rate",
     "AdversarialDistillation",
     "CWTopK",
     "OrderedQP",
