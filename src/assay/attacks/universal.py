@@ -161,7 +161,8 @@ class ActivationAttack:
                     f"{where}: mean or std has {len(values)} values; expected 1 or {shape[0]}, one a channel"
                 )
         with evaluating(model), torch.enable_grad():
-            blank = torch.zeros(1, *shape, device=device_of(model))
+            dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+            blank = torch.zeros(1, *shape, device=device_of(model), dtype=dtype)
             return self._ascend(model, ConvStages(model, blank, self.layers), blank, data, val, seed)
 
     def inputs(self, blank: Tensor, data: Tensor | None, generator: torch.Generator) -> Float[Tensor, "b ..."]:
@@ -190,7 +191,8 @@ class ActivationAttack:
         best, history, share = delta.detach().clone(), [], 0.0
         checked = top = 0
         for step in range(1, self.max_iter + 1):
-            value = self.objective(stages(self.inputs(blank, data, generator) + delta))
+            x = self.inputs(blank, data, generator)
+            value = self.objective(stages(x + delta))
             delta.grad = -self.gradient(value, delta)
             optimiser.step()
             with torch.no_grad():
@@ -201,8 +203,10 @@ class ActivationAttack:
             if since >= self.check_every or step == self.max_iter or (still and since > self.check_every / 2):
                 checked = step
                 found = Perturbation(delta.detach().cpu().clone(), self.bounds, ())
-                score = float(value.detach()) if val is None else fooling_rate(model, val, found)
-                history.append(Progress(step, float(value.detach()), share, score))
+                with torch.no_grad():
+                    reached = float(self.objective(stages(x + delta)))
+                score = reached if val is None else fooling_rate(model, val, found)
+                history.append(Progress(step, reached, share, score))
                 if len(history) == 1 or score > history[top].score:
                     best, top = found.delta_, len(history) - 1
                 if len(history) - 1 - top >= self.patience:
