@@ -26,7 +26,8 @@ def cnn():
 
 
 def test_objectives_are_their_formulas():
-    model, x = cnn(), torch.rand(3, 1, 8, 8, generator=torch_rng(0, "x"), dtype=torch.float64)
+    model = cnn().requires_grad_(False)
+    x = torch.rand(3, 1, 8, 8, generator=torch_rng(0, "x"), dtype=torch.float64)
     first = F.relu(F.conv2d(x, model.body[0].weight, model.body[0].bias, padding=1))
     second = F.relu(F.conv2d(first, model.body[2].weight, model.body[2].bias, 2, 1))
     stages = ConvStages(model, x)(x)
