@@ -27,7 +27,7 @@ from assay.papers.model import Claim, Paper, Scale, Table
 from assay.runtime.random import derive, numpy_rng, seeded, torch_rng
 from assay.training import Supervised
 
-EPS = 0.15  # xi, of inputs in [0, 1]
+EPS = 0.2  # xi, of inputs in [0, 1]
 LENGTH, FILTERS, XI = 10, 8, 0.1  # of the drawn convolutions
 
 PAPER = Paper(
@@ -54,7 +54,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 600, "test": 200, "epochs": 3, "iters": 30, "starts": 2}),
-        Scale("claim", 5, {"data": "mnist", "train": 6000, "test": 2000, "epochs": 3, "iters": 100, "starts": 6}),
+        Scale("claim", 6, {"data": "mnist", "train": 6000, "test": 1000, "epochs": 4, "iters": 80, "starts": 4}),
         Scale("gpu", 5, {"data": "mnist", "train": 60_000, "test": 10_000, "epochs": 10, "iters": 4000, "starts": 6}),
     ),
 )
@@ -168,7 +168,7 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
 def claims(table: Table) -> list[Claim]:
     """The local optimum and the fooling rate decide; the rest supports."""
     both = ("scrambled-signs", "wrong-sign")
-    rate, random = (table.per_seed("rate", arm=arm) for arm in ("none", "random signs"))
+    rate, random, noise = (table.per_seed("rate", arm=arm) for arm in ("none", "random signs", "uniform noise"))
     transfer, other = (table.per_seed("transfer", arm=arm) for arm in ("none", "random signs"))
     return [
         Claim(
@@ -178,7 +178,7 @@ def claims(table: Table) -> list[Claim]:
             rule="exact",
             refuted_by=both,
         ),
-        Claim("fooling rate without data", rate, at_least=0.15, refuted_by=both),
+        Claim("fooling rate without data", rate, at_least=0.2, refuted_by=both),
         Claim(
             "fooling rate without data less 3 x that of random signs", rate - 3 * random, at_least=0, refuted_by=both
         ),
