@@ -26,6 +26,7 @@ _MODULES = (
     "calibrate",
     "certify",
     "compress",
+    "curate",
     "decide",
     "defenses",
     "detect",

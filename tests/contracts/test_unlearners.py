@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import assay.unlearn
+from assay.compress import MagnitudePruning
 from assay.data import Data, load_data
 from assay.nets import SmallCNN
 from assay.runtime.errors import AccessError, InputError
@@ -14,10 +15,16 @@ from assay.runtime.inference import predict
 from assay.runtime.random import seeded
 from assay.subject import Access, Subject
 from assay.training import Supervised
-from assay.unlearn import Unlearner, forget_set
+from assay.unlearn import FineTune, Unlearner, forget_set
 
 # Rates at which the small test network forgets; the defaults are the papers', for large ones.
-OPTIONS = {"NegGrad": {"lr": 2e-3}, "FineTune": {"lr": 0.02}}
+OPTIONS = {
+    "NegGrad": {"lr": 2e-3},
+    "FineTune": {"lr": 0.02},
+    "L1SparseUnlearn": {"lr": 0.02},
+    "InfluenceUnlearn": {"alpha": 3e-4, "n_fisher": 200},
+    "PruneFirstThenUnlearn": {"pruner": MagnitudePruning(sparsity=0.8), "unlearner": FineTune(lr=0.02)},
+}
 METHODS = [
     c
     for c in (getattr(assay.unlearn, name) for name in assay.unlearn.__all__)

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.labels import (
-    ConfidentLearning,
     consensus_from_votes,
     corrected_benchmark,
     crossover_prevalence,
@@ -89,14 +88,6 @@ def test_curve_is_the_mean_of_resampled_test_sets():
         means = [np.r_[rng.choice(benign, kept, replace=False), correctable].mean() for _ in range(400)]
         expected = noise_prevalence_curve(330 / 400, 0.25, np.array([prevalence]))[0]
         assert abs(np.mean(means) - expected) < 4 * np.std(means) / 20
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_pruning_by_noise_rate_is_its_definition(seed):
-    rng = np.random.default_rng(seed)
-    for _ in range(10):
-        y, p = label_errors._problem(rng)
-        assert np.array_equal(ConfidentLearning().fit(y, p).suspects_, label_errors.by_definition(y, p))
 
 
 @pytest.mark.parametrize(("kind", "judged", "errors"), [("cifar10", 275, 54), ("mnist", 100, 15)])

@@ -1,12 +1,14 @@
 """Confident learning against hand-worked counts, known noise and its invariants."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.labels import ConfidentLearning, confident_joint, estimate_joint, label_quality
-from assay.labels.confident_learning import largest, round_rows, thresholds
+from assay.labels.confident_learning import apportion, largest, thresholds
 from assay.runtime.errors import InputError
 
 Y = np.array([0, 0, 0, 1, 1, 1])
@@ -78,14 +80,23 @@ def test_invariants(seed, c, n):
 @given(st.integers(0, 10**6))
 def test_rounding_and_selection(seed):
     rng = np.random.default_rng(seed)
-    m = rng.random((4, 6)) * 9
-    m *= (np.round(m.sum(1)) / m.sum(1))[:, None]
-    whole = round_rows(m)
-    assert np.array_equal(whole.sum(1), np.round(m.sum(1)))
-    assert np.abs(whole - m).max() < 1
+    counts, totals = rng.integers(0, 9, (4, 6)) + np.eye(4, 6, dtype=int), rng.integers(0, 40, 4)
+    whole = apportion(counts, totals)
+    assert np.array_equal(whole.sum(1), totals)
+    for row, made, total in zip(counts.tolist(), whole.tolist(), totals.tolist(), strict=True):
+        exact = [Fraction(v * total, sum(row)) for v in row]
+        up = [e - int(e) for e, w in zip(exact, made, strict=True) if w > e]
+        down = [e - int(e) for e, w in zip(exact, made, strict=True) if w < e]
+        assert all(abs(e - w) < 1 for e, w in zip(exact, made, strict=True))
+        assert not up or not down or min(up) >= max(down)
     values, k = rng.integers(0, 4, (3, 8)).astype(float), rng.integers(0, 9, 3)
     for row, marked, size in zip(values, largest(values, k), k, strict=True):
         assert np.flatnonzero(marked).tolist() == sorted(np.argsort(-row, kind="stable")[:size].tolist())
+
+
+def test_equal_remainders_favour_the_last_class():
+    assert apportion(np.array([[3, 1, 1]]), np.array([7])).tolist() == [[4, 1, 2]]
+    assert apportion(np.array([[1, 1, 1]]), np.array([4])).tolist() == [[1, 1, 2]]
 
 
 def test_quality_and_ranking():

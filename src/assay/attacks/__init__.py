@@ -3,6 +3,8 @@
 from assay.attacks.adversarial_distillation import AdversarialDistillation
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Untargeted
+from assay.attacks.boundary import BoundaryAttack
+from assay.attacks.cgba import CGBA, CGBAH
 from assay.attacks.cw_topk import CWTopK
 from assay.attacks.engine import GradientAttack
 from assay.attacks.fast_feature_fool import FastFeatureFool
@@ -19,24 +21,17 @@ from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate
 
 __all__ = [
     "ActivationAttack",
-    "FastFeatureFool",
-    "GDUAP",
-    "Perturbation",
-    "fooling_rate",
-    "generalized_fooling_rate",
     "AdversarialDistillation",
-    "CWTopK",
-    "OrderedQP",
-    "PenaltyAttack",
-    "QuadAttack",
-    "ordered_constraints",
-    "project_ordered",
-    "sample_targets",
-    "FGSM",
-    "PGD",
     "Attack",
     "AttackResult",
     "Ball",
+    "BoundaryAttack",
+    "CGBA",
+    "CGBAH",
+    "CWTopK",
+    "FGSM",
+    "FastFeatureFool",
+    "GDUAP",
     "Goal",
     "GradientAttack",
     "HopSkipJump",
@@ -44,8 +39,18 @@ __all__ = [
     "L2",
     "Linf",
     "Ordered",
+    "OrderedQP",
+    "PGD",
+    "PenaltyAttack",
+    "Perturbation",
+    "QuadAttack",
     "RandomNoise",
     "Square",
     "Targeted",
     "Untargeted",
+    "fooling_rate",
+    "generalized_fooling_rate",
+    "ordered_constraints",
+    "project_ordered",
+    "sample_targets",
 ]

@@ -180,6 +180,7 @@ class Attack:
     """
 
     kind: ClassVar[str] = "attack"
+    contract: ClassVar[bool] = True
     access: ClassVar[Access] = Access.GRADIENT
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "ball"
 

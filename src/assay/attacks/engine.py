@@ -31,6 +31,7 @@ class GradientAttack(Attack):
     restart with the highest objective). ``loss`` is "ce", "dlr" or "margin".
     """
 
+    contract: ClassVar[bool] = True
     access: ClassVar[Access] = Access.GRADIENT
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "ball"
 

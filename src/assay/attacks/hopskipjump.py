@@ -12,7 +12,7 @@ from torch import Tensor
 
 from assay.attacks.balls import L2, Linf
 from assay.attacks.base import Goal
-from assay.attacks.queries import Blending, Probe, QueryAttack, Search, bisect, starting_point
+from assay.attacks.queries import Blending, Probe, QueryAttack, Search, bisect, segment, starting_point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class HopSkipJump(QueryAttack):
     def _to_boundary(self, probe: Probe, z: Tensor) -> Blending:
         d = probe.x.numel()
         if self.norm == "l2":
-            return (yield from bisect(probe, z, _mix, self.gamma / d**1.5))
+            return (yield from bisect(probe, z, segment, self.gamma / d**1.5))
         distance, theta = self._distance(probe, z), self.gamma / d**2
         return (yield from bisect(probe, z, _clip, theta * min(1.0, distance), distance))
 
@@ -93,10 +93,6 @@ class HopSkipJump(QueryAttack):
                 return point
             length /= 2
         return z
-
-
-def _mix(x: Tensor, outside: Tensor, t: float) -> Tensor:
-    return x + t * (outside - x)
 
 
 def _clip(x: Tensor, outside: Tensor, t: float) -> Tensor:

@@ -50,13 +50,16 @@ class Probe:
         """Queries that the budget still covers."""
         return self.budget - self.queries
 
-    def ask(self, z: Float[Tensor, "m ..."]) -> Asking:
-        """Put candidates to the oracle; gives (met (m,) bool, value (m,))."""
+    def ask(self, z: Float[Tensor, "m ..."], *, keep: bool = True) -> Asking:
+        """Put candidates to the oracle; gives (met (m,) bool, value (m,)).
+
+        ``keep=False`` for points that only inform, such as probes beyond the bounds: none of them becomes the best.
+        """
         if len(z) > self.left:
             raise Spent(f"{self.left} queries are left, {len(z)} more asked")
         met, value = yield z
         self.queries += len(z)
-        if met.any():
+        if keep and met.any():
             distance = self.norm(z[met] - self.x)
             nearest = int(distance.argmin())
             if float(distance[nearest]) < self.distance:
@@ -89,6 +92,11 @@ def bisect(
         else:
             low = middle
     return point
+
+
+def segment(x: Tensor, outside: Tensor, t: float) -> Tensor:
+    """The point at share ``t`` of the straight way from x to ``outside``: a blend for ``bisect``."""
+    return x + t * (outside - x)
 
 
 def starting_point(probe: Probe, bounds: tuple[float, float], tries: int = 50, group: int = 5) -> Blending:

@@ -25,6 +25,7 @@ class Compressor:
     """
 
     kind: ClassVar[str] = "compressor"
+    contract: ClassVar[bool] = True
 
     def compress(self, model: nn.Module, data: Data | None, *, seed: int) -> nn.Module:
         """A compressed copy of ``model``."""

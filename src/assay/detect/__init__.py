@@ -1,7 +1,8 @@
 """Detectors of abnormal inputs: ``fit(model, data)`` gives an object with ``score(x)``, higher is more abnormal."""
 
+from assay.detect.class_incremental import ClassIncrementalGDA
 from assay.detect.energy import Energy
 from assay.detect.mahalanobis import Mahalanobis
 from assay.detect.msp import MSP
 
-__all__ = ["Energy", "MSP", "Mahalanobis"]
+__all__ = ["ClassIncrementalGDA", "Energy", "MSP", "Mahalanobis"]

@@ -6,10 +6,12 @@ from assay.dynamics.fixed_etf import FixedETF
 from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
 from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD, Separability, separability_report
 from assay.dynamics.layer_peeled import LayerPeeledFit, LayerPeeledModel
+from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
 from assay.dynamics.simplex_etf import simplex_etf
 
 __all__ = [
+    "Barrier",
     "BatchPerceptron",
     "Collapse",
     "ConvergenceWarning",
@@ -27,7 +29,9 @@ __all__ = [
     "Trace",
     "attach_etf",
     "head_inputs",
+    "linear_mode_barrier",
     "neural_collapse",
+    "ntk_submatrix_velocity",
     "separability_report",
     "simplex_etf",
 ]

@@ -25,6 +25,7 @@ class Explainer:
     """
 
     kind: ClassVar[str] = "explainer"
+    contract: ClassVar[bool] = True
 
     batch_size: int = 256
 
@@ -96,6 +97,8 @@ class GradientExplainer(Explainer):
     A subclass states the points and their weights. Points of several samples share one pass; the memory is that of
     max(batch_size, k) inputs and of one backward pass over batch_size of them.
     """
+
+    contract: ClassVar[bool] = True
 
     def weights(self) -> Tensor:
         """The weight of each point, (k,) float64."""

@@ -17,11 +17,13 @@ from assay.labels.confident_learning import (
 )
 from assay.labels.cross_validate import cross_probabilities
 from assay.labels.elr import ELR
+from assay.labels.elr_plus import ELRPlus
 from assay.labels.prune_and_retrain import PruneAndRetrain
 
 __all__ = [
     "ConfidentLearning",
     "ELR",
+    "ELRPlus",
     "LabelNoise",
     "PruneAndRetrain",
     "Repair",

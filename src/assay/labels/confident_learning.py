@@ -30,7 +30,7 @@ def check(labels: np.ndarray, probs: np.ndarray) -> tuple[Int[np.ndarray, " n"],
         raise InputError(
             f"confident learning: labels span [{y.min()}, {y.max()}]; expected 0 to {p.shape[1] - 1}, a column each"
         )
-    if not np.isfinite(p).all() or p.min() < -TOLERANCE or p.max() > 1 + TOLERANCE:
+    if not (p.min() >= -TOLERANCE and p.max() <= 1 + TOLERANCE):  # false for NaN too
         raise InputError("confident learning: probabilities leave [0, 1] or are not finite; expected a softmax's rows")
     off = float(np.abs(p.sum(1) - 1).max())
     if off > 1e-2:
@@ -50,11 +50,17 @@ def confident_class(
     labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n c"], collisions: Collisions = "confident"
 ) -> Int[np.ndarray, " n"]:
     """The class that each sample confidently belongs to, -1 for none (equation 1)."""
-    passed = probs >= thresholds(labels, probs) - TOLERANCE
-    best = np.where(passed, probs, -1.0).argmax(1)
+    bar = thresholds(labels, probs) - TOLERANCE
+    best = probs.argmax(1)
+    rest = np.flatnonzero(probs[np.arange(len(probs)), best] < bar[best])  # the others pass with their largest
+    left = probs[rest]
+    left *= left >= bar  # bars are above 0
+    chosen = left.argmax(1)
+    sure = left[np.arange(len(rest)), chosen] > 0
     if collisions == "any":
-        best = np.where(passed.sum(1) > 1, probs.argmax(1), best)
-    return np.where(passed.any(1), best, -1)
+        chosen = np.where(np.count_nonzero(left, axis=1) > 1, best[rest], chosen)
+    best[rest] = np.where(sure, chosen, -1)
+    return best
 
 
 def _count(labels: Int[np.ndarray, " n"], confident: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
@@ -77,9 +83,20 @@ def confident_joint(
     return _count(y, confident_class(y, p, collisions), p.shape[1])
 
 
-def _calibrate(counts: Int[np.ndarray, "c c"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c c"]:
-    """Rows scaled to the label counts (equation 3, before the division by n)."""
-    return counts / counts.sum(1, keepdims=True) * np.bincount(labels, minlength=len(counts))[:, None]
+def apportion(counts: Int[np.ndarray, "r c"], totals: Int[np.ndarray, " r"]) -> Int[np.ndarray, "r c"]:
+    """``counts`` scaled so that row i sums to ``totals[i]``, in whole numbers by largest remainders.
+
+    Everything is integer arithmetic, so that equal remainders are seen as equal: of those the last class goes first.
+    """
+    whole, rest = np.divmod(counts * totals[:, None], counts.sum(1, keepdims=True))
+    missing = totals[:, None] - whole.sum(1, keepdims=True)
+    rank = np.argsort(np.argsort(rest, axis=1, kind="stable"), axis=1, kind="stable")
+    return whole + (rank >= counts.shape[1] - missing)
+
+
+def _joint(counts: Int[np.ndarray, "c c"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c c"]:
+    """Rows scaled to the shares of the labels (equation 3)."""
+    return counts / counts.sum(1, keepdims=True) * np.bincount(labels, minlength=len(counts))[:, None] / len(labels)
 
 
 def estimate_joint(
@@ -87,7 +104,7 @@ def estimate_joint(
 ) -> Float[np.ndarray, "c c"]:
     """The joint distribution of given (row) and true (column) labels; row i sums to the share of label i."""
     y, _ = check(labels, probs)
-    return _calibrate(confident_joint(labels, probs, collisions=collisions), y) / len(y)
+    return _joint(confident_joint(labels, probs, collisions=collisions), y)
 
 
 def label_quality(labels: np.ndarray, probs: np.ndarray, by: Ranking = "self-confidence") -> Float[np.ndarray, " n"]:
@@ -115,7 +132,8 @@ def label_quality(labels: np.ndarray, probs: np.ndarray, by: Ranking = "self-con
 class LabelNoise:
     """What confident learning estimates from labels (n,) and probabilities (n, c).
 
-    ``confident_joint_`` counts and ``joint_`` probabilities have given labels in rows, true ones in columns.
+    ``confident_joint_`` counts and ``joint_`` probabilities have given labels in rows, true ones in columns;
+    ``calibrated_joint_`` is n times the latter in whole numbers, each row's sum kept: what pruning removes by.
     ``noise_matrix_[i, j]`` is p(given i | true j), ``inverse_noise_matrix_[j, i]`` is p(true j | given i),
     ``prior_`` is p(true); columns of classes without mass are 0. ``suspects_`` (n,) marks wrong labels,
     ``quality_`` (n,) ranks them, lowest first, ``suggested_`` (n,) is the most probable class.
@@ -123,6 +141,7 @@ class LabelNoise:
 
     thresholds_: Float[np.ndarray, " c"]
     confident_joint_: Int[np.ndarray, "c c"]
+    calibrated_joint_: Int[np.ndarray, "c c"]
     joint_: Float[np.ndarray, "c c"]
     noise_matrix_: Float[np.ndarray, "c c"]
     inverse_noise_matrix_: Float[np.ndarray, "c c"]
@@ -149,7 +168,9 @@ class ConfidentLearning:
     ``prune``: "noise-rate" (PBNR: for each pair i != j the n * Q_ij samples of label i with the largest p_j - p_i),
     "class" (PBC: the n * sum_j Q_ij least self-confident samples of label i), "both" (their intersection) or
     "off-diagonal" (the samples that the confident joint counts off its diagonal). ``agree`` lifts the suspicion from
-    samples whose most probable class is the given label. Ties are broken by position.
+    samples whose most probable class is the given label. Ties are broken by position; n Q is made whole by
+    ``apportion``. The paper leaves both open, and so do implementations that round n Q in floating point or by an
+    unstable sort: given the same whole numbers they mark the same samples.
     """
 
     kind: ClassVar[str] = "function"
@@ -172,12 +193,13 @@ class ConfidentLearning:
             warnings.warn("the mean probability of the given labels is above 0.999: are they in-sample?", stacklevel=2)
         confident = confident_class(y, p, self.collisions)
         counts = _count(y, confident, p.shape[1])
-        calibrated = _calibrate(counts, y)
-        joint = calibrated / len(y)
+        calibrated = apportion(counts, np.bincount(y, minlength=len(counts)))
+        joint = _joint(counts, y)
         true, given = joint.sum(0), joint.sum(1)
         return LabelNoise(
             thresholds_=thresholds(y, p),
             confident_joint_=counts,
+            calibrated_joint_=calibrated,
             joint_=joint,
             noise_matrix_=np.divide(joint, true[None], out=np.zeros_like(joint), where=true[None] > 0),
             inverse_noise_matrix_=np.divide(joint.T, given[None], out=np.zeros_like(joint), where=given[None] > 0),
@@ -192,12 +214,12 @@ class ConfidentLearning:
         y: Int[np.ndarray, " n"],
         p: Float[np.ndarray, "n c"],
         confident: Int[np.ndarray, " n"],
-        calibrated: Float[np.ndarray, "c c"],
+        calibrated: Int[np.ndarray, "c c"],
     ) -> Bool[np.ndarray, " n"]:
         if self.prune == "off-diagonal":
             found = (confident >= 0) & (confident != y)
         else:
-            found = _prune(y, p, _removable(round_rows(calibrated)), self.prune)
+            found = _prune(y, p, _removable(calibrated), self.prune)
         if self.agree:
             own = p[np.arange(len(y)), y]
             found &= p.max(1) > own + TOLERANCE
@@ -232,15 +254,6 @@ def largest(values: Float[np.ndarray, "r n"], k: Int[np.ndarray, " r"]) -> Bool[
     bar = np.sort(values, 1)[np.arange(len(values)), rank][:, None]
     above, level = values > bar, values == bar
     return (above | (level & (level.cumsum(1) <= (k - above.sum(1))[:, None]))) & (k > 0)[:, None]
-
-
-def round_rows(matrix: Float[np.ndarray, "r c"]) -> Int[np.ndarray, "r c"]:
-    """Integers nearest to ``matrix`` with the same (rounded) row sums, by largest remainders."""
-    whole = np.round(matrix)
-    missing = (np.round(matrix.sum(1)) - whole.sum(1))[:, None]
-    rank = np.argsort(np.argsort(matrix - whole, axis=1, kind="stable"), axis=1, kind="stable")
-    step = np.where(rank >= matrix.shape[1] - missing, 1, 0) - np.where(rank < -missing, 1, 0)
-    return (whole + step).astype(np.int64)
 
 
 def _removable(counts: Int[np.ndarray, "c c"]) -> Int[np.ndarray, "c c"]:

@@ -40,24 +40,42 @@ class ELR(Trainer):
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise InputError(f"ELR: strength={self.strength}; expected a finite number >= 0")
 
+    def penalty(self, logits: Float[Tensor, "b c"], target: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+        """``strength`` x mean log(1 - <t, p>), at most 0, for targets t that carry no gradient."""
+        return self.strength * (1 - (target * _softmax(logits)).sum(1)).log().mean()
+
     def term(self, logits: Float[Tensor, "b c"], index: Int[Tensor, " b"], state: State) -> Float[Tensor, ""]:
-        """The regulariser, at most 0; it moves the averages of the samples that ``index`` names."""
-        p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).clamp(CLAMP, 1 - CLAMP)
-        now = p.detach()
-        target = state.ema("elr", index, now / now.sum(1, keepdim=True), self.beta)
-        return self.strength * (1 - (target * p).sum(1)).log().mean()
+        """The regulariser; it moves the averages of the samples that ``index`` names."""
+        now = _softmax(logits.detach())
+        return self.penalty(logits, state.ema("elr", index, now / now.sum(1, keepdim=True), self.beta))
+
+    def check_logits(self, logits: Tensor, batch: Batch, state: State) -> None:
+        """InputError unless the logits (b, c) have one finite column a class."""
+        where, expected = type(self).__name__, (len(batch.y), len(state.data.classes))
+        if logits.shape != expected:
+            raise InputError(f"{where}: logits have shape {tuple(logits.shape)}; expected {expected}")
+        if not torch.isfinite(logits).all():
+            raise InputError(f"{where}: logits hold NaN or infinite values at step {state.step}; expected finite")
+
+    def check_names(self, data: Data) -> None:
+        """InputError for a data set that names two samples alike: they would share one average."""
+        distinct = len(data.index.unique())
+        if distinct < len(data):
+            raise InputError(
+                f"{type(self).__name__}: data {data.name!r} has {distinct} names for {len(data)} samples; "
+                "expected one each"
+            )
 
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
         logits = model(batch.x)
-        classes = len(state.data.classes)
-        if logits.shape != (len(batch.y), classes):
-            raise InputError(f"ELR: logits have shape {tuple(logits.shape)}; expected ({len(batch.y)}, {classes})")
-        if not torch.isfinite(logits).all():
-            raise InputError(f"ELR: logits hold NaN or infinite values at step {state.step}; expected finite")
+        self.check_logits(logits, batch, state)
         return F.cross_entropy(logits, batch.y) + self.term(logits, batch.index, state)
 
     def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
-        distinct = len(data.index.unique())
-        if distinct < len(data):
-            raise InputError(f"ELR: data {data.name!r} has {distinct} names for {len(data)} samples; expected one each")
+        self.check_names(data)
         return super().fit(model, data, seed=seed, **options)
+
+
+def _softmax(logits: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
+    """The softmax in single precision or better, clamped to [CLAMP, 1 - CLAMP]."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).clamp(CLAMP, 1 - CLAMP)

@@ -1,4 +1,4 @@
-"""The hash from which a recorded run's base seed follows: that of a paper's experiment and claims."""
+"""The hash of a paper's experiment and claims: with the sizes of a scale it gives the base seed of recorded runs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "normal", "points": 120, "cap": 2000, "sizes": (50, 100, 200)}),
-        Scale("claim", 5, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
+        Scale("claim", 6, {"data": "mnist", "points": 1500, "cap": 2000, "sizes": (50, 100, 200, 400, 800)}),
         Scale("gpu", 10, {"data": "cifar10", "points": 5000, "cap": 20_000, "sizes": (50, 100, 200, 400, 800)}),
     ),
 )
@@ -125,11 +125,15 @@ def _example() -> float:
 
 
 def _speed(scale: Scale, seed: int) -> list[dict[str, Any]]:
+    """Iterations and largest loss at steps 1 and 100. The loss at th_0 = 0, log 2 at any step, is left out.
+
+    On pair 0/1 the loss at step 1 only falls from there: the start would be all that its largest loss shows.
+    """
     rows = []
     for pair in PAIRS:
         points = _draw(scale, seed, pair)
         runs = {step: _fit(LogisticGD(step=step, max_iter=scale["cap"]), points) for step in (1.0, 100.0)}
-        small, large = (max(s.loss for s in runs[step].history_) for step in (1.0, 100.0))
+        small, large = (max(s.loss for s in runs[step].history_[1:]) for step in (1.0, 100.0))
         ratio = runs[1.0].n_iter_ / runs[100.0].n_iter_
         rows.append({"arm": f"pair {pair[0]}/{pair[1]}", "speedup": ratio, "loss_ratio": large / small})
     return rows
@@ -154,25 +158,32 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     }
 
 
+@cache
+def _on_worst_case(n: int, sham: str | None) -> list[dict[str, Any]]:
+    """Iterations on the worst-case data, against their bounds. Nothing here is drawn."""
+    points = worst_case(n)
+    report = separability_report(*points)
+    rows: list[dict[str, Any]] = [{"arm": "plain", "n": n, "iterations": _fit(LogisticGD(step=1e6), points).n_iter_}]
+    for step in STEPS:
+        took = _fit(_normalised(step, sham), points).n_iter_
+        rows.append(
+            {"arm": f"normalised {step:g}", "n": n, "iterations": took, "used": took / report.bound_logistic(step)}
+        )
+    batch, full = BatchPerceptron(), BatchPerceptron(normalize="misclassified")
+    for method, bound in (
+        (batch, report.bound_batch),
+        (full, report.bound_normalized),
+        (Perceptron(), report.bound_normalized),
+    ):
+        rows.append({"arm": "perceptrons", "n": n, "used_perceptron": _fit(method, points).n_iter_ / bound})
+    return rows
+
+
 def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None) -> Table:
     """The gap to the batch perceptron, and iterations over n against their bounds."""
     rows: list[dict[str, Any]] = [{"arm": "limit", **_limit(given["points"], sham)}, *given["fixed"]]
     for n in scale["sizes"]:
-        points = worst_case(n)
-        report = separability_report(*points)
-        took = _fit(LogisticGD(step=1e6), points).n_iter_
-        rows.append({"arm": "plain", "n": n, "iterations": took})
-        for step in STEPS:
-            took = _fit(_normalised(step, sham), points).n_iter_
-            arm = f"normalised {step:g}"
-            rows.append({"arm": arm, "n": n, "iterations": took, "used": took / report.bound_logistic(step)})
-        batch, full = BatchPerceptron(), BatchPerceptron(normalize="misclassified")
-        for method, bound in (
-            (batch, report.bound_batch),
-            (full, report.bound_normalized),
-            (Perceptron(), report.bound_normalized),
-        ):
-            rows.append({"arm": "perceptrons", "n": n, "used_perceptron": _fit(method, points).n_iter_ / bound})
+        rows += _on_worst_case(n, sham)
     return Table.of(rows)
 
 
@@ -182,10 +193,7 @@ def _slope(table: Table, arm: str) -> np.ndarray:
     return table.per_seed("iterations", lambda took: np.polyfit(np.log(n), np.log(took), 1)[0], arm=arm)
 
 
-def claims(table: Table) -> list[Claim]:
-    """The limit, the slopes in n and the bound decide; the example, speed and imbalance support."""
-    seeds = len(table.per_seed("gap"))
-    majority = seeds // 2 + 1 if seeds < 5 else -(-4 * seeds // 5)
+def _limit_claims(table: Table) -> list[Claim]:
     return [
         Claim(
             "th_t / step and the batch perceptron's p_t, step 1e10, t <= 50: largest relative distance",
@@ -200,6 +208,18 @@ def claims(table: Table) -> list[Claim]:
             at_most=0,
             rule="exact",
         ),
+        Claim(
+            "the four limits on the example of two points: largest error",
+            table.per_seed("error"),
+            at_most=1e-9,
+            rule="exact",
+            key=False,
+        ),
+    ]
+
+
+def _worst_case_claims(table: Table) -> list[Claim]:
+    return [
         Claim(
             "worst-case data, plain form at step 1e6: slope of log iterations in log n",
             _slope(table, "plain"),
@@ -228,13 +248,13 @@ def claims(table: Table) -> list[Claim]:
             rule="exact",
             key=False,
         ),
-        Claim(
-            "the four limits on the example of two points: largest error",
-            table.per_seed("error"),
-            at_most=1e-9,
-            rule="exact",
-            key=False,
-        ),
+    ]
+
+
+def _digit_claims(table: Table) -> list[Claim]:
+    seeds = len(table.per_seed("gap"))
+    majority = seeds // 2 + 1 if seeds < 5 else -(-4 * seeds // 5)
+    return [
         Claim(
             "iterations at step 1 over those at step 100, the lesser of two pairs",
             table.per_seed("speedup", np.min),
@@ -243,7 +263,7 @@ def claims(table: Table) -> list[Claim]:
         ),
         *(
             Claim(
-                f"largest loss before accuracy 1 at step 100 over that at step 1, pair {a}/{b}",
+                f"largest loss from the first step on, at step 100 over that at step 1, pair {a}/{b}",
                 table.per_seed("loss_ratio", arm=f"pair {a}/{b}"),
                 at_least=5,
                 key=False,
@@ -259,6 +279,11 @@ def claims(table: Table) -> list[Claim]:
             key=False,
         ),
     ]
+
+
+def claims(table: Table) -> list[Claim]:
+    """The limit, the slopes in n and the bound decide; the example, speed, loss and imbalance support."""
+    return [*_limit_claims(table), *_worst_case_claims(table), *_digit_claims(table)]
 
 
 def figure(table: Table) -> Figure:

@@ -1,9 +1,7 @@
 """Neural bandits: costs regressed online by a perturbed network, arms played by inverse gap weighting.
 
-Exact: the perturbation is a quadratic pull to the start (by enumeration, and by the method's own signs), and the
-weightings obey their gap bound and their per-round regret inequalities on drawn costs. Learned: digits as a bandit
-costs far less than random play. Support: rivals with the same network and tuning effort, linear models, and the same
-learners without perturbation, on digits, MNIST (50 principal components) and breast cancer.
+Exact: the perturbation is a quadratic pull to the start, and the weightings obey their gap bound and their per-round
+regret inequalities. Learned: digits as a bandit costs far less than random play. Support: rivals with the same network.
 """
 
 from __future__ import annotations

@@ -92,9 +92,12 @@ class Run:
         }
 
 
-def derived_seed(slug: str) -> int:
-    """The base seed that follows from the module's experiment and claims; recorded runs use no other."""
-    return derive(int(claims_hash(catalogue.load(slug).__name__)[:8], 16), "papers", slug) % 2**31
+def derived_seed(slug: str, scale: str) -> int:
+    """The base seed that follows from the experiment, the claims and the sizes of the scale."""
+    module = catalogue.load(slug)
+    chosen = module.PAPER.scale(scale)
+    sizes = json.dumps([chosen.seeds, dict(chosen.sizes)], sort_keys=True, default=repr)
+    return derive(int(claims_hash(module.__name__)[:8], 16), "papers", slug, scale, sizes) % 2**31
 
 
 def reproduce(
@@ -114,7 +117,7 @@ def reproduce(
     """
     module = catalogue.load(slug)
     paper: Paper = module.PAPER
-    chosen, base = paper.scale(scale), derived_seed(slug) if seed is None else seed
+    chosen, base = paper.scale(scale), derived_seed(slug, scale) if seed is None else seed
     source = source_hash(module.__name__)
     seeds = [derive(base, slug, i) for i in range(chosen.seeds)]
     root = str(store.root) if store is not None else None
@@ -212,7 +215,7 @@ def environment() -> dict[str, Any]:
 def recorded(slug: str, scale: str, root: Path = ledger.ROOT) -> dict[str, Any] | None:
     """The recorded run of the present code at a scale, where there is one."""
     name = catalogue.load(slug).__name__
-    key = ledger.entry_key(slug, scale, derived_seed(slug), source_hash(name))
+    key = ledger.entry_key(slug, scale, derived_seed(slug, scale), source_hash(name))
     return next((r for r in ledger.read(slug, root) if r["key"] == key), None)
 
 
@@ -224,7 +227,7 @@ def check_recordable(slug: str) -> None:
 
 def record(run: Run, root: Path = ledger.ROOT) -> dict[str, Any]:
     """Append the run to the ledger, whatever its outcome. InputError for another base seed or uncommitted code."""
-    expected = derived_seed(run.paper.slug)
+    expected = derived_seed(run.paper.slug, run.scale)
     if run.base_seed != expected:
         raise InputError(f"--record: base seed {run.base_seed}; expected {expected}, which follows from the claims")
     check_recordable(run.paper.slug)

@@ -27,6 +27,7 @@ class Unlearner:
     """
 
     kind: ClassVar[str] = "unlearner"
+    contract: ClassVar[bool] = True
 
     def forget(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> nn.Module:
         """A model without ``forget``."""

@@ -9,7 +9,7 @@ from torch import nn
 from assay.data import Data
 from assay.runtime.errors import InputError
 from assay.subject import Subject
-from assay.training import Supervised
+from assay.training import Supervised, Trainer
 from assay.unlearn.base import Unlearner, together
 
 
@@ -39,8 +39,9 @@ class FineTune(Unlearner):
         train = self.check(subject, forget, retain)
         return self._train(subject, together(train, forget, retain), seed)
 
-    def _train(self, subject: Subject, data: Data, seed: int) -> nn.Module:
-        trainer = replace(
+    def trainer(self, subject: Subject) -> Trainer:
+        """The subject's recipe with this method's epochs, rate and momentum."""
+        return replace(
             subject.recipe or Supervised(),
             epochs=self.epochs,
             steps=None,
@@ -48,4 +49,6 @@ class FineTune(Unlearner):
             lr=self.lr,
             momentum=self.momentum,
         )
-        return trainer.fit(subject.model, data, seed=seed)
+
+    def _train(self, subject: Subject, data: Data, seed: int) -> nn.Module:
+        return self.trainer(subject).fit(subject.model, data, seed=seed)
