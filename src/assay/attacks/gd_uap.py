@@ -12,7 +12,7 @@ from assay.attacks.universal import ActivationAttack
 
 @dataclass(frozen=True, kw_only=True)
 class GDUAP(ActivationAttack):
-    """The sum over stages of log(||l||^2 / 2) is made large (Mopuri et al., 2018, arXiv:1801.08092, eq. 3).
+    """The sum over stages of log(||l||^2 / 2) is made large (Mopuri et al., 2018, arXiv:1801.08092).
 
     l is a convolutional stage's output for the batch d + delta. The paper writes log ||l||, the authors' code the
     form used here: twice that, less a constant. Priors, loop, shapes and errors: see ActivationAttack.

@@ -58,7 +58,7 @@ def generalized_fooling_rate(
 ) -> float:
     """(R - M(perturbed, clean)) / R for a metric M of range R that is R where both outputs agree.
 
-    Mopuri et al. (2018, arXiv:1801.08092, section on the generalised fooling rate): the outputs on clean inputs take
+    Mopuri et al. (2018, arXiv:1801.08092): the outputs on clean inputs take
     the place of the truth. With the share of equal classes as M and R = 1 it is the fooling rate.
     """
     if not (math.isfinite(metric_range) and metric_range > 0):
@@ -85,7 +85,7 @@ class ActivationAttack:
     """``attack.fit(model, shape, data=None, seed=0) -> Perturbation``: activations made large by one displacement.
 
     Adam ascends ``objective`` of the convolutional stages (see ConvStages) at d + delta, delta clipped to [-eps, eps]
-    after every step (Mopuri et al., 2018, arXiv:1801.08092, algorithm 1). ``prior`` says what d is: "none", one input
+    after every step (Mopuri et al., 2018, arXiv:1801.08092, and the code of the authors). ``prior`` says what d is: "none", one input
     of the value ``mean`` (None: 0, as if the mean was subtracted; else per channel); "range", Gaussian noise with the
     data's ``mean`` and ``std`` per channel (None: the middle of the bounds and a quarter of their width), clipped to
     the bounds; "data", drawn rows of ``data``. Noise and data are ``augment``-ed where they are images. Where the share
