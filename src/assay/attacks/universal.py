@@ -85,7 +85,7 @@ class ActivationAttack:
     """``attack.fit(model, shape, data=None, seed=0) -> Perturbation``: activations made large by one displacement.
 
     Adam ascends ``objective`` of the convolutional stages (see ConvStages) at d + delta, delta clipped to [-eps, eps]
-    after every step (Mopuri et al., 2018, arXiv:1801.08092, and the code of the authors). ``prior`` says what d is: "none", one input
+    after every step (Mopuri et al., 2018, arXiv:1801.08092, section 3). ``prior`` says what d is: "none", one input
     of the value ``mean`` (None: 0, as if the mean was subtracted; else per channel); "range", Gaussian noise with the
     data's ``mean`` and ``std`` per channel (None: the middle of the bounds and a quarter of their width), clipped to
     the bounds; "data", drawn rows of ``data``. Noise and data are ``augment``-ed where they are images. Where the share
