@@ -55,6 +55,7 @@ class PenaltyAttack(Attack):
     d that met the goal counts (L2). A subclass states ``penalty``, or ``energy`` where it needs more than logits.
     """
 
+    contract: ClassVar[bool] = True
     access: ClassVar[Access] = Access.GRADIENT
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "minimum-norm"
     norm: ClassVar[str] = "l2"

@@ -125,6 +125,7 @@ class QueryAttack(Attack):
     oracle's own budget is for all samples together and raises BudgetError where it is spent.
     """
 
+    contract: ClassVar[bool] = True
     access: ClassVar[Access] = Access.DECISION
     guarantee: ClassVar[Literal["ball", "minimum-norm"]] = "minimum-norm"
 
