@@ -16,7 +16,7 @@ SLUGS = catalogue.written()
 
 
 def _smoke(module: ModuleType, seed: int = 0) -> dict[str, Table]:
-    result = run_seed(module.PAPER.slug, "smoke", derive(seed, "contract"), source="")
+    result = run_seed(module.PAPER.slug, "smoke", derive(seed, "contract"))
     return {name: Table.joined({0: Table.of(arm["rows"])}) for name, arm in result["arms"].items()}
 
 

@@ -265,3 +265,14 @@ class TestCommands:
         done = _assay("reproduce", *bad)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+def test_claims_and_figure_leave_the_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = source_path("assay.papers.comp_sum").read_text(encoding="utf-8")
+
+    def tables(changed: str) -> str:
+        monkeypatch.setattr(hashing, "statements", lambda module: ast.parse(changed).body)
+        return hashing.experiment_hash("assay.papers.comp_sum")
+
+    assert tables(text.replace("at_least=-1e-9", "at_least=-1e-3")) == tables(text)
+    assert tables(text.replace("k / 20 for k in range(21)", "k / 10 for k in range(11)")) != tables(text)

@@ -36,7 +36,7 @@ def _forget() -> Iterator[None]:
 
 
 def _clear() -> None:
-    for cached in (codehash._tree, codehash._reexports, closure, codehash._digest, source_hash, code_hash):
+    for cached in (codehash._tree, codehash._reexports, closure, codehash.digest, source_hash, code_hash):
         cached.cache_clear()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from assay.papers import catalogue, ledger
-from assay.papers.hashing import claims_hash
+from assay.papers.hashing import claims_hash, experiment_hash
 from assay.papers.model import Claim, Paper, Table, outcome
 from assay.runtime.codehash import closure, source_hash, source_path
 from assay.runtime.errors import InputError
@@ -121,7 +121,7 @@ def reproduce(
     source = source_hash(module.__name__)
     seeds = [derive(base, slug, i) for i in range(chosen.seeds)]
     root = str(store.root) if store is not None else None
-    tasks = [partial(run_seed, slug, scale, s, source=source, store=root) for s in seeds]
+    tasks = [partial(run_seed, slug, scale, s, store=root) for s in seeds]
     done: dict[int, dict[str, Any]] = {}
     for position, result in run_tasks(tasks, on=on, jobs=jobs):
         done[position] = result
@@ -149,10 +149,14 @@ def _arm(claims: Callable[[Table], list[Claim]], done: dict[int, dict[str, Any]]
     return Arm(table, claims(table), sum(done[i]["arms"][name]["seconds"] for i in done))
 
 
-def run_seed(slug: str, scale: str, seed: int, *, source: str, store: str | None = None) -> dict[str, Any]:
-    """The rows and times of the real experiment ("") and of every sham for one seed, and the time of their setup."""
+def run_seed(slug: str, scale: str, seed: int, *, store: str | None = None) -> dict[str, Any]:
+    """The rows and times of the real experiment ("") and of every sham for one seed, and the time of their setup.
+
+    What ``store`` holds is not computed again: a change of the claims alone leaves the tables as they are.
+    """
     module = catalogue.load(slug)
     chosen, kept = module.PAPER.scale(scale), Store(store) if store is not None else None
+    code, libraries = experiment_hash(module.__name__), [torch.__version__, np.__version__]
     spent = [0.0]
 
     @cache
@@ -165,7 +169,7 @@ def run_seed(slug: str, scale: str, seed: int, *, source: str, store: str | None
     arms = {}
     for name in ("", *module.PAPER.shams):
         key = key_of(
-            paper=slug, source=source, scale=scale, seed=seed, sham=name, libraries=[torch.__version__, np.__version__]
+            paper=slug, code=code, scale=[scale, dict(chosen.sizes)], seed=seed, sham=name, libraries=libraries
         )
         found = _fetch(kept, key)
         if found is None:

@@ -104,14 +104,15 @@ def form(node: Any) -> Any:
 
 
 @functools.cache
-def _digest(module: str) -> str:
+def digest(module: str) -> str:
+    """Hash of one module's code."""
     return hashlib.sha256(repr(form(statements(module))).encode()).hexdigest()
 
 
 @functools.cache
 def source_hash(module: str) -> str:
     """Hash of the module and of what it imports inside assay; comments, docstrings and layout do not count."""
-    return hashlib.sha256("".join(f"{name} {_digest(name)}\n" for name in closure(module)).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{name} {digest(name)}\n" for name in closure(module)).encode()).hexdigest()
 
 
 @functools.cache
