@@ -12,58 +12,77 @@ from assay.runtime.errors import InputError
 METHODS = [m for m in (getattr(room, n) for n in room.__all__) if getattr(m, "kind", None) == "loss"]
 
 
-def _sample(n: int = 12, c: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def _sample(cls: type[nn.Module], n: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and labels as the loss takes them: (n, 4) and 0 to 3, or (n,) and both of 0 and 1 where it is binary."""
     g = torch.Generator().manual_seed(3)
-    return torch.randn(n, c, generator=g, dtype=torch.float64), torch.randint(c, (n,), generator=g)
+    if getattr(cls, "binary", False):
+        return torch.randn(n, generator=g, dtype=torch.float64), torch.arange(n) % 2
+    return torch.randn(n, 4, generator=g, dtype=torch.float64), torch.randint(4, (n,), generator=g)
 
 
 def test_there_are_losses() -> None:
     assert METHODS
 
 
-@pytest.mark.parametrize("cls", [m for m in METHODS if not m.needs])
-class TestLoss:
-    def test_is_a_module_with_reductions(self, cls: type[nn.Module]) -> None:
-        logits, y = _sample()
+@pytest.mark.parametrize("cls", [m for m in METHODS if not getattr(m, "batchwise", False)])
+class TestSumOverSamples:
+    def test_reductions(self, cls: type[nn.Module]) -> None:
+        logits, y = _sample(cls)
         each = cls(reduction="none")(logits, y)
-        assert inspect.isclass(cls)
-        assert issubclass(cls, nn.Module)
         assert each.shape == y.shape
         assert each.dtype == logits.dtype
         assert torch.allclose(cls(reduction="mean")(logits, y), each.mean())
         assert torch.allclose(cls(reduction="sum")(logits, y), each.sum())
+        with pytest.raises(InputError):
+            cls(reduction="median")
 
-    def test_gradient(self, cls: type[nn.Module]) -> None:
-        logits, y = _sample(5)
-        assert torch.autograd.gradcheck(lambda z: cls()(z, y), (logits.requires_grad_(),))
-
-    def test_rows_are_independent_and_input_is_kept(self, cls: type[nn.Module]) -> None:
-        logits, y = _sample()
-        kept, state = logits.clone(), torch.random.get_rng_state()
+    def test_rows_are_independent(self, cls: type[nn.Module]) -> None:
+        logits, y = _sample(cls)
         loss = cls(reduction="none")
         assert torch.allclose(loss(logits, y)[:5], loss(logits[:5], y[:5]), atol=1e-14)
+
+
+@pytest.mark.parametrize("cls", [m for m in METHODS if not m.needs])
+class TestLoss:
+    def test_is_a_module_that_gives_a_scalar(self, cls: type[nn.Module]) -> None:
+        assert inspect.isclass(cls)
+        assert issubclass(cls, nn.Module)
+        assert cls()(*_sample(cls)).shape == ()
+
+    def test_gradient(self, cls: type[nn.Module]) -> None:
+        logits, y = _sample(cls, 6)
+        assert torch.autograd.gradcheck(lambda z: cls()(z, y), (logits.requires_grad_(),))
+
+    def test_input_is_kept(self, cls: type[nn.Module]) -> None:
+        logits, y = _sample(cls)
+        kept, state = logits.clone(), torch.random.get_rng_state()
+        loss = cls()
         assert torch.equal(loss(logits, y), loss(logits, y))
         assert torch.equal(logits, kept)
         assert torch.equal(torch.random.get_rng_state(), state)
 
     def test_finite_for_extreme_scores(self, cls: type[nn.Module]) -> None:
-        logits = torch.tensor([[1e4, 0.0, -1e4]] * 3)
-        assert torch.isfinite(cls(reduction="none")(logits, torch.arange(3))).all()
+        logits, y = _sample(cls)
+        assert torch.isfinite(cls()(1e4 * logits.sign(), y))
 
     def test_a_step_down_the_gradient_lowers_it(self, cls: type[nn.Module]) -> None:
-        logits, y = _sample()
+        logits, y = _sample(cls)
         logits.requires_grad_()
         loss = cls()(logits, y)
         (gradient,) = torch.autograd.grad(loss, logits)
-        assert cls()(logits - 0.1 * gradient, y) < loss
+        assert cls()(logits - 0.01 * gradient, y) < loss
 
     def test_bad_input(self, cls: type[nn.Module]) -> None:
-        logits, y = _sample()
+        logits, y = _sample(cls)
         nan = logits.clone()
-        nan[0, 0] = torch.nan
-        for bad in ((logits[:0], y[:0]), (nan, y), (logits, y + 4), (logits, y.double()), (logits, y[:-1]),
-                    (logits[:, :1], y * 0), (logits[0], y)):  # fmt: skip
+        nan.view(-1)[0] = torch.nan
+        for bad in ((logits[:0], y[:0]), (nan, y), (logits, y + 4), (logits, y.double()), (logits, y[:-1])):
             with pytest.raises(InputError):
                 cls()(*bad)
-        with pytest.raises(InputError):
-            cls(reduction="median")
+
+    def test_shapes_of_scores(self, cls: type[nn.Module]) -> None:
+        logits, y = _sample(cls)
+        wrong = (logits[:, None, None],) if getattr(cls, "binary", False) else (logits[:, :1], logits[0])
+        for scores in wrong:
+            with pytest.raises(InputError):
+                cls()(scores, y * 0)

@@ -61,7 +61,9 @@ class AnyLoss(nn.Module):
     """
 
     kind: ClassVar[str] = "loss"
-    needs: ClassVar[tuple[str, ...]] = ("batch",)
+    needs: ClassVar[tuple[str, ...]] = ()
+    binary: ClassVar[bool] = True
+    batchwise: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -179,7 +181,9 @@ class ComboLoss(nn.Module):
     """
 
     kind: ClassVar[str] = "loss"
-    needs: ClassVar[tuple[str, ...]] = ("binary", "batch")
+    needs: ClassVar[tuple[str, ...]] = ()
+    binary: ClassVar[bool] = True
+    batchwise: ClassVar[bool] = True
 
     def __init__(self, metric: str | Metric = "fbeta", r: float = 0.5, beta: float = 1.0, eps: float = 1e-5) -> None:
         super().__init__()

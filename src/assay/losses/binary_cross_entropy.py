@@ -23,7 +23,9 @@ class BinaryCrossEntropy(nn.Module):
     """
 
     kind: ClassVar[str] = "loss"
-    needs: ClassVar[tuple[str, ...]] = ("binary",)
+    needs: ClassVar[tuple[str, ...]] = ()
+    binary: ClassVar[bool] = True
+    batchwise: ClassVar[bool] = True
 
     def __init__(self, weighted: bool = False) -> None:
         super().__init__()
