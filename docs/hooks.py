@@ -30,6 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "papers/index.md": papers_index(papers),
         "gallery.md": gallery(papers),
         "rooms/index.md": rooms_index(catalogue["methods"]),
+        "attacks.md": attacks(catalogue["methods"]),
         **{f"papers/{p['slug']}.md": paper(p) for p in papers},
         **{f"rooms/{name}.md": room(name, papers) for name in _rooms(catalogue["methods"])},
     }
@@ -134,6 +135,34 @@ def rooms_index(methods: list[dict[str, Any]]) -> str:
             if m["room"] == name
         ]
         parts.append(f"## [{name}]({name}.md)\n\n{_table(('method', 'kind', 'what', 'repairs'), rows)}\n")
+    return "\n".join(parts)
+
+
+ACCESS = {
+    "DECISION": "The model only says which class it takes an input for.",
+    "SCORE": "The model gives logits or probabilities.",
+    "GRADIENT": "Gradients with respect to the input can be taken.",
+    "WEIGHTS": "The weights and hidden layers can be read.",
+}
+
+
+def attacks(methods: list[dict[str, Any]]) -> str:
+    """Which attack for which access, from the methods' own declarations."""
+    text = "More access includes less: every attack of a section above another's also runs where more is granted."
+    parts = [f"# Which attack for which access\n\n{text}\n"]
+    for level, meaning in ACCESS.items():
+        found = [m for m in methods if m["kind"] in ("attack", "universal") and m["access"] == level]
+        rows = [
+            (
+                f"[{m['name'].partition('.')[2]}](rooms/attacks.md#assay.{m['name']})",
+                {"ball": "a point in a ball", "minimum-norm": "a near point"}.get(
+                    m.get("guarantee"), "one for all inputs"
+                ),
+                escape(m["claim"]),
+            )
+            for m in found
+        ]
+        parts.append(f"## {level}\n\n{meaning}\n\n{_table(('attack', 'finds', 'how'), rows)}\n")
     return "\n".join(parts)
 
 

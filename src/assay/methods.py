@@ -78,7 +78,9 @@ def catalogue() -> dict[str, Any]:
         doc, kind = inspect.getdoc(cls) or "", getattr(cls, "kind", "")
         claim = doc.split("\n\n")[0].replace("\n", " ")
         repairs = hasattr(cls, "repair") or kind == "unlearner"
-        rows.append({"name": name, "kind": kind, "room": name.partition(".")[0], "claim": claim, "repairs": repairs})
+        row = {"name": name, "kind": kind, "room": name.partition(".")[0], "claim": claim, "repairs": repairs}
+        access = {"access": cls.access.name} if hasattr(cls, "access") else {}
+        rows.append(row | access | ({"guarantee": cls.guarantee} if hasattr(cls, "guarantee") else {}))
     papers = importlib.import_module("assay.papers.catalogue").rows()  # by name: papers are a layer above
     return {"schema": "assay/1", "kind": "catalogue", "methods": rows, "papers": papers}
 

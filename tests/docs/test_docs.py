@@ -37,6 +37,16 @@ def test_every_paper_and_room_has_a_page_that_the_index_links(site: Path) -> Non
         assert f'id="assay.{room}.{name}"' in (site / f"rooms/{room}.html").read_text(), method["name"]
 
 
+def test_every_attack_stands_under_its_access(site: Path) -> None:
+    sections = (site / "attacks.html").read_text().split('<h2 id="')[1:]
+    text = {section.split('"')[0]: section for section in sections}
+    assert list(text) == ["decision", "score", "gradient", "weights"]
+    assert ">CGBA<" in text["decision"]
+    assert ">Square<" in text["score"]
+    assert ">AutoAttack<" in text["gradient"]
+    assert ">GDUAP<" in text["weights"]
+
+
 def test_verdicts_on_the_page_are_those_of_the_ledger(site: Path) -> None:
     last = ledger.read("comp-sum")[-1]
     text = (site / "papers/comp-sum.html").read_text()

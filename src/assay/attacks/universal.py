@@ -17,6 +17,7 @@ from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 from assay.runtime.inference import device_of, evaluating, predict
 from assay.runtime.random import derive, torch_rng
+from assay.subject.access import Access
 
 PRIORS = ("none", "range", "data")
 
@@ -97,6 +98,8 @@ class ActivationAttack:
     """
 
     kind: ClassVar[str] = "universal"
+    contract: ClassVar[bool] = True
+    access: ClassVar[Access] = Access.WEIGHTS
 
     eps: float = 10 / 255
     bounds: tuple[float, float] = (0.0, 1.0)

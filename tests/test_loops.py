@@ -1,0 +1,39 @@
+"""Loops that follow gradients belong to the engines; every other one is named here with its reason."""
+
+import ast
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[1] / "src" / "assay"
+ENGINES = {"attacks/engine.py", "training/engine.py"}
+OTHERS = {
+    "attacks/nearest.py": "one backward pass a class, for the nearest linearised boundary",
+    "attacks/penalty.py": "AdamW on a displacement under a weight that a binary search sets for each sample",
+    "attacks/universal.py": "Adam on one displacement of all inputs, without labels or goal",
+    "audit/run.py": "times one forward and one backward pass",
+    "detect/mahalanobis.py": "one backward pass a batch of inputs",
+    "dynamics/hessian.py": "one product with the Hessian a batch",
+    "dynamics/tilting.py": "one backward pass a batch of inputs",
+    "explain/base.py": "one backward pass a batch of points",
+    "papers/elr.py": "an exact check that steps the regulariser by itself",
+    "papers/neural_bandits.py": "an exact check against torch's own optimiser",
+    "papers/pfgmpp.py": "an exact check of the field by automatic differentiation",
+}
+
+
+def _follows_gradients(call: ast.AST) -> bool:
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        return False
+    name, owner = call.func.attr, call.func.value
+    autograd = name == "grad" and isinstance(owner, ast.Attribute) and owner.attr == "autograd"
+    return autograd or name == "backward" or (name == "step" and not call.args)
+
+
+def _has_loop(path: Path) -> bool:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    loops = (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While))
+    return any(_follows_gradients(inner) for loop in loops for inner in ast.walk(loop))
+
+
+def test_loops_outside_the_engines_are_named() -> None:
+    found = {str(p.relative_to(SOURCES)) for p in SOURCES.rglob("*.py") if _has_loop(p)}
+    assert found - ENGINES == set(OTHERS)
