@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import assay.attacks as room
 from assay import load_data
-from assay.attacks import Linf, RandomNoise, Targeted, Untargeted
+from assay.attacks import Ball, Linf, RandomNoise, Targeted, Untargeted
 from assay.attacks.base import Attack
 from assay.attacks.penalty import PenaltyAttack
 from assay.attacks.queries import QueryAttack
@@ -38,29 +40,47 @@ SHORT: dict[str, dict] = {
 }
 
 
+COLOR = {"YChannelAttack"}  # attacks that take color images only
+
+
+def within(attack: Attack, ball: Ball) -> Attack:
+    """The attack in another ball, or what it is built on in another ball."""
+    base = getattr(attack, "base", None)
+    return replace(attack, ball=ball) if base is None else replace(attack, base=replace(base, ball=ball))
+
+
 def small(cls: type[Attack]) -> Attack:
     """The attack at a size that suits a test."""
     options: dict = {}
-    if cls.guarantee == "ball":
-        options["ball"] = Linf(EPS)
     if issubclass(cls, QueryAttack):
         options["budget"] = 300
     if issubclass(cls, PenaltyAttack):
         options["lr"] = 0.02
-    return cls(**options, **SHORT.get(cls.__name__, {}))
+    attack = cls(**options, **SHORT.get(cls.__name__, {}))
+    return within(attack, Linf(EPS)) if cls.guarantee == "ball" else attack
 
 
 ATTACKS = [pytest.param(small(cls), id=cls.__name__) for cls in exported()]
 
 
-@pytest.fixture(scope="module")
-def setting():
-    train, test = load_data("digits:train"), load_data("digits:test")
+def trained(channels: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network, and digits that it classifies correctly, with ``channels`` equal channels."""
+    train, test = (d.with_x(d.x.expand(-1, channels, -1, -1)) for d in map(load_data, ("digits:train", "digits:test")))
     with seeded(0, "init"):
         model = SmallCNN(train.shape, 10, widths=(8, 16), hidden=32)
     model = Supervised(epochs=6).fit(model, train, seed=0)
     right = model(test.x).argmax(1) == test.y
     return model, test.x[right][:48], test.y[right][:48]
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return cache(trained)
+
+
+@pytest.fixture
+def setting(attack, settings):
+    return settings(3 if type(attack).__name__ in COLOR else 1)
 
 
 def test_the_room_exports_its_attacks():
@@ -169,7 +189,7 @@ def test_beats_random_noise_of_the_same_size(attack, setting):
 def test_targets(attack, setting):
     model, x, y = setting
     if attack.guarantee == "ball":
-        attack = replace(attack, ball=Linf(0.5))
+        attack = within(attack, Linf(0.5))
     t = (y[:16] + 1) % 10
     result = attack.run(model, x[:16], Targeted(t), seed=0)
     with torch.no_grad():

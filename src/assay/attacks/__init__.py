@@ -8,6 +8,12 @@ from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, To
 from assay.attacks.boundary import BoundaryAttack
 from assay.attacks.carliniwagner import CarliniWagner
 from assay.attacks.cgba import CGBA, CGBAH
+from assay.attacks.channel_energy import (
+    keep_channels,
+    perturbation_energy_by_channel,
+    perturbation_size_by_channel,
+    white_noise_energy,
+)
 from assay.attacks.cw_topk import CWTopK
 from assay.attacks.ddn import DDN
 from assay.attacks.deepfool import DeepFool
@@ -52,6 +58,7 @@ from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.tifgsm import TIFGSM
 from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate, generalized_fooling_rate
+from assay.attacks.ychannel import YChannelAttack
 
 __all__ = [
     "APGD",
@@ -106,18 +113,23 @@ __all__ = [
     "Untargeted",
     "Virtual",
     "VirtualPlus",
+    "YChannelAttack",
     "attack_values",
     "capacity_curve",
     "competitive_ratio",
     "competitive_ratios",
     "fooling_rate",
     "generalized_fooling_rate",
+    "keep_channels",
     "optimal_threshold",
     "ordered_constraints",
+    "perturbation_energy_by_channel",
+    "perturbation_size_by_channel",
     "project_ordered",
     "run_stream",
     "sample_targets",
     "virtual_plus_limit",
     "virtual_plus_ratio",
     "virtual_ratio",
+    "white_noise_energy",
 ]
