@@ -15,6 +15,8 @@ from assay.attacks.balls import L2, Linf
 from assay.attacks.base import Goal
 from assay.attacks.engine import Climb, GradientAttack
 from assay.runtime.errors import InputError
+from assay.runtime.inference import device_of, evaluating
+from assay.runtime.random import Draws
 
 Heuristic = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 
@@ -74,13 +76,13 @@ class DirectionalAscent(DirectionalStep):
 
 @dataclass(frozen=True, kw_only=True)
 class AttackOperator:
-    """A_r(x) = x + d with |d| <= r that raises <u, Phi(x + d) - Phi(x)> (Bouchet et al., 2025, arXiv:2510.01461).
+    """A_r(x) = x + d with |d| <= r that raises <u, Phi(x + d) - Phi(x)> (Bouchet and Vidal, 2025, arXiv:2510.01461).
 
-    ``operator(phi, x, u, radius) -> x + d``: phi a torch module (n, d) -> (n, m), x (d,), u (m,), radius > 0. ``attack``
-    is "fgsm", one step, d = r sign(J^T u) for ``norm`` inf and r J^T u / |J^T u| for 2; or "pgd", ``steps`` steps of
-    2 r / steps, each projected on the ball, the best point kept; or a callable (phi, x, u, radius) -> x + d, for models
-    without gradients. For a linear Phi both give the step of "fgsm", in closed form. Where J^T u is 0 (dead units)
-    x comes back. Points stay in ``bounds``. The constants follow a reconstruction: the paper leaves the attack open.
+    ``operator(phi, x, u, radius) -> x + d``: phi a torch module (n, d) -> (n, m), x (d,), u (m,), radius > 0.
+    ``attack`` is "fgsm", one step, d = r sign(J^T u) for ``norm`` inf and r J^T u / |J^T u| for 2; or "pgd", ``steps``
+    steps of 2 r / steps, each projected on the ball, the best point kept; or a callable (phi, x, u, radius) -> x + d,
+    for models without gradients. For a linear Phi both give the step of "fgsm", in closed form. Where J^T u is 0 (dead
+    units) x comes back. Points stay in ``bounds``. The constants follow a reconstruction.
 
     ``gradients`` is the number of gradient evaluations of one call. Raises InputError for other shapes or radii.
     """
@@ -114,9 +116,15 @@ class AttackOperator:
         self, phi: nn.Module, x: Float[Tensor, " d"], u: Float[Tensor, " m"], radius: float, *, seed: int = 0
     ) -> Float[Tensor, " d"]:
         """The attacked point. ``seed`` is for attacks that are random; those built in are not."""
-        if x.dim() != 1 or u.dim() != 1 or not (math.isfinite(radius) and radius > 0):
+        if x.dim() != 1 or u.dim() != 1 or not (math.isfinite(radius) and radius > 0) or not torch.isfinite(x).all():
             found = f"x {tuple(x.shape)}, u {tuple(u.shape)}, radius {radius}"
-            raise InputError(f"AttackOperator: {found}; expected (d,), (m,) and a finite radius > 0")
+            raise InputError(f"AttackOperator: {found}; expected finite (d,), (m,) and a finite radius > 0")
         if callable(self.attack):
             return self.attack(phi, x, u, radius)
-        return self.climber(radius).run(phi, x[None], Direction(u[None]), seed=seed).x_adv[0]
+        goal, device = Direction(u.detach()[None]), device_of(phi)
+        goal.check("AttackOperator", 1)
+        with evaluating(phi):
+            draws = Draws(seed, "AttackOperator", torch.zeros(1, dtype=torch.int64, device=device))
+            climb = Climb(self.climber(radius), phi, x.detach()[None].to(device), goal.to(device), draws)
+            climb.run()
+        return climb.x_adv[0].to(x.device)

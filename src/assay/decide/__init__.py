@@ -1,6 +1,6 @@
 """Decisions: learners that see only what their own actions cost, and searches for the best input of a network."""
 
-from assay.decide.attack_search import AttackSearch
+from assay.decide.attack_search import AttackSearch, NetworkObjective
 from assay.decide.base import Action, Learner, Policy
 from assay.decide.cdsm import CDSM
 from assay.decide.classification_bandit import ClassificationBandit
@@ -26,6 +26,7 @@ __all__ = [
     "Environment",
     "HybridAttackSearch",
     "Learner",
+    "NetworkObjective",
     "NeuFastCB",
     "NeuSquareCB",
     "NeuralEpsGreedy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -26,30 +27,45 @@ Outputs = Callable[[Tensor], Tensor]
 class Surrogate(nn.Module):
     """phi of the scaled variables: (k, n) float64 to (k, m) float64."""
 
+    low: Tensor
+    span: Tensor
+
     def __init__(self, phi: nn.Module, frame: Frame) -> None:
         super().__init__()
         self.phi = phi
         self.register_buffer("low", torch.from_numpy(frame.low).to(device_of(phi)))
         self.register_buffer("span", torch.from_numpy(frame.span).to(device_of(phi)))
-        self.dtype = next((p.dtype for p in phi.parameters()), torch.float64)
+        self.dtype = _dtype(phi)
 
     def forward(self, z: Float[Tensor, "k n"]) -> Float[Tensor, "k m"]:
         return self.phi((self.low + self.span * z).to(self.dtype)).double()
 
 
+def _dtype(phi: nn.Module) -> torch.dtype:
+    """What phi takes: the type of its first parameter, float64 where it has none."""
+    return next((p.dtype for p in phi.parameters()), torch.float64)
+
+
 @dataclass(frozen=True)
-class Problem:
-    """max f(Phi(x)) subject to c(Phi(x)) <= 0: f gives a number of y (m,), c gives (q,)."""
+class NetworkObjective:
+    """x (n,) to f(Phi(x)) where c(Phi(x)) <= 0, else -inf: f gives a number of y (m,), c gives (q,).
+
+    Phi is run as it is: a network with dropout or batch normalisation should be in evaluation mode. This is what
+    ``CDSM.maximize`` takes where no gradient is to be used.
+    """
 
     phi: nn.Module
     f: Outputs
     constraints: Outputs | None = None
 
+    @cached_property
+    def _home(self) -> tuple[torch.device, torch.dtype]:
+        return device_of(self.phi), _dtype(self.phi)
+
     @torch.no_grad()
     def outputs(self, x: Float[Tensor, " n"]) -> Float[Tensor, " m"]:
         """Phi(x), float64."""
-        dtype = next((p.dtype for p in self.phi.parameters()), x.dtype)
-        return self.phi(x[None].to(device_of(self.phi), dtype))[0].double().cpu()
+        return self.phi(x[None].to(*self._home))[0].double().cpu()
 
     def violation(self, y: Float[Tensor, " m"]) -> float:
         """The sum of the constraints' positive parts; infinite where it is not a number."""
@@ -68,7 +84,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSearch:
-    """Directional attacks as the only step: the attack half of Bouchet et al. (2025, arXiv:2510.01461, section 3).
+    """Directional attacks as the only step: the attack half of Bouchet and Vidal (2025, arXiv:2510.01461, section 3).
 
     ``maximize(phi, f, x0, constraints, bounds, seed=0)``: phi a module (k, n) -> (k, m); f a torch function of y (m,)
     that gives a number, constraints one that gives (q,), feasible where <= 0; x0 (n,) feasible, or ``phase1=True``:
@@ -102,7 +118,9 @@ class AttackSearch:
         if not 0 < self.radius_min <= self.radius0 <= self.radius_max < math.inf or self.tries < 1:
             radii = (self.radius_min, self.radius0, self.radius_max)
             where = type(self).__name__
-            raise InputError(f"{where}: radii {radii}, tries {self.tries}; expected 0 < min <= start <= max, tries >= 1")
+            raise InputError(
+                f"{where}: radii {radii}, tries {self.tries}; expected 0 < min <= start <= max, tries >= 1"
+            )
 
     def maximize(
         self,
@@ -115,7 +133,7 @@ class AttackSearch:
         seed: int = 0,
     ) -> OptResult:
         """The best feasible point found from x0."""
-        frame, problem = Frame.of(type(self).__name__, x0, bounds), Problem(phi, f, constraints)
+        frame, problem = Frame.of(type(self).__name__, x0, bounds), NetworkObjective(phi, f, constraints)
         surrogate = Surrogate(phi, frame)
         limits = (0.0, 1.0) if frame.boxed else (-math.inf, math.inf)
         operator = replace(self.operator, bounds=limits)
@@ -134,7 +152,7 @@ class AttackSearch:
         """What follows a failed attack step; whether to go on."""
         return walk.radius > self.radius_min
 
-    def _feasible(self, problem: Problem, x0: Tensor, bounds: Box | None, seed: int) -> tuple[Tensor, int]:
+    def _feasible(self, problem: NetworkObjective, x0: Tensor, bounds: Box | None, seed: int) -> tuple[Tensor, int]:
         """A feasible start and what it cost."""
         if not self.phase1 or problem.violation(problem.outputs(x0)) == 0:
             return x0, 0
@@ -144,7 +162,7 @@ class AttackSearch:
         return found.x, found.evals
 
     def _attack(
-        self, walk: Walk, problem: Problem, surrogate: Surrogate, operator: AttackOperator, seed: int
+        self, walk: Walk, problem: NetworkObjective, surrogate: Surrogate, operator: AttackOperator, seed: int
     ) -> bool:
         z = torch.from_numpy(walk.z).to(surrogate.low)
         directions = self.directions(walk, problem, surrogate)
@@ -158,7 +176,7 @@ class AttackSearch:
             walk.radius = max(walk.radius / 2, self.radius_min)
         return False
 
-    def directions(self, walk: Walk, problem: Problem, surrogate: Surrogate) -> list[Float[Tensor, " m"]]:
+    def directions(self, walk: Walk, problem: NetworkObjective, surrogate: Surrogate) -> list[Float[Tensor, " m"]]:
         """Unit directions in output space, the projected one first where constraints are near-active."""
         z = torch.from_numpy(walk.z).to(surrogate.low)
         y = problem.outputs(walk.frame.outward(walk.z)).requires_grad_()
@@ -173,7 +191,7 @@ class AttackSearch:
             found.insert(0, u - share @ active)
         return [v / v.norm() for v in found if v.norm() > 0]
 
-    def _near(self, problem: Problem, y: Float[Tensor, " m"]) -> Float[Tensor, "q m"]:
+    def _near(self, problem: NetworkObjective, y: Float[Tensor, " m"]) -> Float[Tensor, "q m"]:
         """Gradients of the near-active constraints."""
         if problem.constraints is None:
             return y.new_zeros(0, len(y))
@@ -183,9 +201,7 @@ class AttackSearch:
         return torch.stack(slopes) if slopes else y.new_zeros(0, len(y))
 
 
-def pulled_back(
-    surrogate: nn.Module, z: Float[Tensor, " n"], rows: Float[Tensor, "k m"]
-) -> Float[np.ndarray, "k n"]:
+def pulled_back(surrogate: nn.Module, z: Float[Tensor, " n"], rows: Float[Tensor, "k m"]) -> Float[np.ndarray, "k n"]:
     """J^T v of every row v, J the Jacobian of the surrogate at z: one pass over k copies of z."""
     copies = z.expand(len(rows), -1).clone().requires_grad_()
     with torch.enable_grad():

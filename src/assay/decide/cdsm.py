@@ -19,7 +19,7 @@ from assay.runtime.random import numpy_rng
 
 @dataclass(frozen=True, kw_only=True)
 class CDSM:
-    """Covering direct search, the derivative-free half of Bouchet et al. (2025, arXiv:2510.01461, section 4).
+    """Covering direct search, the derivative-free half of Bouchet and Vidal (2025, arXiv:2510.01461, section 4).
 
     ``maximize(f, x0, bounds, seed=0)``: f takes a float64 tensor (n,) and gives a number, -inf or NaN where x is
     infeasible; x0 (n,) is feasible; ``bounds`` (low, high), or None. In variables scaled to [0, 1], an iteration

@@ -111,7 +111,9 @@ class Walk:
         self.points = np.empty((self.budget, len(self.z)))
         self.value = self.evaluate(self.z)
         if self.value == -math.inf:
-            raise InputError("direct search: the start is infeasible or its value is not finite; expected a feasible x0")
+            raise InputError(
+                "direct search: the start is infeasible or its value is not finite; expected a feasible x0"
+            )
         self.history.append((self.evals, self.value))
 
     def charge(self, count: int) -> None:

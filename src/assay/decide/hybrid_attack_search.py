@@ -11,7 +11,7 @@ from assay.decide.direct_search import Walk
 
 @dataclass(frozen=True, kw_only=True)
 class HybridAttackSearch(AttackSearch):
-    """Attack steps while they succeed, an iteration of cDSM whenever one fails (Bouchet et al., 2025, arXiv:2510.01461).
+    """Attack steps while they succeed, an iteration of cDSM where one fails (Bouchet, Vidal, 2025, arXiv:2510.01461).
 
     Attacks give fast early progress; the covering and polling of ``cdsm`` keep the search from getting stuck, and end
     it: where sigma < ``cdsm.tol``, or with the budget ``cdsm.max_evals``. Arguments, options and charges are those of
