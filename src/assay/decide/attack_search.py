@@ -159,6 +159,9 @@ class AttackSearch:
         found = self.cdsm.maximize(
             lambda x: -problem.violation(problem.outputs(x)), x0, bounds, seed=derive(seed, "phase1"), target=0.0
         )
+        if found.value < 0 or found.evals >= self.cdsm.max_evals:
+            where = type(self).__name__
+            raise InputError(f"{where}: phase 1 left a violation of {-found.value:.3g}; expected a start nearer to 0")
         return found.x, found.evals
 
     def _attack(

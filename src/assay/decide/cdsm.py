@@ -27,7 +27,7 @@ class CDSM:
     1. covers: of ``cover_candidates`` uniform points in the ball of ``cover_radius`` around the incumbent, evaluates
        the one farthest from all points seen, so that the ball gets ever more densely covered;
     2. polls: x +- sigma q over the columns q of a random Householder basis, those closest to the last move first, until
-       one is accepted: better by more than ``increase`` sigma^2.
+       one is accepted: better by more than ``increase`` sigma^2. Points beyond the box are clipped to it.
 
     A success doubles sigma, up to ``sigma_max``, a failure halves it; the run ends where sigma < ``tol``, the budget
     ``max_evals`` is spent or ``target`` is reached. ``poll_directions`` polls a random part of the basis (a
@@ -116,4 +116,5 @@ class CDSM:
         steps = np.concatenate((basis, -basis))
         if walk.heading is not None:
             steps = steps[np.argsort(-steps @ walk.heading, kind="stable")]
-        return any(walk.offer(walk.z + walk.sigma * step, walk.sigma, "poll") for step in steps)
+        points = walk.frame.clip(walk.z + walk.sigma * steps)
+        return any(walk.offer(point, walk.sigma, "poll") for point in points)
