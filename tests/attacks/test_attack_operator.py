@@ -78,9 +78,9 @@ def test_pgd_never_falls_below_its_start_and_stays_in_the_ball_and_the_bounds() 
 
 @pytest.mark.parametrize("kind", ["fgsm", "pgd"])
 def test_dead_units_give_the_point_back(kind: Kind) -> None:
-    phi = nn.Sequential(nn.Linear(4, 4, dtype=torch.float64), nn.ReLU())
-    with torch.no_grad():
-        phi[0].bias.fill_(-100.0)  # type: ignore[union-attr]
+    first = nn.Linear(4, 4, dtype=torch.float64)
+    nn.init.constant_(first.bias, -100.0)
+    phi = nn.Sequential(first, nn.ReLU())
     x = torch.ones(4, dtype=torch.float64)
     assert torch.equal(AttackOperator(attack=kind)(phi, x, torch.ones(4, dtype=torch.float64), 0.5), x)
 

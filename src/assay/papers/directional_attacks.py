@@ -268,8 +268,8 @@ def claims(table: Table) -> list[Claim]:
             refuted_by=both,
         ),
         Claim(
-            "the same after 100 evaluations",
-            table.per_seed("gain over dfo", np.median, evals=100),
+            "counterfactuals: gain in the geometric mean of the distances after 100 evaluations",
+            table.per_seed("gain over dfo", lambda gains: -np.expm1(np.log1p(-gains).mean()), evals=100),
             at_least=0.1,
             refuted_by=both,
         ),
