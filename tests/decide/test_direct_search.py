@@ -32,7 +32,8 @@ def scaling(*factors: float) -> nn.Linear:
     return phi
 
 
-def toward(*aim: float):
+def toward(*aim: float) -> Callable[[Tensor], Tensor]:
+    """Minus the squared distance of the outputs from an aim."""
     return lambda y: -(y - vector(*aim)).square().sum()
 
 

@@ -20,7 +20,8 @@ def test_starts_are_the_nearest_training_points_with_the_margin(problems: list) 
     assert len(problems) == 4
     x = paper._tumours().x.double()
     for p in problems:
-        y = p.phi(torch.cat((p.query[None], p.start[None], x)))
+        with torch.no_grad():
+            y = p.phi(torch.cat((p.query[None], p.start[None], x)))
         assert y[0, 0] <= 0  # the network gives the query to the other class
         assert p.shortfall(y[1]) <= 0
         assert torch.equal(y[1, 1:], p.start)
