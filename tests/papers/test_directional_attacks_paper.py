@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from assay.papers import directional_attacks as paper
-from assay.papers.model import Scale
+from assay.papers.model import Scale, Table
 
 SCALE = Scale("smoke", 1, {"epochs": 5, "starts": 3, "early": 1, "evals": 100, "maps": 3, "attacks": False})
 
@@ -61,3 +61,15 @@ def test_shams_keep_radius_and_charge(sham: str) -> None:
     assert float(moved.norm()) == pytest.approx(0.3)
     assert not torch.allclose(moved, real(phi, x, u, 0.3))
     assert (u @ phi.weight @ moved < 0) or sham != "wrong-sign"
+
+
+def test_attacks_alone_are_an_arm_and_a_supporting_claim_where_the_scale_has_them() -> None:
+    sizes = {"epochs": 2, "starts": 2, "early": 0, "evals": 60, "maps": 1, "attacks": True}
+    scale = Scale("gpu", 1, sizes)
+    table = Table.joined({0: paper.experiment(scale, 0, paper.setup(scale, 0), None)})
+    alone = [c for c in paper.claims(table) if "attacks alone" in c.text]
+    assert len(alone) == 1
+    assert not alone[0].key
+    ours, theirs = (table.values("distance", arm=a, evals=1000) for a in ("hybrid", "attacks only"))
+    assert alone[0].observed == pytest.approx(1 - ours / theirs)
+    assert paper.figure(table).axes
