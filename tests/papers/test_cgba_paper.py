@@ -35,11 +35,11 @@ def test_the_normal_is_told_apart_from_a_random_one_by_its_answers_alone() -> No
 
 
 def test_marks_read_the_best_distance_so_far_by_hand() -> None:
-    trace = (torch.tensor([[2.0, 5.0], [90.0, 4.0], [250.0, 1.0]]), torch.tensor([[2.0, 3.0]]))
-    none = torch.zeros(2)
+    trace = (torch.tensor([[2.0, 5.0], [90.0, 4.0], [250.0, 1.0]]), torch.tensor([[2.0, 3.0]]), torch.zeros(0, 2))
+    none = torch.zeros(3)
     result = AttackResult(none, none > 0, none, none.long(), none.long(), trace)
-    found = {r["at"]: (r["queries"], r["median"]) for r in paper._rows("a", result, 400)}
-    assert found["start"] == (2, 4.0)
-    assert found["100"] == (100, 3.5)
-    assert found["300"] == (300, 2.0)
-    assert found["1000"] == found["end"] == (400, 2.0)
+    found = {r["at"]: (r["queries"], r["median"]) for r in paper._rows("a", result, 400, torch.tensor([5.0, 3.0, 6.0]))}
+    assert found["start"] == (2, 5.0)
+    assert found["100"] == (100, 4.0)
+    assert found["300"] == (300, 3.0)
+    assert found["1000"] == found["end"] == (400, 3.0)

@@ -153,15 +153,20 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     )
     rows: list[dict[str, Any]] = []
     for arm, attack, goal, begin in runs:
-        rows += _rows(arm, attack.run(model, x, goal, seed=seed, start=begin), attack.budget)
+        result = attack.run(model, x, goal, seed=seed, start=begin)
+        rows += _rows(arm, result, attack.budget, attack.measure(begin - x))
     return {**given, "rows": rows}
 
 
-def _rows(arm: str, result: AttackResult, budget: int) -> list[dict[str, Any]]:
-    """Median and mean of the best distances after the queries of each mark, and of where the search began."""
+def _rows(arm: str, result: AttackResult, budget: int, start: Tensor) -> list[dict[str, Any]]:
+    """Median and mean of the best distances after the queries of each mark, and of where the search began.
+
+    Until a search has a point of its own, that at distance ``start`` counts which it was given.
+    """
     rows = []
     for at, mark in {**MARKS, "end": budget}.items():
-        best = [float(t[t[:, 0] <= mark][-1, 1]) for t in result.trace]
+        found = [t[t[:, 0] <= mark, 1] for t in result.trace]
+        best = [float(t[-1]) if len(t) else first for t, first in zip(found, start.tolist(), strict=True)]
         rows.append(
             {"arm": arm, "at": at, "queries": min(mark, budget), "median": np.median(best), "mean": np.mean(best)}
         )
@@ -237,8 +242,9 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
         "short": max(0.0, -float(Untargeted(before.argmax(1)).margin(after).min())),
         "miscount": abs(model.asked - int(result.queries.sum())),
     }
+    far = attack.measure(given["start"] - x)
     rows = [{"arm": "exact", **exact(seed, sham)}, {"arm": "cgba", **watched}]
-    return Table.of([*rows, *_rows("cgba", result, scale["budget"]), *given["rows"]])
+    return Table.of([*rows, *_rows("cgba", result, scale["budget"], far), *given["rows"]])
 
 
 def _ratio(table: Table, arm: str, at: str, reference: str, base: str | None = None) -> np.ndarray:
