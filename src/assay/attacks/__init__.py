@@ -2,6 +2,7 @@
 
 from assay.attacks.adversarial_distillation import AdversarialDistillation
 from assay.attacks.apgd import APGD
+from assay.attacks.attack_operator import AttackOperator, Direction
 from assay.attacks.autoattack import AutoAttack
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Toward, Untargeted
@@ -65,6 +66,7 @@ __all__ = [
     "ActivationAttack",
     "AdversarialDistillation",
     "Attack",
+    "AttackOperator",
     "AttackResult",
     "AutoAttack",
     "Ball",
@@ -76,6 +78,7 @@ __all__ = [
     "DDN",
     "DIFGSM",
     "DeepFool",
+    "Direction",
     "FAB",
     "FGSM",
     "FMN",

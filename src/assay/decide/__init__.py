@@ -1,7 +1,11 @@
-"""Sequential decisions: learners that see only what their own actions cost, and the runner that measures regret."""
+"""Decisions: learners that see only what their own actions cost, and searches for the best input of a network."""
 
+from assay.decide.attack_search import AttackSearch, NetworkObjective
 from assay.decide.base import Action, Learner, Policy
+from assay.decide.cdsm import CDSM
 from assay.decide.classification_bandit import ClassificationBandit
+from assay.decide.direct_search import OptResult
+from assay.decide.hybrid_attack_search import HybridAttackSearch
 from assay.decide.igw import fast_gamma, fast_igw, inverse_gap_weighting, square_gamma
 from assay.decide.neu_fast_cb import NeuFastCB
 from assay.decide.neu_square_cb import NeuSquareCB
@@ -15,16 +19,21 @@ from assay.decide.uniform import UniformArms
 
 __all__ = [
     "Action",
+    "AttackSearch",
     "BanditHistory",
+    "CDSM",
     "ClassificationBandit",
     "Environment",
+    "HybridAttackSearch",
     "Learner",
+    "NetworkObjective",
     "NeuFastCB",
     "NeuSquareCB",
     "NeuralEpsGreedy",
     "NeuralTS",
     "NeuralUCB",
     "OnlineRegressor",
+    "OptResult",
     "PerturbedNet",
     "Policy",
     "UniformArms",
