@@ -152,8 +152,10 @@ def test_a_batch_of_one_class_is_counted_and_said(metric: str, lacking: int) -> 
 def test_metrics_that_need_no_second_class_stay_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AnyLoss("accuracy", strict=True)(torch.zeros(5), torch.zeros(5, dtype=torch.int64))
-        AnyLoss("fbeta", strict=True)(torch.zeros(5), torch.ones(5, dtype=torch.int64))
+        for metric, target in (("accuracy", torch.zeros(5)), ("fbeta", torch.ones(5))):
+            loss = AnyLoss(metric, strict=True)
+            assert torch.isfinite(loss(torch.zeros(5), target.long()))
+            assert loss.one_sided == 0
 
 
 def test_cross_entropy() -> None:
