@@ -304,9 +304,10 @@ class Climb:
 
     def record(self, which: Bool[Tensor, " n"], value: Float[Tensor, " n"] | None = None) -> None:
         """Keep the present points of the samples that ``which`` selects, as good as ``value`` (None: their level)."""
-        rows, level = self.rows[which], self.level if value is None else value
-        self.x_adv[rows], self.success[rows] = self.z.detach()[which], self.met[which]
-        self.value[rows] = level.detach()[which].to(self.value)
+        kept, level = which.nonzero()[:, 0], self.level if value is None else value
+        rows = self.rows[kept]
+        self.x_adv.index_copy_(0, rows, self.z.detach().index_select(0, kept))
+        self.success[rows], self.value[rows] = self.met[kept], level.detach()[kept].to(self.value)
 
     def _pass(self) -> tuple[Tensor, int]:
         """All forward passes at ``z``; gives the sum of the gradients of all but the newest (see ``eot``)."""
@@ -348,6 +349,6 @@ class Climb:
     def _drop(self, stays: Bool[Tensor, " n"]) -> None:
         keep = stays.nonzero()[:, 0]
         for name in ("rows", "x", "z", "grad", "level", "met", "found"):
-            setattr(self, name, getattr(self, name)[keep])
+            setattr(self, name, getattr(self, name).index_select(0, keep))
         self.goal, self.draws = self.goal.select(keep), self.draws.select(keep)
-        self.memory = {name: tensor[keep] for name, tensor in self.memory.items()}
+        self.memory = {name: tensor.index_select(0, keep) for name, tensor in self.memory.items()}
