@@ -37,6 +37,11 @@ from assay.runtime.random import derive, numpy_rng, seeded
 from assay.training import Supervised, Trainer
 
 DROP = 0.2  # of confidence
+SIZES = {  # training; sources of the walks, of those with small steps, and steps
+    "smoke": {"epochs": 10, "lr": 1e-2, "sources": 20, "small": 15, "steps": 30},
+    "claim": {"epochs": 4, "lr": 5e-3, "sources": 30, "small": 15, "steps": 100},
+    "gpu": {"epochs": 30, "lr": 1e-3, "sources": 200, "small": 200, "steps": 100},
+}
 Rows = list[dict[str, Any]]
 
 PAPER = Paper(
@@ -65,47 +70,9 @@ PAPER = Paper(
         "no-rejection": "every step is taken, whatever it does to the confidence",
     },
     scales=(
-        Scale(
-            "smoke",
-            1,
-            {
-                "data": "digits",
-                "train": 1000,
-                "epochs": 10,
-                "lr": 1e-2,
-                "sources": 20,
-                "small": 15,
-                "steps": 30,
-                "robust": 0,
-            },
-        ),
-        Scale(
-            "claim",
-            6,
-            {
-                "data": "mnist",
-                "train": 6000,
-                "epochs": 6,
-                "lr": 2e-3,
-                "sources": 30,
-                "small": 20,
-                "steps": 100,
-                "robust": 0,
-            },
-        ),
-        Scale(
-            "gpu",
-            5,
-            {
-                "data": "cifar10",
-                "train": 50_000,
-                "epochs": 30,
-                "sources": 200,
-                "small": 200,
-                "steps": 100,
-                "robust": 30,
-            },
-        ),
+        Scale("smoke", 1, {**SIZES["smoke"], "data": "digits", "train": 1000, "robust": 0}),
+        Scale("claim", 8, {**SIZES["claim"], "data": "mnist", "train": 6000, "robust": 0}),
+        Scale("gpu", 5, {**SIZES["gpu"], "data": "cifar10", "train": 50_000, "robust": 30}),
     ),
 )
 
