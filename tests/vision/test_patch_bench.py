@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from assay.attacks import DPatch, RP2Patch, box_iou
 from assay.runtime.errors import InputError
+from assay.training import Plan
 from assay.vision import (
     GridDetector,
     Matches,
@@ -24,6 +25,7 @@ from assay.vision import (
     average_precision,
     corners,
     f1_threshold,
+    fit_detector,
     fnr_threshold,
     match,
 )
@@ -238,6 +240,19 @@ def test_small_detector_answers_in_the_form_of_the_protocol() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_the_small_detector_learns() -> None:
+    given = scenes(16)
+    targets = given.targets()
+    targets[0] = {name: torch.cat((t, t)) for name, t in targets[0].items()}  # two signs in one image
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = GridDetector(1, 8)
+    before = copy.deepcopy(start.state_dict())
+    trained = fit_detector(start, given.images, targets, Plan(steps=80, batch_size=8, lr=1e-2), seed=0)
+    assert PatchBenchmark(min_area=0).fit(trained, given).run().ap > 0.9
+    assert all(v.equal(before[k]) for k, v in start.state_dict().items())
+
+
 def test_rp2_counts_only_proposals_that_match() -> None:
     model, given = Bright(), scenes(2)
     targets = given.targets()
@@ -264,6 +279,7 @@ def test_bad_input() -> None:
         lambda: RP2Patch(steps=1)(Bright(), empty, seed=0),
         lambda: RP2Patch(steps=1)(Bright(), replace(scenes(), images=scenes().images + 1), seed=0),
         lambda: PatchBenchmark(iou=0.0),
+        lambda: fit_detector(GridDetector(1, 4), scenes().images, [], Plan(steps=1), seed=0),
         lambda: PatchBenchmark(batch_size=0),
         lambda: PatchBenchmark(min_area=0).fit(Bright(), scenes()).run(torch.zeros(3, 4, 4)),
     ]

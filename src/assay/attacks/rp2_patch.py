@@ -16,8 +16,8 @@ from assay.runtime.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class RP2Patch(PatchAttack):
-    """Robust physical perturbations (Eykholt et al., 2018, arXiv:1707.08945), as Hingun et al. (2022, arXiv:2212.05680,
-    section 4.2) run them against detectors.
+    """Robust physical perturbations (Eykholt et al., 2018, arXiv:1707.08945), as Hingun et al. (2022, arXiv:2212.05680)
+    run them against detectors.
 
     The mean cross-entropy of the objects' own classes, over the proposals that overlap an object by ``iou`` or more and
     give its class at least ``min_conf``, is made large, averaged over images; ``obj_const`` adds that of objectness. An

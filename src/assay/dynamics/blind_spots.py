@@ -89,7 +89,7 @@ def blind_spot_report(
 ) -> BlindSpotReport:
     """Level set traversals from ``n`` samples to two others each, of other classes, and the measures of the paper.
 
-    Balasubramanian et al. (2023, arXiv:2310.19889, sections 3 and 5): sources and targets are those that the model
+    Balasubramanian et al. (2023, arXiv:2310.19889): sources and targets are those that the model
     classifies correctly with a confidence of ``least`` or more, targets drawn as permutations of the sources (see
     ``other_class``). LPIPS, the paper's further distance, needs a network's weights and is left out. ``traversal`` is
     LevelSetTraversal() by default. Raises InputError for unusable inputs and where fewer than ``n`` samples are fit.

@@ -61,7 +61,7 @@ def linear_path_confidence(
 ) -> Float[Tensor, "n points"]:
     """p_y at ``n`` >= 2 equally spaced points from ``x`` to ``out``, ends included, on the CPU.
 
-    (Balasubramanian et al., 2023, arXiv:2310.19889, section 5.) Raises InputError for unusable inputs and shapes.
+    (Balasubramanian et al., 2023, arXiv:2310.19889.) Raises InputError for unusable inputs and shapes.
     """
     _check("linear_path_confidence", x, y, {"out": out}, {"n": (n, 2)})
     t = torch.linspace(0, 1, n, dtype=x.dtype)
@@ -98,7 +98,7 @@ def triangle_confidence(
 ) -> TriangleConfidence:
     """p_y of (1 - t1 - t2) x + t1 a + t2 b for t1, t2 in {0, 1/n, ..., 1} with t1 + t2 <= 1: (n + 1)(n + 2) / 2 points.
 
-    Balasubramanian et al. (2023, arXiv:2310.19889, section 5): the average triangle confidence and fraction. As in the
+    Balasubramanian et al. (2023, arXiv:2310.19889): the average triangle confidence and fraction. As in the
     authors' code a point counts where p_y > p_y(x) - d, so that at d = 0 the source does not, and the source counts on
     both edges of ``path``. Raises InputError for unusable inputs and shapes.
     """

@@ -10,7 +10,7 @@ from assay.vision.detection import (
     match,
 )
 from assay.vision.geometry import corners, get_transform_matrix, move_points, warp
-from assay.vision.grid_detector import GridDetector
+from assay.vision.grid_detector import GridDetector, fit_detector
 from assay.vision.keypoints import keypoints_from_mask
 from assay.vision.patch_bench import FittedPatchBenchmark, PatchBenchmark, PatchReport, PatchScore
 from assay.vision.patch_mask import patch_mask
@@ -33,6 +33,7 @@ __all__ = [
     "average_precision",
     "corners",
     "f1_threshold",
+    "fit_detector",
     "fit_relight",
     "fnr_threshold",
     "from_lalphabeta",

@@ -95,7 +95,7 @@ def average_precision(matches: Matches) -> float:
 
 def attack_success_rate(clean: Bool[Tensor, " m"], patched: Bool[Tensor, " m"]) -> float:
     """Of the signs detected without the patch the share that is missed with it; NaN where none was detected
-    (Hingun et al., 2022, arXiv:2212.05680, section 5)."""
+    (Hingun et al., 2022, arXiv:2212.05680)."""
     if clean.shape != patched.shape:
         raise InputError(
             f"attack_success_rate: {tuple(clean.shape)} and {tuple(patched.shape)}; expected the same signs"

@@ -63,7 +63,7 @@ def get_transform_matrix(
     src: Float[Tensor, "k 2"], tgt: Float[Tensor, "m k 2"], mode: Geometry = "perspective"
 ) -> Float[Tensor, "m 3 3"]:
     """Matrices H, float64, with H (x, y, 1) ~ (x', y', 1) from ``src`` to each object's ``tgt`` (Hingun et al., 2022,
-    arXiv:2212.05680, section 3).
+    arXiv:2212.05680).
 
     "perspective": the homography of four points, by its eight linear equations; three points give an affine map.
     "affine": the affine map of the first three. "translate-scale": that of the bounding boxes. src may be (m, k, 2).

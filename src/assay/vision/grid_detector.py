@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from assay.attacks.patch import box_iou
+from assay.attacks.patch import Target, box_iou
+from assay.data import Batch, Data
+from assay.runtime.errors import InputError
 from assay.runtime.spec import rebuildable
+from assay.training import Plan, State, fit
 
 STRIDE = 8
 
@@ -80,6 +83,25 @@ class GridDetector(nn.Module):
             kept = order[_survivors(cells["boxes"][order], labels[order], self.nms)]
             found.append({"boxes": cells["boxes"][kept], "scores": scores[kept], "labels": labels[kept]})
         return found
+
+
+def fit_detector(
+    detector: nn.Module, images: Float[Tensor, "n 3 h w"], targets: list[Target], plan: Plan, *, seed: int
+) -> nn.Module:
+    """A copy of a detector trained on the sum of its ``losses``; images in [0, 1], one target each.
+
+    Raises InputError for unusable images and another number of targets.
+    """
+    if len(targets) != len(images):
+        raise InputError(f"fit_detector: {len(targets)} targets of {len(images)} images; expected one an image")
+    data = Data(images, torch.zeros(len(images), dtype=torch.int64), ("scene", "none"), name="scenes")
+
+    def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
+        wanted = [{k: t.to(batch.x.device) for k, t in targets[i].items()} for i in batch.index.tolist()]
+        losses: dict[str, Tensor] = model.losses(batch.x, wanted)  # type: ignore[operator]
+        return torch.stack(list(losses.values())).sum()
+
+    return fit(detector, data, objective, plan, seed=seed)
 
 
 def _survivors(boxes: Float[Tensor, "k 4"], labels: Tensor, overlap: float) -> Tensor:

@@ -18,7 +18,7 @@ CORNERS = {"pentagon": [0, 2, 3, 4], "octagon": [1, 3, 5, 7]}
 def keypoints_from_mask(mask: Bool[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "k 2"], str]:
     """Key points (k, 2) as x, y, clockwise, k = 3 for triangles and else 4, and the shape: "triangle",
     "triangle-inverted", "rectangle", "diamond", "pentagon", "octagon" or "circle" (Hingun et al., 2022,
-    arXiv:2212.05680, section 3.1).
+    arXiv:2212.05680).
 
     The convex hull of the mask is thinned to a polygon within 4% of its perimeter, whose vertices tell the shape. All
     other counts are circles, and polygons that leave out more than 6% of the hull, which tells circles from octagons

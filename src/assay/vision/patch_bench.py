@@ -51,7 +51,7 @@ class PatchReport:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchBenchmark:
-    """Judges patches on signs (Hingun et al., 2022, arXiv:2212.05680, section 5).
+    """Judges patches on signs (Hingun et al., 2022, arXiv:2212.05680).
 
     ``fit`` sets a threshold for each class once, on clean images: where F1 is largest or, with ``clean_fnr``, the
     highest score that misses no larger share of the signs. A sign is detected where a prediction of its class with at

@@ -17,7 +17,7 @@ from assay.vision.relight import Relight, check_relight, fit_relight, relight
 
 @dataclass(frozen=True, kw_only=True)
 class PatchRenderer:
-    """Puts patches on signs, differentiably in the patch (Hingun et al., 2022, arXiv:2212.05680, section 3).
+    """Puts patches on signs, differentiably in the patch (Hingun et al., 2022, arXiv:2212.05680).
 
     A sign has 4 key points in its image (3 where it is a triangle), those of ``source`` on the canonical sign (h, w;
     see ``corners``), and the light that ``fit`` finds. The patch is relit, cut out by its mask, moved by ``geometry``

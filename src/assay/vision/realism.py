@@ -12,7 +12,7 @@ def realism_error(
     rendered: Float[Tensor, "n 3 h w"], photo: Float[Tensor, "n 3 h w"], mask: Bool[Tensor, "n 1 h w"]
 ) -> Float[Tensor, " n"]:
     """Mean absolute difference of pixels under ``mask``, over channels: the realism test of Hingun et al. (2022,
-    arXiv:2212.05680, section 3.3), by which methods of relighting are compared. InputError for shapes that differ and
+    arXiv:2212.05680), by which methods of relighting are compared. InputError for shapes that differ and
     an empty mask."""
     if rendered.shape != photo.shape or mask.shape != (len(photo), 1, *photo.shape[2:]):
         shapes = f"{tuple(rendered.shape)}, {tuple(photo.shape)}, mask {tuple(mask.shape)}"

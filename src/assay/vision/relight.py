@@ -36,7 +36,7 @@ def relight(
 
     v is RGB ("percentile", one pair; "polynomial", one a channel), S and V of HSV ("percentile-hsv"), L of CIE Lab
     ("percentile-lab"), or l, alpha and beta ("color-transfer"); "none" leaves the patch (Hingun et al., 2022,
-    arXiv:2212.05680, section 3.2).
+    arXiv:2212.05680).
     """
     check_relight(method)
     if coeffs.shape != (len(patch), CHANNELS[method], 2) or not torch.isfinite(coeffs).all():
