@@ -16,6 +16,7 @@ from assay.attacks.channel_energy import (
     white_noise_energy,
 )
 from assay.attacks.cw_topk import CWTopK
+from assay.attacks.d_patch import DPatch
 from assay.attacks.ddn import DDN
 from assay.attacks.deepfool import DeepFool
 from assay.attacks.difgsm import DIFGSM
@@ -52,9 +53,11 @@ from assay.attacks.online import (
     virtual_ratio,
 )
 from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ordered
+from assay.attacks.patch import Detector, PatchAttack, PatchScenes, box_iou
 from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.quadattack import QuadAttack
+from assay.attacks.rp2_patch import RP2Patch
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.tifgsm import TIFGSM
@@ -77,7 +80,9 @@ __all__ = [
     "CarliniWagner",
     "DDN",
     "DIFGSM",
+    "DPatch",
     "DeepFool",
+    "Detector",
     "Direction",
     "FAB",
     "FGSM",
@@ -100,10 +105,13 @@ __all__ = [
     "Ordered",
     "OrderedQP",
     "PGD",
+    "PatchAttack",
+    "PatchScenes",
     "PenaltyAttack",
     "Perturbation",
     "Picker",
     "QuadAttack",
+    "RP2Patch",
     "RandomK",
     "RandomNoise",
     "ScoreSearch",
@@ -118,6 +126,7 @@ __all__ = [
     "VirtualPlus",
     "YChannelAttack",
     "attack_values",
+    "box_iou",
     "capacity_curve",
     "competitive_ratio",
     "competitive_ratios",
