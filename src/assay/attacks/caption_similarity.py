@@ -19,7 +19,7 @@ Embed = Callable[[list[str]], Tensor]
 def caption_similarity(a: Sequence[str], b: Sequence[str], embed: Embed | None = None) -> Float[np.ndarray, " n"]:
     """Pairwise similarity (n,) of captions: F1 of their words, as multisets, in [0, 1].
 
-    With ``embed`` (texts -> (n, d), CLIP's text encoder in Lapid et al., 2023, arXiv:2306.07591) the cosine of the
+    With ``embed`` (texts -> (n, d), CLIP's text encoder in Lapid and Sipper, 2023, arXiv:2306.07591) the cosine of the
     embeddings, in [-1, 1]. Two empty captions are alike. Raises InputError for lists of different lengths, none, or
     embeddings of another shape.
     """

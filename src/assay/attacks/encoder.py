@@ -28,7 +28,7 @@ BETTER = 1e-4  # the relative gain that ReduceLROnPlateau counts as one
 
 @dataclass(frozen=True)
 class Onto(Goal):
-    """Embeddings like ``reference`` (n, t, d): the likelihood is cos - 1, a mean over the t vectors. It is never met."""
+    """Embeddings like ``reference`` (n, t, d): the likelihood is cos - 1, a mean over the vectors. It is never met."""
 
     reference: Float[Tensor, "n t d"]
 
@@ -134,7 +134,7 @@ class EncoderAttackResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderAttack:
-    """Images that an encoder takes for something else, or for ``target`` (Lapid et al., 2023, arXiv:2306.07591).
+    """Images that an encoder takes for something else, or for ``target`` (Lapid and Sipper, 2023, arXiv:2306.07591).
 
     ``attack(encoder, x, target=None, seed=0) -> x_adv`` (n, ...), any decoder's caption of which changes with it. With
     E the embedding of the encoder, untargeted min cos(E(x + eta), E(x)) + c |eta|_2, targeted towards images ``target``

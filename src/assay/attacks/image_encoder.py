@@ -37,9 +37,9 @@ def embedding(output: Any, pool: Pool) -> Float[Tensor, "n t d"]:
     """What an encoder returned, as t vectors of d numbers a sample: one, or one a token where ``pool`` is "tokens".
 
     ``output`` is a tensor (n, d) or (n, t, d), or what transformers return: (hidden states, pooled, ...), by name or by
-    position. "pooler" is the pooled output, index 1 (Lapid et al., 2023, arXiv:2306.07591), and the first token where
-    there is none; "cls" the first token; "mean" the mean of the tokens. A callable makes a tensor of ``output``. Raises
-    InputError where no tensor of these shapes comes of it.
+    position. "pooler" is the pooled output, index 1 (Lapid and Sipper, 2023, arXiv:2306.07591), and the first token
+    where there is none; "cls" the first token; "mean" the mean of the tokens. A callable makes a tensor of ``output``.
+    Raises InputError where no tensor of these shapes comes of it.
     """
     if callable(pool):
         found = pool(output)

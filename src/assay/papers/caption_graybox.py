@@ -35,6 +35,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 EPS, STRENGTH = 0.2, 0.01  # the largest change of a pixel in [0, 1], and c
 EARLY = 50  # steps within which the cosine is to fall
 LINEAR = 6  # images before the linear encoder of the exact part
+PATH = {"pool": "pooler", "c": 0.03, "lr": 0.05, "plateau": (2, 0.5, 3), "mean": (0.4,), "std": (0.3,)}  # its attack
 CAPTIONERS: dict[str, Callable[..., Captioner]] = {"torch": TinyCaptioner, "transformers": HFCaptioner}
 TASK = {"data": "digits", "zoom": 4, "patch": 16, "width": 48, "layers": 2}
 
@@ -62,7 +63,7 @@ PAPER = Paper(
             1,
             {**TASK, "captioner": "torch", "zoom": 1, "patch": 4, "train": 200, "epochs": 2, "images": 4, "steps": 20},
         ),
-        Scale("claim", 5, {**TASK, "captioner": "transformers", "train": 9000, "epochs": 3, "images": 20, "steps": 80}),
+        Scale("claim", 5, {**TASK, "captioner": "transformers", "train": 8000, "epochs": 3, "images": 16, "steps": 80}),
         Scale(
             "gpu",
             5,
@@ -137,9 +138,10 @@ def chosen(model: Captioner, test: Data, n: int) -> tuple[Tensor, float]:
     caption = test.fields["caption"]
     right = (model.caption(test.x) == caption).all(1)
     order = (~right).int().argsort(stable=True)
-    seen: set[tuple[int, ...]] = set()
-    rows = [r for r in order.tolist() if (key := tuple(caption[r].tolist())) not in seen and not seen.add(key)]
-    return test.x[rows[:n]], float(right.float().mean())
+    first: dict[tuple[int, ...], int] = {}
+    for row in order.tolist():
+        first.setdefault(tuple(caption[row].tolist()), row)
+    return test.x[list(first.values())[:n]], float(right.float().mean())
 
 
 def watched(model: Captioner, attack: EncoderAttack, *args: Any, seed: int) -> tuple[EncoderAttackResult, int]:
@@ -230,9 +232,7 @@ def exact(seed: int, sham: str | None = None, steps: int = 40) -> dict[str, floa
     for targeted in (False, True):
         seen = target if targeted else x
         reference = seen.flatten(1) @ weight.T
-        attack = _attack(
-            sham, targeted, pool="pooler", c=0.03, steps=steps, plateau=(2, 0.5, 3), mean=(0.4,), std=(0.3,)
-        )
+        attack = _attack(sham, targeted, steps=steps, **PATH)
         z = point.clone().requires_grad_()
         goal = attack.goal(reference[:, None], targeted)
         (grad,) = torch.autograd.grad(goal.likelihood(encoder(z)).sum(), z)
@@ -276,7 +276,7 @@ def one_by_one(a: EncoderAttack, weight: Tensor, x: Tensor, seen: Tensor, start:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        scheduler.step(loss.detach())  # type: ignore[arg-type]
+        scheduler.step(loss.detach())
         with torch.no_grad():
             eta.copy_(moved(eta))
     return (x + eta).detach()

@@ -84,5 +84,6 @@ class HFCaptioner(Captioner):
 
     def generate(self, x: Float[Tensor, "n ch h w"], beams: int) -> Int[Tensor, "n t"]:
         found = self.model.generate(pixel_values=(x - MEAN) / STD, num_beams=beams, **self.generation)[:, 1:]
-        found = found.masked_fill(found == self.start, self.end)  # it fills with the start token
+        over = ((found == self.start) | (found == self.end)).cumsum(1) > 0  # it fills with the start token
+        found = found.masked_fill(over, self.end)
         return F.pad(found, (0, self.length + 1 - found.shape[1]), value=self.end)
