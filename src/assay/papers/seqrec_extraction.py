@@ -125,7 +125,8 @@ class Drawn(BidirectionalRepairLoss):
 
     def sets(self, scores: Tensor, lists: Tensor) -> Any:
         (_, missing), (_, wrong) = super().sets(scores, lists)
-        drawn = torch.rand(len(scores), scores.shape[1] - 1).topk(2 * self.K, 1).indices.to(scores.device) + 1
+        order = torch.rand(len(scores), scores.shape[1] - 1).to(scores).masked_fill(scores[:, 1:].isinf(), -1.0)
+        drawn = order.topk(2 * self.K, 1).indices + 1
         return (drawn[:, : self.K], missing), (drawn[:, self.K :], wrong)
 
 
@@ -270,11 +271,11 @@ def exact(seed: int, sham: str | None = None, n: int = 200, items: int = 30) -> 
         loss = LOSSES[sham](MARGIN, TOP)
         each = loss.per_row(leaf, lists)
     (grad,) = torch.autograd.grad(each.sum(), leaf)
+    values = each.tolist()
     zero, signs = 0.0, 0.0
     for k in range(n):
         theirs, mine = set(lists[k, :TOP].tolist()), set(own[k].tolist())
-        value = float(each[k])
-        zero = max(zero, abs(value) if theirs == mine else MARGIN - value)
+        zero = max(zero, abs(values[k]) if theirs == mine else MARGIN - values[k])
         expected = np.zeros(items + 1)
         expected[list(theirs - mine)], expected[list(mine - theirs)] = -1, 1
         signs += float((np.sign(grad[k].numpy()) != expected).sum())
@@ -287,10 +288,9 @@ def _ranking(seed: int) -> float:
     scores = 3 * torch.randn(8, 41, generator=g, dtype=torch.float64)
     lists, negatives = (torch.rand(8, 40, generator=g).argsort(1) + 1).split(20, 1)
     listed, others = scores.gather(1, lists), scores.gather(1, negatives)
-    up = torch.ones((), dtype=torch.float64)
-    theirs = nn.MarginRankingLoss(0.5)(listed[:, :-1], listed[:, 1:], up) + nn.MarginRankingLoss(0.5)(
-        listed, others, up
-    )
+    better, worse = torch.cat((listed[:, :-1], listed), 1), torch.cat((listed[:, 1:], others), 1)
+    hinge = nn.MarginRankingLoss(0.5, reduction="none")(better, worse, torch.ones_like(better))
+    theirs = hinge[:, :19].mean() + hinge[:, 19:].mean()
     return float((ListRankingLoss()(scores, lists, negatives) - theirs).abs())
 
 

@@ -17,7 +17,16 @@ from assay.recommend.base import Extraction, Extractor
 from assay.recommend.bert4rec import BERT4Rec
 from assay.recommend.generation import Answers, Asked, AutoregressiveGeneration, Generation, RandomGeneration
 from assay.recommend.interaction_sampler import FewShot, ProbabilisticInteractionSampler, few_shot_counts
-from assay.recommend.items import Victim, agreement_at_k, allowed, check_sequences, prefixes, top_items, windows
+from assay.recommend.items import (
+    Victim,
+    agreement_at_k,
+    allowed,
+    check_sequences,
+    contained,
+    prefixes,
+    top_items,
+    windows,
+)
 from assay.recommend.narm import NARM
 from assay.recommend.ranking_loss import ListRankingLoss, outside
 from assay.recommend.recommender import Recommender, sequence_data
@@ -45,6 +54,7 @@ class FewShotExtraction(Extractor):
     "autoregressive" and "random" need no data; "none" makes up nothing. ``surrogate`` names a class or is a Recommender
     whose start is used. Fields with no number in the paper's summaries (lam, sizes) are reconstructions. ``ratings``,
     one a listed item, and ``meta`` (n_items + 1, g) serve the sampler; popularity and nothing stand in for them.
+    ``repeats`` says that the victim's lists may name items of the sequence; without it the surrogate's do not either.
     """
 
     contract: ClassVar[bool] = False
@@ -65,6 +75,7 @@ class FewShotExtraction(Extractor):
     lr: float = 1e-3
     weight_decay: float = 0.01
     user_epochs: int = 20
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         where = type(self).__name__
@@ -100,6 +111,8 @@ class FewShotExtraction(Extractor):
         asked = Asked(victim, self.n_items, self.k)
         before = asked.oracle.queries
         real = asked.every_prefix(windows(few_shot, self.max_len))
+        if not self.repeats and bool(contained(real.lists[real.rows > 0], prefixes(real.rows)).any()):
+            raise InputError(f"{where}: the victim lists items of the sequence; expected none, or repeats=True")
         counts = few_shot_counts(few_shot, self.n_items, ratings)
         made = self.generate(asked, real, counts, meta, seed=seed)
         surrogate, history = self.distil(real, made, seed=seed)
@@ -154,35 +167,32 @@ class FewShotExtraction(Extractor):
     def agreement(self, model: Recommender, answers: Answers) -> float:
         """The mean agreement of the first K items with the victim's over all prefixes of the rows."""
         with torch.no_grad():
-            scores, lists = prefix_scores(model, answers.rows, answers.lists)
+            scores, lists = self.after_prefixes(model, answers.rows, answers.lists)
         return float(agreement_at_k(top_items(scores, self.K), lists, self.K).mean())
 
-
-def prefix_scores(model: Recommender, rows: Tensor, lists: Tensor) -> tuple[Float[Tensor, "m v"], Int[Tensor, "m k"]]:
-    """Scores after every prefix, what cannot be recommended at minus infinity, and the victim's lists there."""
-    known = rows > 0
-    return allowed_after(model.score(model.states(rows)[known]), rows), lists[known]
-
-
-def allowed_after(scores: Float[Tensor, "m v"], rows: Int[Tensor, "n l"]) -> Float[Tensor, "m v"]:
-    """Scores after every prefix of the rows without padding and without the items of the prefix."""
-    return allowed(scores, prefixes(rows))
+    def after_prefixes(
+        self, model: Recommender, rows: Int[Tensor, "n l"], lists: Int[Tensor, "n l k"]
+    ) -> tuple[Float[Tensor, "m v"], Int[Tensor, "m k"]]:
+        """Scores after every prefix, at minus infinity what is not to be recommended, and the victim's lists there."""
+        known = rows > 0
+        scores = model.score(model.states(rows)[known])
+        return (scores if self.repeats else allowed(scores, prefixes(rows))), lists[known]
 
 
 class _Distillation:
     """ranking + lam * repair over all prefixes of a batch of rows."""
 
     def __init__(self, method: FewShotExtraction) -> None:
-        self.lam, self.ranking, self.repair = method.lam, ListRankingLoss(), method.repair()
+        self.method, self.ranking, self.repair = method, ListRankingLoss(), method.repair()
 
     def __call__(self, model: nn.Module, batch: Batch, state: State) -> Float[Tensor, ""]:
         assert isinstance(model, Recommender)
         rows = batch.fields["rows"]
-        scores, lists = prefix_scores(model, rows, batch.fields["lists"])
+        scores, lists = self.method.after_prefixes(model, rows, batch.fields["lists"])
         count = model.n_items - lists.shape[1]
         ranks = state.draws("negatives", batch.index).integers(count, *batch.fields["lists"].shape[1:])
         loss = self.ranking(scores, lists, outside(lists, ranks.to(rows.device)[rows > 0]))
-        return loss + self.lam * self.repair(scores, lists) if self.lam else loss
+        return loss + self.method.lam * self.repair(scores, lists) if self.method.lam else loss
 
 
 class _Best:
