@@ -33,6 +33,7 @@ from assay.vision import Captioner, HFCaptioner, TinyCaptioner
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "beside", "above")
 EPS, STRENGTH = 0.2, 0.01  # the largest change of a pixel in [0, 1], and c
+SIGNS = 4  # draws of random signs an image
 EARLY = 50  # steps within which the cosine is to fall
 LINEAR = 6  # images before the linear encoder of the exact part
 PATH = {"pool": "pooler", "c": 0.03, "lr": 0.05, "plateau": (2, 0.5, 3), "mean": (0.4,), "std": (0.3,)}  # its attack
@@ -189,10 +190,11 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     model = trained(scale, train, seed)
     x, accuracy = chosen(model, test, scale["images"])
     given = {"model": model, "x": x, "seed": derive(seed, "attack"), "steps": scale["steps"]}
-    signs = Draws(seed, "signs", torch.arange(len(x))).signs(*x.shape[1:])
+    many = x.repeat(SIGNS, 1, 1, 1)
+    signs = Draws(seed, "signs", torch.arange(len(many))).signs(*x.shape[1:])
     rows = [
         {"arm": "captioner", "accuracy": accuracy},
-        {"arm": "random signs", **_row(model, x, (x + EPS * signs).clamp(0, 1))},
+        {"arm": "random signs", **_row(model, many, (many + EPS * signs).clamp(0, 1))},
         *_run(given, None, True, "targeted, c = 0", c=0.0),
         *_run(given, None, False, "untargeted, pooled", pool="pooler"),
         *_run(given, None, True, "targeted, pooled", pool="pooler"),
@@ -316,7 +318,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "these less five times the captions that random signs of the same size turn into the target's",
             hit - 5 * noise,
-            at_least=0.25,
+            at_least=0.3,
             refuted_by=("rolled-target",),
         ),
         Claim(
