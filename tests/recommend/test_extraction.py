@@ -83,7 +83,15 @@ def test_lists_that_repeat_items_are_named_or_allowed() -> None:
 
 
 def test_options_are_checked() -> None:
-    for option in ({"max_len": 1}, {"lam": -1.0}, {"generation": "some"}, {"surrogate": "gru"}, {"n_generate": -1}):
+    for option in (
+        {"max_len": 1},
+        {"lam": -1.0},
+        {"generation": "some"},
+        {"surrogate": "gru"},
+        {"n_generate": -1},
+        {"surrogate": SASRec(9, 5)},
+        {"surrogate": SASRec(25, 4)},
+    ):
         with pytest.raises(InputError) as caught:
             replace(METHOD, **option)
         assert "\n" not in str(caught.value)

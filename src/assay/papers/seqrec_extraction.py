@@ -138,12 +138,12 @@ LOSSES: dict[str | None, type[BidirectionalRepairLoss]] = {
 
 
 class _Swapping(FewShotExtraction):
-    def repair(self) -> BidirectionalRepairLoss:
+    def repair_loss(self) -> BidirectionalRepairLoss:
         return Swapped(self.margin, self.K, self.form)
 
 
 class _Drawing(FewShotExtraction):
-    def repair(self) -> BidirectionalRepairLoss:
+    def repair_loss(self) -> BidirectionalRepairLoss:
         return Drawn(self.margin, self.K, self.form)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,7 @@ from assay.recommend.recommender import Recommender, sequence_data
 from assay.recommend.repair_loss import BidirectionalRepairLoss
 from assay.recommend.sasrec import SASRec
 from assay.runtime.errors import InputError, unknown
+from assay.runtime.inference import device_of
 from assay.runtime.random import derive, seeded, torch_rng
 from assay.subject.access import Oracle
 from assay.training import Plan, State, fit
@@ -56,8 +57,6 @@ class FewShotExtraction(Extractor):
     one a listed item, and ``meta`` (n_items + 1, g) serve the sampler; popularity and nothing stand in for them.
     ``repeats`` says that the victim's lists may name items of the sequence; without it the surrogate's do not either.
     """
-
-    contract: ClassVar[bool] = False
 
     n_items: int
     k: int = 100
@@ -87,10 +86,14 @@ class FewShotExtraction(Extractor):
             raise InputError(f"{where}: max_len {self.max_len}; expected 2 to the number of items")
         if self.generation not in GENERATIONS:
             raise unknown(f"generation of {where}", str(self.generation), GENERATIONS)
-        if isinstance(self.surrogate, str) and self.surrogate not in SURROGATES:
-            raise unknown(f"surrogate of {where}", self.surrogate, SURROGATES)
+        given = self.surrogate
+        if isinstance(given, str) and given not in SURROGATES:
+            raise unknown(f"surrogate of {where}", given, SURROGATES)
+        if isinstance(given, Recommender) and (given.n_items != self.n_items or given.length < self.max_len):
+            found = f"{given.n_items} items, length {given.length}"
+            raise InputError(f"{where}: the surrogate has {found}; expected {self.n_items}, at least {self.max_len}")
 
-    def repair(self) -> BidirectionalRepairLoss:
+    def repair_loss(self) -> BidirectionalRepairLoss:
         """The loss on the difference of the lists."""
         return BidirectionalRepairLoss(self.margin, self.K, self.form)
 
@@ -166,8 +169,9 @@ class FewShotExtraction(Extractor):
 
     def agreement(self, model: Recommender, answers: Answers) -> float:
         """The mean agreement of the first K items with the victim's over all prefixes of the rows."""
+        device = device_of(model)
         with torch.no_grad():
-            scores, lists = self.after_prefixes(model, answers.rows, answers.lists)
+            scores, lists = self.after_prefixes(model, answers.rows.to(device), answers.lists.to(device))
         return float(agreement_at_k(top_items(scores, self.K), lists, self.K).mean())
 
     def after_prefixes(
@@ -183,7 +187,7 @@ class _Distillation:
     """ranking + lam * repair over all prefixes of a batch of rows."""
 
     def __init__(self, method: FewShotExtraction) -> None:
-        self.method, self.ranking, self.repair = method, ListRankingLoss(), method.repair()
+        self.method, self.ranking, self.repair = method, ListRankingLoss(), method.repair_loss()
 
     def __call__(self, model: nn.Module, batch: Batch, state: State) -> Float[Tensor, ""]:
         assert isinstance(model, Recommender)
