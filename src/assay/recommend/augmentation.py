@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.data import Batch
+from assay.recommend.few_shot import FewShot
 from assay.recommend.generation import Answers, Generation
-from assay.recommend.interaction_sampler import FewShot, ProbabilisticInteractionSampler
+from assay.recommend.interaction_sampler import ProbabilisticInteractionSampler
 from assay.recommend.items import contained
 from assay.recommend.recommender import next_item_loss, sequence_data
 from assay.recommend.synthesis_signal import SynthesisSignal

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from assay.data import Batch
 from assay.recommend.augmentation import AugmentationGeneration, learn_user
+from assay.recommend.autoregressive_generation import AutoregressiveGeneration
 from assay.recommend.base import Extraction, Extractor
 from assay.recommend.bert4rec import BERT4Rec
-from assay.recommend.generation import Answers, Asked, AutoregressiveGeneration, Generation, RandomGeneration
-from assay.recommend.interaction_sampler import FewShot, ProbabilisticInteractionSampler, few_shot_counts
+from assay.recommend.few_shot import FewShot, few_shot_counts
+from assay.recommend.generation import Answers, Asked, Generation
+from assay.recommend.interaction_sampler import ProbabilisticInteractionSampler
 from assay.recommend.items import (
     Victim,
     agreement_at_k,
@@ -28,6 +30,7 @@ from assay.recommend.items import (
     windows,
 )
 from assay.recommend.narm import NARM
+from assay.recommend.random_generation import RandomGeneration
 from assay.recommend.ranking_loss import ListRankingLoss, outside
 from assay.recommend.recommender import Recommender, sequence_data
 from assay.recommend.repair_loss import BidirectionalRepairLoss
@@ -44,7 +47,7 @@ GENERATIONS = ("augmentation", "uniform-list", "autoregressive", "random", "none
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotExtraction(Extractor):
-    """Made-up sequences and a loss on lists (Zhang and Liu, 2024, arXiv:2411.11677).
+    """A recommender copied from its lists, by made-up rows and a repair of lists (Zhang and Liu, 2024, arXiv:2411.11677).
 
     The victim is asked after every item of the few real sequences and of ``n_generate`` made-up ones of ``max_len``
     items, one query each. A surrogate is trained on the answers by the ranking loss plus ``lam`` times the

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from assay.recommend.interaction_sampler import FewShot
+from assay.recommend.few_shot import FewShot
 from assay.recommend.items import Victim, check_lists, prefixes
 from assay.runtime.errors import InputError
 from assay.runtime.random import Draws
@@ -113,19 +113,3 @@ def pick(weights: Float[Tensor, "n v"], u: Float[Tensor, " n"]) -> Int[Tensor, "
     """One place of each row, in proportion to its weights, by the inverse of their running sum at u in (0, 1)."""
     total = weights.double().cumsum(1)
     return torch.searchsorted(total, (u.double() * total[:, -1])[:, None], right=True)[:, 0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomGeneration(Generation):
-    """Every item uniformly at random: the first data-free baseline of Yue et al. (2021, arXiv:2109.01165)."""
-
-    def following(self, rows: Tensor, lists: Tensor, draw: Tensor, counts: FewShot) -> Float[Tensor, "n v"]:
-        return torch.ones(len(rows), len(counts.seen))
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoregressiveGeneration(Generation):
-    """The next item uniformly from the victim's list: the data-free method of Yue et al. (2021, arXiv:2109.01165)."""
-
-    def following(self, rows: Tensor, lists: Tensor, draw: Tensor, counts: FewShot) -> Float[Tensor, "n v"]:
-        return torch.zeros(len(rows), len(counts.seen)).scatter(1, lists, 1.0)
