@@ -47,7 +47,7 @@ GENERATIONS = ("augmentation", "uniform-list", "autoregressive", "random", "none
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotExtraction(Extractor):
-    """A recommender copied from its lists, by made-up rows and a repair of lists (Zhang and Liu, 2024, arXiv:2411.11677).
+    """A recommender copied from its lists, by made-up rows and repaired lists (Zhang and Liu, 2024, arXiv:2411.11677).
 
     The victim is asked after every item of the few real sequences and of ``n_generate`` made-up ones of ``max_len``
     items, one query each. A surrogate is trained on the answers by the ranking loss plus ``lam`` times the
