@@ -7,6 +7,7 @@ from assay.attacks.autoattack import AutoAttack
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Toward, Untargeted
 from assay.attacks.boundary import BoundaryAttack
+from assay.attacks.caption_similarity import bleu, caption_similarity
 from assay.attacks.carliniwagner import CarliniWagner
 from assay.attacks.cgba import CGBA, CGBAH
 from assay.attacks.channel_energy import (
@@ -20,6 +21,7 @@ from assay.attacks.d_patch import DPatch
 from assay.attacks.ddn import DDN
 from assay.attacks.deepfool import DeepFool
 from assay.attacks.difgsm import DIFGSM
+from assay.attacks.encoder import EncoderAttack, EncoderAttackResult
 from assay.attacks.engine import GradientAttack
 from assay.attacks.fab import FAB
 from assay.attacks.fast_feature_fool import FastFeatureFool
@@ -27,6 +29,7 @@ from assay.attacks.fgsm import FGSM
 from assay.attacks.fmn import FMN
 from assay.attacks.gd_uap import GDUAP
 from assay.attacks.hopskipjump import HopSkipJump
+from assay.attacks.image_encoder import find_image_encoder
 from assay.attacks.mifgsm import MIFGSM
 from assay.attacks.nearest import NearestAttack
 from assay.attacks.nifgsm import NIFGSM
@@ -84,6 +87,8 @@ __all__ = [
     "DeepFool",
     "Detector",
     "Direction",
+    "EncoderAttack",
+    "EncoderAttackResult",
     "FAB",
     "FGSM",
     "FMN",
@@ -126,10 +131,13 @@ __all__ = [
     "VirtualPlus",
     "YChannelAttack",
     "attack_values",
+    "bleu",
     "box_iou",
     "capacity_curve",
+    "caption_similarity",
     "competitive_ratio",
     "competitive_ratios",
+    "find_image_encoder",
     "fooling_rate",
     "generalized_fooling_rate",
     "keep_channels",

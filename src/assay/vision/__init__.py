@@ -1,5 +1,6 @@
-"""Methods for images of scenes: patches rendered on real objects, and what they do to detectors."""
+"""Methods for images of scenes: patches on real objects and what they do to detectors; captioners."""
 
+from assay.vision.captioner import Captioner
 from assay.vision.color_spaces import from_lalphabeta, to_lalphabeta
 from assay.vision.detection import (
     Matches,
@@ -11,6 +12,7 @@ from assay.vision.detection import (
 )
 from assay.vision.geometry import corners, get_transform_matrix, move_points, warp
 from assay.vision.grid_detector import GridDetector, fit_detector
+from assay.vision.hf_captioner import HFCaptioner
 from assay.vision.keypoints import keypoints_from_mask
 from assay.vision.patch_bench import FittedPatchBenchmark, PatchBenchmark, PatchReport, PatchScore
 from assay.vision.patch_mask import patch_mask
@@ -19,16 +21,21 @@ from assay.vision.realism import realism_error
 from assay.vision.reap_files import load_reap
 from assay.vision.relight import fit_relight, relight
 from assay.vision.scenes import Scenes, generate_scenes, joined_images, polygon_sign
+from assay.vision.tiny_captioner import TinyCaptioner, TinyViT
 
 __all__ = [
+    "Captioner",
     "FittedPatchBenchmark",
     "GridDetector",
+    "HFCaptioner",
     "Matches",
     "PatchBenchmark",
     "PatchRenderer",
     "PatchReport",
     "PatchScore",
     "Scenes",
+    "TinyCaptioner",
+    "TinyViT",
     "attack_success_rate",
     "average_precision",
     "corners",
