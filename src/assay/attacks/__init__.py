@@ -15,11 +15,15 @@ from assay.attacks.channel_energy import (
     perturbation_size_by_channel,
     white_noise_energy,
 )
+from assay.attacks.common_weakness import WeaknessStats, common_weakness_stats, gradient_cosine
+from assay.attacks.cse_mi import CSE_MI
 from assay.attacks.cw_topk import CWTopK
+from assay.attacks.cwa import CWA
 from assay.attacks.ddn import DDN
 from assay.attacks.deepfool import DeepFool
 from assay.attacks.difgsm import DIFGSM
 from assay.attacks.engine import GradientAttack
+from assay.attacks.ensemble import Ensemble, EnsembleAttack
 from assay.attacks.fab import FAB
 from assay.attacks.fast_feature_fool import FastFeatureFool
 from assay.attacks.fgsm import FGSM
@@ -55,6 +59,7 @@ from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ord
 from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.quadattack import QuadAttack
+from assay.attacks.sam_mi import SAM_MI
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.tifgsm import TIFGSM
@@ -73,12 +78,16 @@ __all__ = [
     "BoundaryAttack",
     "CGBA",
     "CGBAH",
+    "CSE_MI",
+    "CWA",
     "CWTopK",
     "CarliniWagner",
     "DDN",
     "DIFGSM",
     "DeepFool",
     "Direction",
+    "Ensemble",
+    "EnsembleAttack",
     "FAB",
     "FGSM",
     "FMN",
@@ -106,6 +115,7 @@ __all__ = [
     "QuadAttack",
     "RandomK",
     "RandomNoise",
+    "SAM_MI",
     "ScoreSearch",
     "SingleRef",
     "Square",
@@ -116,13 +126,16 @@ __all__ = [
     "Untargeted",
     "Virtual",
     "VirtualPlus",
+    "WeaknessStats",
     "YChannelAttack",
     "attack_values",
     "capacity_curve",
+    "common_weakness_stats",
     "competitive_ratio",
     "competitive_ratios",
     "fooling_rate",
     "generalized_fooling_rate",
+    "gradient_cosine",
     "keep_channels",
     "optimal_threshold",
     "ordered_constraints",
