@@ -21,14 +21,14 @@ Surrogates = Model | Sequence[nn.Module]
 
 
 class Ensemble(nn.Module):
-    """Models (n, ...) -> (n, c) as one, whose logits are the sum of theirs; they may live on different devices.
+    """Models (n, ...) -> (n, c) as one, whose logits are the mean of theirs; they may live on different devices.
 
-    The sum is what the official code of Chen et al. (2023, arXiv:2303.09105) attacks. Their paper has the mean
-    (``mean=True``): the same decisions at another temperature. InputError where there is no model, where one is no
-    module, or, when called, where their outputs differ in shape.
+    ``mean=False`` sums them, as the official code of Chen et al. (2023, arXiv:2303.09105) does: the same decisions at
+    another temperature. InputError where there is no model, where one is no module, or, when called, where their
+    outputs differ in shape.
     """
 
-    def __init__(self, models: Sequence[nn.Module], *, mean: bool = False) -> None:
+    def __init__(self, models: Sequence[nn.Module], *, mean: bool = True) -> None:
         super().__init__()
         if not len(models):
             raise InputError("Ensemble: no models; expected at least one")
