@@ -15,9 +15,10 @@ from assay.attacks.ensemble import EnsembleAttack
 class SAM_MI(EnsembleAttack):
     """MIFGSM with the gradient of the point a reverse step behind (Chen et al., 2023, arXiv:2303.09105).
 
-    The ascent on min over ||d|| <= r of L(x + d), sharpness-aware minimisation turned around: flat maxima transfer.
-    The point of the official code is r = eps / 10 below x along the sign of the gradient; here it is cut to the ball,
-    and the momentum step is taken from x. Two ensemble gradients a step. Shapes, ranges and errors: see EnsembleAttack.
+    It climbs min over ||d|| <= r of L(x + d), sharpness-aware minimisation turned around: flat maxima transfer. As in
+    the official code r is eps / 10 along the sign of the gradient, and the momentum step is taken from x. Unlike there
+    the point is cut to the ball, and the gradient at x, which that code does not clear, is not added. Two ensemble
+    gradients a step. Shapes, ranges and errors: see EnsembleAttack.
     """
 
     reverse_step: float = 1 / 10
