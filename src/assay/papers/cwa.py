@@ -210,7 +210,9 @@ def _rows(arm: str, attack: MIFGSM, given: dict[str, Any], seed: int) -> dict[st
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """Surrogates, targets, images that all classify correctly, and the rows of the arms that no sham changes."""
     parts = 1 + scale["targets"]
-    data = _images(scale["data"]).limit(parts * scale["train"] + 4 * scale["images"], seed=seed)
+    data = _images(scale["data"])
+    order = torch.randperm(len(data), generator=torch_rng(seed, "parts"))
+    data = data[order[: parts * scale["train"] + 4 * scale["images"]]]
     train, rest = data[: scale["train"]], data[parts * scale["train"] :]
     models = [_trained(train, k, scale, seed) for k in range(4)]
     targets = []

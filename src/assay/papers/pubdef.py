@@ -173,7 +173,8 @@ def _row(arm: str, model: nn.Module, result: TAPMResult, given: dict[str, Any]) 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """The public networks with their examples on test images, the network to defend, and the arms no sham changes."""
     n = scale["train"]
-    data = _images(scale["data"]).limit(2 * n + scale["images"], seed=seed)
+    data = _images(scale["data"])
+    data = data[torch.randperm(len(data), generator=torch_rng(seed, "parts"))[: 2 * n + scale["images"]]]
     theirs, ours, test = data[:n], data[n : 2 * n], data[2 * n :]
     public = {name: _public(theirs, name, scale, seed) for name in GROUPS}
     attacks = _attacks(scale)
