@@ -1,10 +1,13 @@
 """PubDef: trained on examples of three public models, a network holds against transfer attacks from all seven.
 
 Public are three plain networks, two trained adversarially and two trained on noise, and five attacks. PubDef knows one
-network of each kind, by its errors on the others, and one attack, PGD. It is compared with training by PGD on the
-network itself and with plain training, for as many epochs from the same weights. What counts is the accuracy under the
-worst pair of public network and attack. Exact: the losses of the modes against sums by hand, and the size of the
-perturbations after rounding to 8 bits. Under PGD on the network itself PubDef is the weaker one: that is not its claim.
+network of each kind and one attack, PGD. It is compared with training by PGD on the network itself and with plain
+training, for as many epochs from the same weights. What counts is the accuracy under the worst pair of public network
+and attack. Exact: the losses of the modes against sums by hand, and the size of the perturbations after rounding to 8
+bits. Under PGD on the network itself PubDef is the weaker one: that is not its claim.
+
+The network to defend has another architecture than most public ones, as in the paper. In pilots with a network of two
+layers, as most public ones are, PubDef led training by PGD by no more than 1 to 5 points under the worst pair.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ from assay.defenses import (
     TAPMEvaluation,
     TAPMResult,
     perturbation_similarity,
-    select_sources,
 )
 from assay.nets import MLP, ResNet, SmallCNN
 from assay.papers.model import Claim, Paper, Scale, Table
@@ -38,13 +40,14 @@ from assay.training import State, Supervised
 
 GROUPS = {
     "cnn": "normal",
-    "wide-cnn": "normal",
     "mlp": "normal",
+    "deep-mlp": "normal",
     "at-mlp": "adversarial",
-    "at-cnn": "adversarial",
+    "at-deep-mlp": "adversarial",
     "noise-mlp": "noise",
-    "noise-cnn": "noise",
+    "noise-deep-mlp": "noise",
 }
+KNOWN = ("cnn", "at-mlp", "noise-mlp")  # what PubDef trains on: one of each kind, as the authors picked them by hand
 ARMS = {"undefended": "undefended", "pgd-at": "PGD training", "pubdef": "PubDef"}
 
 PAPER = Paper(
@@ -68,12 +71,14 @@ PAPER = Paper(
     baselines=("undefended", "pgd-at"),
     shams={"random-sign-store": "the stored copies are x + eps times random signs: same eps, number, weights, epochs"},
     scales=(
-        Scale("smoke", 1, {"data": "digits:train", "train": 250, "epochs": 4, "images": 60, "steps": 5, "eps": 0.15,
-                           "noise": 0.2, "deep": False}),
-        Scale("claim", 5, {"data": "mnist:test", "train": 2500, "epochs": 6, "images": 300, "steps": 10, "eps": 0.15,
-                           "noise": 0.2, "deep": False}),
-        Scale("gpu", 5, {"data": "cifar10:train", "train": 20_000, "epochs": 30, "images": 1000, "steps": 10,
-                         "eps": 8 / 255, "noise": 0.08, "deep": True}),
+        Scale("smoke", 1, {"data": "digits:train", "public": 250, "train": 300, "images": 60, "epochs": 4, "further": 4,
+                           "steps": 5, "eps": 0.15, "hardening": 0.15, "noise": 0.2, "residual": False}),
+        Scale("claim", 5, {"data": "mnist:test", "public": 2500, "train": 4000, "images": 500, "epochs": 6,
+                           "further": 10, "steps": 10, "eps": 0.15, "hardening": 0.15, "noise": 0.2,
+                           "residual": False}),
+        Scale("gpu", 5, {"data": "cifar10:train", "public": 20_000, "train": 20_000, "images": 1000, "epochs": 30,
+                         "further": 30, "steps": 10, "eps": 8 / 255, "hardening": 8 / 255, "noise": 0.08,
+                         "residual": True}),
     ),
 )  # fmt: skip
 
@@ -87,18 +92,20 @@ def _network(data: Data, name: str, scale: Scale, seed: int) -> nn.Module:
     channels, height, width = data.shape
     shape, classes = (channels, height, width), len(data.classes)
     with seeded(derive(seed, name), "init"):
-        if name.endswith("mlp"):
-            return MLP(shape, classes, (64,))
-        if scale["deep"]:
-            return ResNet(shape, classes, 24 if name == "wide-cnn" else 16)
-        return SmallCNN(shape, classes, (8, 16) if name == "wide-cnn" else (4, 8), 32)
+        if scale["residual"]:
+            return ResNet(shape, classes, 24 if "deep" in name else 16)
+        if name == "target":
+            return SmallCNN(shape, classes, (8,), 32)
+        if name == "cnn":
+            return SmallCNN(shape, classes, (4, 8), 32)
+        return MLP(shape, classes, (64, 64) if "deep" in name else (64,))
 
 
 def _public(data: Data, name: str, scale: Scale, seed: int) -> nn.Module:
     """One public network, trained as its group says."""
     start, epochs, drawn = _network(data, name, scale, seed), scale["epochs"], derive(seed, name)
     if GROUPS[name] == "adversarial":
-        hardening = PGDTraining(epochs=epochs, eps=scale["eps"], attack_steps=3, step_size=0.5)
+        hardening = PGDTraining(epochs=epochs, eps=scale["hardening"], attack_steps=3, step_size=0.5)
         return hardening.fit(start, data, seed=drawn)
     trainer = Supervised(epochs=epochs)
     if GROUPS[name] == "normal":
@@ -172,21 +179,21 @@ def _row(arm: str, model: nn.Module, result: TAPMResult, given: dict[str, Any]) 
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """The public networks with their examples on test images, the network to defend, and the arms no sham changes."""
-    n = scale["train"]
+    n, k = scale["public"], scale["train"]
     data = _images(scale["data"])
-    data = data[torch.randperm(len(data), generator=torch_rng(seed, "parts"))[: 2 * n + scale["images"]]]
-    theirs, ours, test = data[:n], data[n : 2 * n], data[2 * n :]
+    data = data[torch.randperm(len(data), generator=torch_rng(seed, "parts"))[: n + k + scale["images"]]]
+    theirs, ours, test = data[:n], data[n : n + k], data[n + k :]
     public = {name: _public(theirs, name, scale, seed) for name in GROUPS}
     attacks = _attacks(scale)
-    known = select_sources(public, GROUPS, theirs[:200], seed=seed, attack=attacks["pgd"])
-    evaluation = TAPMEvaluation(public=public, attacks=attacks, seen_sources=known, seen_attacks=("pgd",))
-    start = Supervised(epochs=scale["epochs"]).fit(_network(ours, "target-cnn", scale, seed), ours, seed=seed)
-    method = PubDef(sources={k: public[k] for k in known}, attack=attacks["pgd"], epochs=scale["epochs"])
+    evaluation = TAPMEvaluation(public=public, attacks=attacks, seen_sources=KNOWN, seen_attacks=("pgd",))
+    start = Supervised(epochs=scale["epochs"]).fit(_network(ours, "target", scale, seed), ours, seed=seed)
+    plan = {"epochs": scale["further"], "batch_size": 128, "lr": 4e-3}
+    method = PubDef(sources={k: public[k] for k in KNOWN}, attack=attacks["pgd"], **plan)
     given: dict[str, Any] = {"ours": ours, "test": test, "start": start, "method": method, "evaluation": evaluation}
     given["goal"], given["white"] = Untargeted(test.y), attacks["pgd"]
     given["examples"] = evaluation.store(test, seed=derive(seed, "test"))
     given["store"] = method.store(start, ours, seed=derive(seed, "train"))
-    at = PGDTraining(epochs=scale["epochs"], eps=scale["eps"], attack_steps=scale["steps"], step_size=1 / 4)
+    at = PGDTraining(eps=scale["eps"], attack_steps=5, step_size=2 / 5, **plan)
     arms = {"undefended": method.plain(), "pgd-at": at}
     given["references"] = [_judged(arm, t.fit(start, ours, seed=seed), given, seed) for arm, t in arms.items()]
     similar = perturbation_similarity(given["examples"], test)
