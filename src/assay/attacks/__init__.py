@@ -16,13 +16,17 @@ from assay.attacks.channel_energy import (
     perturbation_size_by_channel,
     white_noise_energy,
 )
+from assay.attacks.common_weakness import WeaknessStats, common_weakness_stats, gradient_cosine
+from assay.attacks.cse_mi import CSE_MI
 from assay.attacks.cw_topk import CWTopK
+from assay.attacks.cwa import CWA
 from assay.attacks.d_patch import DPatch
 from assay.attacks.ddn import DDN
 from assay.attacks.deepfool import DeepFool
 from assay.attacks.difgsm import DIFGSM
 from assay.attacks.encoder import EncoderAttack, EncoderAttackResult
 from assay.attacks.engine import GradientAttack
+from assay.attacks.ensemble import Ensemble, EnsembleAttack
 from assay.attacks.fab import FAB
 from assay.attacks.fast_feature_fool import FastFeatureFool
 from assay.attacks.fgsm import FGSM
@@ -61,6 +65,7 @@ from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.quadattack import QuadAttack
 from assay.attacks.rp2_patch import RP2Patch
+from assay.attacks.sam_mi import SAM_MI
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.tifgsm import TIFGSM
@@ -79,6 +84,8 @@ __all__ = [
     "BoundaryAttack",
     "CGBA",
     "CGBAH",
+    "CSE_MI",
+    "CWA",
     "CWTopK",
     "CarliniWagner",
     "DDN",
@@ -89,6 +96,8 @@ __all__ = [
     "Direction",
     "EncoderAttack",
     "EncoderAttackResult",
+    "Ensemble",
+    "EnsembleAttack",
     "FAB",
     "FGSM",
     "FMN",
@@ -119,6 +128,7 @@ __all__ = [
     "RP2Patch",
     "RandomK",
     "RandomNoise",
+    "SAM_MI",
     "ScoreSearch",
     "SingleRef",
     "Square",
@@ -129,17 +139,20 @@ __all__ = [
     "Untargeted",
     "Virtual",
     "VirtualPlus",
+    "WeaknessStats",
     "YChannelAttack",
     "attack_values",
     "bleu",
     "box_iou",
     "capacity_curve",
     "caption_similarity",
+    "common_weakness_stats",
     "competitive_ratio",
     "competitive_ratios",
     "find_image_encoder",
     "fooling_rate",
     "generalized_fooling_rate",
+    "gradient_cosine",
     "keep_channels",
     "optimal_threshold",
     "ordered_constraints",

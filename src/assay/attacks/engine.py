@@ -302,6 +302,18 @@ class Climb:
         self.attack.settle(self)
         return self.met
 
+    def gradient(self, z: Float[Tensor, "n ..."], model: nn.Module | None = None) -> Float[Tensor, "n ..."]:
+        """The objective's gradient at points ``z`` other than the present ones, or of another ``model``, counted."""
+        model, total = self.model if model is None else model, torch.zeros_like(z)
+        for _ in range(self.attack.eot):
+            point = z.detach().requires_grad_()
+            with torch.enable_grad():
+                level = self.attack.objective(model(point), self.goal)
+                total += torch.autograd.grad(level.sum(), point)[0]
+        self.queries[self.rows] += self.attack.eot
+        self.gradients[self.rows] += self.attack.eot
+        return total / self.attack.eot
+
     def record(self, which: Bool[Tensor, " n"], value: Float[Tensor, " n"] | None = None) -> None:
         """Keep the present points of the samples that ``which`` selects, as good as ``value`` (None: their level)."""
         kept, level = which.nonzero()[:, 0], self.level if value is None else value
