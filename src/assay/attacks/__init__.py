@@ -55,9 +55,11 @@ from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ord
 from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.quadattack import QuadAttack
+from assay.attacks.quantization import Planted, QuantizationAttack
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.tifgsm import TIFGSM
+from assay.attacks.trigger import stamp
 from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate, generalized_fooling_rate
 from assay.attacks.ychannel import YChannelAttack
 
@@ -103,7 +105,9 @@ __all__ = [
     "PenaltyAttack",
     "Perturbation",
     "Picker",
+    "Planted",
     "QuadAttack",
+    "QuantizationAttack",
     "RandomK",
     "RandomNoise",
     "ScoreSearch",
@@ -131,6 +135,7 @@ __all__ = [
     "project_ordered",
     "run_stream",
     "sample_targets",
+    "stamp",
     "virtual_plus_limit",
     "virtual_plus_ratio",
     "virtual_ratio",
