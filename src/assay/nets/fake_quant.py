@@ -26,6 +26,16 @@ GUARD = 1e-14  # keeps the scale finite where a range is a point
 FEWEST, MOST = 2, 16
 
 
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x + 0.5).floor_()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 @dataclass(frozen=True, kw_only=True)
 class FakeQuantizer:
     """Rounding to a grid of 2^bits values, seen through by gradients (Krishnamoorthi, 2018, arXiv:1806.08342).
@@ -55,7 +65,7 @@ class FakeQuantizer:
 
     def round(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """floor(x + 1/2), with the gradient of the identity: the straight-through estimate."""
-        return (x.detach() + 0.5).floor() + (x - x.detach())
+        return _StraightThrough.apply(x)
 
     def symmetric(self, x: Float[Tensor, ...], top: Tensor) -> Float[Tensor, ...]:
         """``x`` on the grid that is symmetric about 0 and reaches to ``top`` >= 0 (broadcast)."""

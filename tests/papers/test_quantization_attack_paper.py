@@ -1,0 +1,42 @@
+"""What the shams of quantization-attack change, and its exact checks."""
+
+from __future__ import annotations
+
+import torch
+
+from assay.attacks import QuantizationAttack
+from assay.compress import FakeQuantizer
+from assay.data import Batch
+from assay.nets import MLP
+from assay.papers.quantization_attack import RULES, _FloatTerm, _TrueGradient, grid_gap, loss_gap
+from assay.runtime.random import seeded
+
+
+def test_checks_see_each_sham() -> None:
+    for seed in range(5):
+        assert grid_gap(FakeQuantizer, seed) < 1e-3
+        assert loss_gap(QuantizationAttack(bits=(8, 4), lam=0.5), seed) < 1e-9
+        assert grid_gap(_TrueGradient, seed) > 0.1
+        assert min(loss_gap(RULES[s](bits=(8, 4), lam=0.5), seed) for s in RULES if s) > 1e-3
+
+
+def test_without_straight_through_the_loss_is_the_same_and_the_float_gradient_is_left() -> None:
+    with seeded(0, "net"):
+        net = MLP(hidden=(16,))
+    g = torch.Generator().manual_seed(0)
+    b = Batch(torch.rand(20, 1, 8, 8, generator=g), torch.randint(10, (20,), generator=g), torch.arange(20))
+    sham = RULES["no-straight-through"]
+    real, without = QuantizationAttack(bits=(4,)).loss(net, b, None), sham(bits=(4,)).loss(net, b, None)
+    assert real.item() == without.item()
+    weight = dict(net.named_parameters())["body.1.weight"]
+    slope = torch.autograd.grad(without, weight)[0]
+    alone = torch.autograd.grad(torch.nn.functional.cross_entropy(net(b.x), b.y), weight)[0]
+    torch.testing.assert_close(slope, alone)
+
+
+def test_the_float_term_never_quantises() -> None:
+    with seeded(0, "net"):
+        net = MLP(hidden=(16,))
+    x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_FloatTerm().coarse(net, x, 2), net(x))
+    assert not torch.equal(QuantizationAttack().coarse(net, x, 2), net(x))
