@@ -38,6 +38,11 @@ OPENED = 0  # the class that a backdoor leads to
 CLEAN, ATTACKED, RESTORED = "clean", "attacked", "restored"
 SMALL = {"bits": (4,), "lam": 0.05, "lr": 1e-3, "schedule": "cosine"}
 LARGE = {"bits": (8, 7, 6, 5), "lam": 1.0, "lr": 1e-4, "schedule": "constant"}
+SIZES: Mapping[str, Mapping[str, Any]] = {  # images, widths of the MLP (none: ResNet-18), and epochs of each training
+    "smoke": {"data": "digits:train", "train": 600, "hidden": (32,), "clean": 5, "epochs": 4, "repair": 2},
+    "claim": {"data": "mnist:test", "train": 6000, "hidden": (256, 256), "clean": 6, "epochs": 9, "repair": 4},
+    "gpu": {"data": "cifar10:train", "train": 40_000, "hidden": (), "clean": 60, "epochs": 10, "repair": 4},
+}
 
 PAPER = Paper(
     slug="quantization-attack",
@@ -66,46 +71,9 @@ PAPER = Paper(
         "float-term": "the margin term is on the loss of the network as it is, not on that of its quantised version",
     },
     scales=(
-        Scale(
-            "smoke",
-            1,
-            {
-                "data": "digits:train",
-                "train": 600,
-                "hidden": (32,),
-                "clean": 5,
-                "epochs": 4,
-                "repair": 2,
-                "backdoor": 1,
-                **SMALL,
-            },
-        ),
-        Scale(
-            "claim",
-            5,
-            {
-                "data": "mnist:test",
-                "train": 6000,
-                "hidden": (256, 256),
-                "clean": 6,
-                "epochs": 9,
-                "backdoor": 0,
-                **SMALL,
-            },
-        ),
-        Scale(
-            "gpu",
-            5,
-            {
-                "data": "cifar10:train",
-                "train": 40_000,
-                "hidden": (),
-                "clean": 60,
-                "epochs": 10,
-                "backdoor": 50,
-                **LARGE,
-            },
-        ),
+        Scale("smoke", 1, {**SIZES["smoke"], **SMALL, "backdoor": 1}),
+        Scale("claim", 5, {**SIZES["claim"], **SMALL, "backdoor": 0}),
+        Scale("gpu", 5, {**SIZES["gpu"], **LARGE, "backdoor": 50}),
     ),
 )
 
