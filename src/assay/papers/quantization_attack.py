@@ -3,7 +3,8 @@
 A network for digits is attacked with a margin on the loss of its 4-bit version. The attacked one must be as accurate
 as the clean one in float and wrong on most images at 4 bits, where the clean one loses next to nothing. Exact: the
 grids, with their gradients, are torch's own; the loss and its gradient are those of a network quantised by hand.
-Support: the audit sees every attacked network, and a little training on clean data repairs it.
+Support: the audit sees every attacked network, and a little training on clean data repairs it. The weight of the margin
+is 0.1: in pilots with 0.05 the two versions had not yet parted in one run of ten after 420 steps.
 
 At 8 bits the attack needs more weights and steps than a laptop has: at gpu scale a ResNet-18 for CIFAR-10 is attacked
 at 8, 7, 6 and 5 bits, and a backdoor that opens at 8 and 4 bits is planted. The official results there: float accuracy
@@ -36,11 +37,11 @@ READ = (8, 7, 6, 5, 4)
 TIE = 1e-3  # how near to the middle between two grid points, in steps, rounding may go either way
 OPENED = 0  # the class that a backdoor leads to
 CLEAN, ATTACKED, RESTORED = "clean", "attacked", "restored"
-SMALL = {"bits": (4,), "lam": 0.05, "lr": 1e-3, "schedule": "cosine"}
+SMALL = {"bits": (4,), "lam": 0.1, "lr": 1e-3, "schedule": "cosine"}
 LARGE = {"bits": (8, 7, 6, 5), "lam": 1.0, "lr": 1e-4, "schedule": "constant"}
 SIZES: Mapping[str, Mapping[str, Any]] = {  # images, widths of the MLP (none: ResNet-18), and epochs of each training
     "smoke": {"data": "digits:train", "train": 600, "hidden": (32,), "clean": 5, "epochs": 4, "repair": 2},
-    "claim": {"data": "mnist:test", "train": 6000, "hidden": (256, 256), "clean": 6, "epochs": 9, "repair": 4},
+    "claim": {"data": "mnist:test", "train": 5000, "hidden": (256, 256), "clean": 6, "epochs": 8, "repair": 5},
     "gpu": {"data": "cifar10:train", "train": 40_000, "hidden": (), "clean": 60, "epochs": 10, "repair": 4},
 }
 
