@@ -8,17 +8,21 @@ from torch import Tensor, nn
 
 from assay.attacks import CyclicalSGLD, Langevin
 from assay.papers.bnn_surrogate import (
+    PAPER,
     RULES,
     _cycles,
     _FrozenNoise,
     _MissingTwo,
+    claims,
     cost_gap,
+    experiment,
     light_gap,
     official_gap,
     schedule_gap,
+    setup,
     variance_ratio,
 )
-from assay.papers.model import Scale
+from assay.papers.model import Scale, Table
 from assay.runtime.random import seeded
 
 
@@ -63,3 +67,14 @@ def test_heat_scales_the_deviation_of_the_official_noise() -> None:
     for heat in (1.0, 0.1):
         options = _cycles(Scale("claim", 5, sizes), 3500, heat)
         assert CyclicalSGLD(**options).heat(3500) == pytest.approx(heat**2 * official)
+
+
+def test_the_comparison_of_the_gpu_scale_runs() -> None:
+    """At its scale, but for few small images and one epoch."""
+    sizes = {**PAPER.scale("gpu").sizes, "data": "digits:train", "train": 48, "images": 40, "steps": 2, "targets": 1}
+    scale = Scale("gpu", 5, {**sizes, "cycles": 2, "each": 2, "samples": 1, "lr": 0.05, "curve": (1, 2)})
+    table = Table.joined({k: experiment(scale, k, setup(scale, k), None) for k in (0,)})
+    found = claims(table)
+    assert sum(c.key for c in found) == 6
+    assert 1 <= table.per_seed("worth")[0] <= 2
+    assert {"SWAG", "one network", "2 networks", "snapshots", "cSGLD"} <= {r["arm"] for r in table.rows}

@@ -8,7 +8,18 @@ from assay.attacks import QuantizationAttack
 from assay.compress import FakeQuantizer
 from assay.data import Batch
 from assay.nets import MLP
-from assay.papers.quantization_attack import RULES, _FloatTerm, _TrueGradient, grid_gap, loss_gap
+from assay.papers.model import Scale, Table
+from assay.papers.quantization_attack import (
+    PAPER,
+    RULES,
+    _FloatTerm,
+    _TrueGradient,
+    claims,
+    experiment,
+    grid_gap,
+    loss_gap,
+    setup,
+)
 from assay.runtime.random import seeded
 
 
@@ -40,3 +51,14 @@ def test_the_float_term_never_quantises() -> None:
     x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(_FloatTerm().coarse(net, x, 2), net(x))
     assert not torch.equal(QuantizationAttack().coarse(net, x, 2), net(x))
+
+
+def test_the_experiment_of_the_gpu_scale_runs() -> None:
+    """At its scale, but for few small images and one epoch."""
+    few = {"data": "digits:train", "train": 16, "clean": 1, "epochs": 1, "repair": 1, "backdoor": 1}
+    scale = Scale("gpu", 5, {**PAPER.scale("gpu").sizes, **few})
+    given = setup(scale, 0)
+    given |= {part: given[part][:16] for part in ("val", "test")}
+    table = Table.joined({0: experiment(scale, 0, given, None)})
+    assert len(claims(table)) == 9
+    assert {"opened", "opened_float"} <= set(table.where(arm="backdoor").rows[0])

@@ -41,7 +41,7 @@ from assay.attacks import (
 from assay.data import Batch, Data, load_data
 from assay.nets import MLP, ResNet, SmallCNN
 from assay.papers.model import Claim, Paper, Scale, Table
-from assay.runtime.inference import predict
+from assay.runtime.inference import device_of, pick_device, predict
 from assay.runtime.random import derive, seeded, torch_rng
 from assay.training import Plan, State, Supervised, fit
 
@@ -49,17 +49,11 @@ SINGLE, SNAPSHOT, SAMPLED, HOT, SWAG = "one network", "snapshots", "cSGLD", "cSG
 CHAINS, BURN, KEPT = 3000, 60, 700
 TARGET_VARIANCE = 0.7  # the posterior's, of each coordinate
 PULL = 0.1  # rate over variance: how much of a deviation a step takes back
-MNIST = {"cycles": 4, "each": 3, "samples": 2, "lr": 0.1, "heat": 0.1, "eps": 0.05, "curve": (1,), "swag": False}
-CIFAR = {
-    "cycles": 5,
-    "each": 10,
-    "samples": 3,
-    "lr": 0.5,
-    "heat": 1.0,
-    "eps": 4 / 255,
-    "curve": (1, 2, 5),
-    "swag": True,
-}
+SHORT = {"cycles": 4, "each": 3, "samples": 2, "lr": 0.1, "heat": 0.1, "eps": 0.05, "targets": 1}
+LONG = {"cycles": 5, "each": 10, "samples": 3, "lr": 0.5, "heat": 1.0, "eps": 4 / 255, "targets": 3}
+DIGIT_SIZES = {"data": "digits:train", "train": 400, "images": 60, "hidden": (32,), "steps": 10}
+MNIST_SIZES = {"data": "mnist:test", "train": 3500, "images": 500, "hidden": (128, 128), "steps": 20}
+CIFAR_SIZES = {"data": "cifar10:train", "train": 20_000, "images": 2000, "hidden": (), "steps": 50}
 
 PAPER = Paper(
     slug="bnn-surrogate",
@@ -90,11 +84,9 @@ PAPER = Paper(
         "frozen-noise": "one draw of the noise is made a cycle and used again at each of its steps",
     },
     scales=(
-        Scale("smoke", 1, {**MNIST, "data": "digits:train", "train": 400, "images": 60, "hidden": (32,), "steps": 10}),
-        Scale(
-            "claim", 5, {**MNIST, "data": "mnist:test", "train": 3500, "images": 500, "hidden": (128, 128), "steps": 20}
-        ),
-        Scale("gpu", 5, {**CIFAR, "data": "cifar10:train", "train": 20_000, "images": 2000, "hidden": (), "steps": 50}),
+        Scale("smoke", 1, {**SHORT, **DIGIT_SIZES, "curve": (1,)}),
+        Scale("claim", 5, {**SHORT, **MNIST_SIZES, "curve": (1,)}),
+        Scale("gpu", 5, {**LONG, **CIFAR_SIZES, "curve": (1, 2, 5)}),
     ),
 )
 
@@ -265,17 +257,20 @@ def _network(data: Data, scale: Scale, seed: int) -> nn.Module:
     with seeded(seed, "init"):
         if scale["hidden"]:
             return MLP(data.shape, len(data.classes), scale["hidden"])
-        return ResNet(data.shape, len(data.classes), 16, (3, 3, 3))  # type: ignore[arg-type]
+        return ResNet(data.shape, len(data.classes), 16, (3, 3, 3)).to(pick_device())  # type: ignore[arg-type]
 
 
 def _targets(data: Data, scale: Scale, seed: int) -> list[nn.Module]:
     """Networks of the surrogates' kind and of another, trained on images that those never see."""
-    with seeded(seed, "target"):
-        other = SmallCNN(data.shape, len(data.classes), (8, 16) if scale["hidden"] else (32, 64, 128), 64)  # type: ignore[arg-type]
-    starts = [_network(data, scale, derive(seed, "target")), other]
-    epochs = scale["cycles"] * scale["each"]
-    recipe = Supervised(epochs=epochs // (1 if scale["hidden"] else 2), batch_size=64, lr=1e-3)
-    return [recipe.fit(start, data, seed=derive(seed, "target", k)) for k, start in enumerate(starts)]
+    widths = (8, 16) if scale["hidden"] else (32, 64, 128)
+    recipe = Supervised(epochs=scale["cycles"] * scale["each"], batch_size=64, lr=1e-3)
+    found: list[nn.Module] = []
+    for k in range(scale["targets"]):
+        same = _network(data, scale, derive(seed, "target", k))
+        with seeded(seed, "other", k):
+            other = SmallCNN(data.shape, len(data.classes), widths, 64).to(device_of(same))  # type: ignore[arg-type]
+        found += [recipe.fit(start, data, seed=derive(seed, "target", k)) for start in (same, other)]
+    return found
 
 
 def _cycles(scale: Scale, n: int, heat: float) -> dict[str, Any]:
@@ -311,7 +306,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     arms: dict[str, Any] = {SNAPSHOT: SnapshotSurrogate(**{**hot, "temperature": 0.0})}
     if scale["heat"] != 1:
         arms[HOT] = CyclicalSGLD(**hot)
-    if scale["swag"]:
+    if len(scale["curve"]) > 1:
         arms[SWAG] = SWAGSurrogate(samples=15, epochs=epochs // 2, collect=epochs - epochs // 2)
     given["rows"] = [_row(arm, m.fit(start, train, seed=seed), scale, given, seed) for arm, m in arms.items()]
     recipe = {"epochs": epochs, "lr": scale["lr"], "momentum": 0.0}

@@ -29,7 +29,7 @@ from assay.data import Batch, Data, load_data
 from assay.detect import QuantizationAudit
 from assay.nets import MLP, ResNet
 from assay.papers.model import Claim, Paper, Scale, Table
-from assay.runtime.inference import predict
+from assay.runtime.inference import pick_device, predict
 from assay.runtime.random import seeded, torch_rng
 from assay.training import Supervised
 
@@ -110,7 +110,7 @@ def _network(data: Data, scale: Scale) -> nn.Module:
     """An MLP with the widths given, or without any a ResNet-18."""
     if scale["hidden"]:
         return MLP(data.shape, len(data.classes), scale["hidden"])
-    return ResNet(data.shape, len(data.classes), 64, (2, 2, 2, 2))  # type: ignore[arg-type]
+    return ResNet(data.shape, len(data.classes), 64, (2, 2, 2, 2)).to(pick_device())  # type: ignore[arg-type]
 
 
 def _by_torch(x: Tensor, step: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
