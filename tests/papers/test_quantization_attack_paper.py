@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from assay.attacks import QuantizationAttack
 from assay.compress import FakeQuantizer
 from assay.data import Batch
-from assay.nets import MLP
+from assay.nets import MLP, ResNet
+from assay.papers import quantization_attack
 from assay.papers.model import Scale, Table
 from assay.papers.quantization_attack import (
     PAPER,
@@ -53,12 +55,17 @@ def test_the_float_term_never_quantises() -> None:
     assert not torch.equal(QuantizationAttack().coarse(net, x, 2), net(x))
 
 
-def test_the_experiment_of_the_gpu_scale_runs() -> None:
-    """At its scale, but for few small images and one epoch."""
-    few = {"data": "digits:train", "train": 16, "clean": 1, "epochs": 1, "repair": 1, "backdoor": 1}
+def test_the_experiment_of_the_gpu_scale_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its scale, but for few small images, one epoch and a narrow network."""
+
+    def narrow(shape: tuple[int, int, int], classes: int, width: int, blocks: tuple[int, ...]) -> ResNet:
+        return ResNet(shape, classes, width // 16, blocks[:2])
+
+    monkeypatch.setattr(quantization_attack, "ResNet", narrow)
+    few = {"data": "digits:train", "train": 40, "clean": 1, "epochs": 1, "repair": 1, "backdoor": 1}
     scale = Scale("gpu", 5, {**PAPER.scale("gpu").sizes, **few})
     given = setup(scale, 0)
-    given |= {part: given[part][:16] for part in ("val", "test")}
+    given |= {part: given[part][:40] for part in ("val", "test")}
     table = Table.joined({0: experiment(scale, 0, given, None)})
     assert len(claims(table)) == 9
     assert {"opened", "opened_float"} <= set(table.where(arm="backdoor").rows[0])
