@@ -71,7 +71,15 @@ def test_heat_scales_the_deviation_of_the_official_noise() -> None:
 
 def test_the_comparison_of_the_gpu_scale_runs() -> None:
     """At its scale, but for few small images and one epoch."""
-    sizes = {**PAPER.scale("gpu").sizes, "data": "digits:train", "train": 48, "images": 40, "steps": 2, "targets": 1}
+    sizes = {
+        **PAPER.scale("gpu").sizes,
+        "data": "digits:train",
+        "train": 48,
+        "images": 40,
+        "steps": 2,
+        "targets": 1,
+        "learn": 1,
+    }
     scale = Scale("gpu", 5, {**sizes, "cycles": 2, "each": 2, "samples": 1, "lr": 0.05, "curve": (1, 2)})
     table = Table.joined({k: experiment(scale, k, setup(scale, k), None) for k in (0,)})
     found = claims(table)
