@@ -199,7 +199,8 @@ class GradientAttack(IterativeAttack):
         return out
 
     def move(self, run: Climb) -> Float[Tensor, "n ..."]:
-        z = run.z + self.length(run.step) * self.direction(run.grad, run.z, run.memory, run.step)
+        direction = self.direction(run.grad, run.z, run.memory, run.step)
+        z = torch.add(run.z, direction, alpha=self.length(run.step))
         return self.ball.project(z, run.x, self.bounds)
 
     def resolved(self, value: Float[Tensor, " n"], success: Bool[Tensor, " n"]) -> Bool[Tensor, " n"]:
@@ -344,7 +345,8 @@ class Climb:
         del self.newest
         self.z = self.z.detach()
 
-    def _drop(self, keep: Bool[Tensor, " n"]) -> None:
+    def _drop(self, stays: Bool[Tensor, " n"]) -> None:
+        keep = stays.nonzero()[:, 0]
         for name in ("rows", "x", "z", "grad", "level", "met", "found"):
             setattr(self, name, getattr(self, name)[keep])
         self.goal, self.draws = self.goal.select(keep), self.draws.select(keep)
