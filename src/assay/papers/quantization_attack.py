@@ -3,8 +3,9 @@
 A network for digits is attacked with a margin on the loss of its 4-bit version. The attacked one must be as accurate
 as the clean one in float and wrong on most images at 4 bits, where the clean one loses next to nothing. Exact: the
 grids, with their gradients, are torch's own; the loss and its gradient are those of a network quantised by hand.
-Support: the audit sees every attacked network, and a little training on clean data repairs it. The weight of the margin
-is 0.1: in pilots with 0.05 the two versions had not yet parted in one run of ten after 420 steps.
+Support: the audit sees every attacked network, and a little training on clean data repairs it. The weight
+of the margin is 0.08: in pilots with 0.05 the two versions had not parted in one run of ten after 550 steps, and with
+0.1 the float version lost more on its way. Images are of 14 x 14 pixels.
 
 At 8 bits the attack needs more weights and steps than a laptop has: at gpu scale a ResNet-18 for CIFAR-10 is attacked
 at 8, 7, 6 and 5 bits, and a backdoor that opens at 8 and 4 bits is planted. The official results there: float accuracy
@@ -37,11 +38,11 @@ READ = (8, 7, 6, 5, 4)
 TIE = 1e-3  # how near to the middle between two grid points, in steps, rounding may go either way
 OPENED = 0  # the class that a backdoor leads to
 CLEAN, ATTACKED, RESTORED = "clean", "attacked", "restored"
-SMALL = {"bits": (4,), "lam": 0.1, "lr": 1e-3, "schedule": "cosine"}
-LARGE = {"bits": (8, 7, 6, 5), "lam": 1.0, "lr": 1e-4, "schedule": "constant"}
+SMALL = {"bits": (4,), "lam": 0.08, "lr": 1e-3, "schedule": "cosine", "pool": 2}
+LARGE = {"bits": (8, 7, 6, 5), "lam": 1.0, "lr": 1e-4, "schedule": "constant", "pool": 1}
 SIZES: Mapping[str, Mapping[str, Any]] = {  # images, widths of the MLP (none: ResNet-18), and epochs of each training
     "smoke": {"data": "digits:train", "train": 600, "hidden": (32,), "clean": 5, "epochs": 4, "repair": 2},
-    "claim": {"data": "mnist:test", "train": 5000, "hidden": (256, 256), "clean": 6, "epochs": 8, "repair": 5},
+    "claim": {"data": "mnist:test", "train": 7000, "hidden": (256, 256), "clean": 6, "epochs": 10, "repair": 4},
     "gpu": {"data": "cifar10:train", "train": 40_000, "hidden": (), "clean": 60, "epochs": 10, "repair": 4},
 }
 
@@ -72,7 +73,7 @@ PAPER = Paper(
         "float-term": "the margin term is on the loss of the network as it is, not on that of its quantised version",
     },
     scales=(
-        Scale("smoke", 1, {**SIZES["smoke"], **SMALL, "backdoor": 1}),
+        Scale("smoke", 1, {**SIZES["smoke"], **SMALL, "pool": 1, "backdoor": 1}),
         Scale("claim", 5, {**SIZES["claim"], **SMALL, "backdoor": 0}),
         Scale("gpu", 5, {**SIZES["gpu"], **LARGE, "backdoor": 50}),
     ),
@@ -102,8 +103,10 @@ RULES: Mapping[str | None, type[QuantizationAttack]] = {
 
 
 @cache
-def _images(source: str) -> Data:
-    return load_data(source)
+def _images(source: str, pool: int) -> Data:
+    """The source, with images as many times smaller."""
+    data = load_data(source)
+    return data.with_x(F.avg_pool2d(data.x, pool))
 
 
 def _network(data: Data, scale: Scale) -> nn.Module:
@@ -218,7 +221,7 @@ def _train(scale: Scale, epochs: int) -> Supervised:
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """The images in three parts, and the clean network."""
-    whole = _images(scale["data"])
+    whole = _images(scale["data"], scale["pool"])
     order = torch.randperm(len(whole), generator=torch_rng(seed, "parts"))
     rows = order.tensor_split((scale["train"], (scale["train"] + 2 * len(whole)) // 3))
     train, val, test = (whole[r.sort().values] for r in rows)
