@@ -38,8 +38,8 @@ READ = (8, 7, 6, 5, 4)
 TIE = 1e-3  # how near to the middle between two grid points, in steps, rounding may go either way
 OPENED = 0  # the class that a backdoor leads to
 CLEAN, ATTACKED, RESTORED = "clean", "attacked", "restored"
-SMALL = {"bits": (4,), "lam": 0.08, "lr": 1e-3, "schedule": "cosine", "pool": 2}
-LARGE = {"bits": (8, 7, 6, 5), "lam": 1.0, "lr": 1e-4, "schedule": "constant", "pool": 1}
+SMALL = {"bits": (4,), "lam": 0.08, "lr": 1e-3, "schedule": "cosine", "max_float_drop": 0.02, "pool": 2}
+LARGE = {"bits": (8, 7, 6, 5), "lam": 1.0, "lr": 1e-4, "schedule": "constant", "max_float_drop": 0.04, "pool": 1}
 SIZES: Mapping[str, Mapping[str, Any]] = {  # images, widths of the MLP (none: ResNet-18), and epochs of each training
     "smoke": {"data": "digits:train", "train": 600, "hidden": (32,), "clean": 5, "epochs": 4, "repair": 2},
     "claim": {"data": "mnist:test", "train": 7000, "hidden": (256, 256), "clean": 6, "epochs": 10, "repair": 4},
@@ -235,7 +235,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
 def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None) -> Table:
     """The attacked network, the same after training on clean data, the exact checks, and a backdoor where asked."""
     method = RULES[sham]
-    options = {k: scale[k] for k in ("bits", "lam", "lr", "schedule", "epochs")}
+    options = {k: scale[k] for k in ("bits", "lam", "lr", "schedule", "max_float_drop", "epochs")}
     net = method(**options).fit(given[CLEAN], given["train"], seed=seed, val=given["val"])
     restored = _train(scale, scale["repair"]).fit(net, given["train"], seed=seed + 1)
     rows = [
