@@ -64,11 +64,26 @@ from assay.attacks.patch import Detector, PatchAttack, PatchScenes, box_iou
 from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.quadattack import QuadAttack
+from assay.attacks.quantization import Planted, QuantizationAttack
 from assay.attacks.rp2_patch import RP2Patch
 from assay.attacks.sam_mi import SAM_MI
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
+from assay.attacks.surrogates import (
+    BNNTransferAttack,
+    CyclicalSGLD,
+    DeepEnsembleSurrogate,
+    Langevin,
+    SnapshotSurrogate,
+    Surrogate,
+    Surrogates,
+    SWAGSurrogate,
+    cosine_cycle,
+    deep_ensemble_equivalent,
+    transfer_success,
+)
 from assay.attacks.tifgsm import TIFGSM
+from assay.attacks.trigger import stamp
 from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate, generalized_fooling_rate
 from assay.attacks.ychannel import YChannelAttack
 
@@ -80,6 +95,7 @@ __all__ = [
     "AttackOperator",
     "AttackResult",
     "AutoAttack",
+    "BNNTransferAttack",
     "Ball",
     "BoundaryAttack",
     "CGBA",
@@ -88,9 +104,11 @@ __all__ = [
     "CWA",
     "CWTopK",
     "CarliniWagner",
+    "CyclicalSGLD",
     "DDN",
     "DIFGSM",
     "DPatch",
+    "DeepEnsembleSurrogate",
     "DeepFool",
     "Detector",
     "Direction",
@@ -108,6 +126,7 @@ __all__ = [
     "HopSkipJump",
     "L1",
     "L2",
+    "Langevin",
     "Linf",
     "MIFGSM",
     "NIFGSM",
@@ -124,15 +143,21 @@ __all__ = [
     "PenaltyAttack",
     "Perturbation",
     "Picker",
+    "Planted",
     "QuadAttack",
+    "QuantizationAttack",
     "RP2Patch",
     "RandomK",
     "RandomNoise",
     "SAM_MI",
+    "SWAGSurrogate",
     "ScoreSearch",
     "SingleRef",
+    "SnapshotSurrogate",
     "Square",
     "Stream",
+    "Surrogate",
+    "Surrogates",
     "TIFGSM",
     "Targeted",
     "Toward",
@@ -149,6 +174,8 @@ __all__ = [
     "common_weakness_stats",
     "competitive_ratio",
     "competitive_ratios",
+    "cosine_cycle",
+    "deep_ensemble_equivalent",
     "find_image_encoder",
     "fooling_rate",
     "generalized_fooling_rate",
@@ -161,6 +188,8 @@ __all__ = [
     "project_ordered",
     "run_stream",
     "sample_targets",
+    "stamp",
+    "transfer_success",
     "virtual_plus_limit",
     "virtual_plus_ratio",
     "virtual_ratio",
