@@ -2,6 +2,7 @@
 
 from assay.attacks.adversarial_distillation import AdversarialDistillation
 from assay.attacks.apgd import APGD
+from assay.attacks.architecture_sensitivity import ArchitectureSensitivity, architecture_sensitivity
 from assay.attacks.attack_operator import AttackOperator, Direction
 from assay.attacks.autoattack import AutoAttack
 from assay.attacks.balls import L1, L2, Ball, Linf
@@ -26,6 +27,7 @@ from assay.attacks.fgsm import FGSM
 from assay.attacks.fmn import FMN
 from assay.attacks.gd_uap import GDUAP
 from assay.attacks.hopskipjump import HopSkipJump
+from assay.attacks.logit_gaps import LogitGapDistribution, logit_gaps
 from assay.attacks.mifgsm import MIFGSM
 from assay.attacks.nearest import NearestAttack
 from assay.attacks.nifgsm import NIFGSM
@@ -54,7 +56,10 @@ from assay.attacks.online import (
 from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ordered
 from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
+from assay.attacks.power_law import PowerLaw, fit_power_law
+from assay.attacks.predicted_error import flip_distance, predicted_error
 from assay.attacks.quadattack import QuadAttack
+from assay.attacks.scaling import ScalingResult, adversarial_scaling
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.tifgsm import TIFGSM
@@ -65,6 +70,7 @@ __all__ = [
     "APGD",
     "ActivationAttack",
     "AdversarialDistillation",
+    "ArchitectureSensitivity",
     "Attack",
     "AttackOperator",
     "AttackResult",
@@ -90,6 +96,7 @@ __all__ = [
     "L1",
     "L2",
     "Linf",
+    "LogitGapDistribution",
     "MIFGSM",
     "NIFGSM",
     "NearestAttack",
@@ -103,9 +110,11 @@ __all__ = [
     "PenaltyAttack",
     "Perturbation",
     "Picker",
+    "PowerLaw",
     "QuadAttack",
     "RandomK",
     "RandomNoise",
+    "ScalingResult",
     "ScoreSearch",
     "SingleRef",
     "Square",
@@ -117,17 +126,23 @@ __all__ = [
     "Virtual",
     "VirtualPlus",
     "YChannelAttack",
+    "adversarial_scaling",
+    "architecture_sensitivity",
     "attack_values",
     "capacity_curve",
     "competitive_ratio",
     "competitive_ratios",
+    "fit_power_law",
+    "flip_distance",
     "fooling_rate",
     "generalized_fooling_rate",
     "keep_channels",
+    "logit_gaps",
     "optimal_threshold",
     "ordered_constraints",
     "perturbation_energy_by_channel",
     "perturbation_size_by_channel",
+    "predicted_error",
     "project_ordered",
     "run_stream",
     "sample_targets",
