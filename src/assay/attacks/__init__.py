@@ -27,7 +27,9 @@ from assay.attacks.fgsm import FGSM
 from assay.attacks.fmn import FMN
 from assay.attacks.gd_uap import GDUAP
 from assay.attacks.hopskipjump import HopSkipJump
+from assay.attacks.interpretation_preserving import InterpretationPreservingMIFGSM
 from assay.attacks.logit_gaps import LogitGapDistribution, logit_gaps
+from assay.attacks.microbial import Evolved, MicrobialGA
 from assay.attacks.mifgsm import MIFGSM
 from assay.attacks.nearest import NearestAttack
 from assay.attacks.nifgsm import NIFGSM
@@ -59,6 +61,7 @@ from assay.attacks.pgd import PGD
 from assay.attacks.power_law import PowerLaw, fit_power_law
 from assay.attacks.predicted_error import flip_distance, predicted_error
 from assay.attacks.quadattack import QuadAttack
+from assay.attacks.quscore import QuScore
 from assay.attacks.scaling import ScalingResult, adversarial_scaling
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
@@ -85,6 +88,7 @@ __all__ = [
     "DIFGSM",
     "DeepFool",
     "Direction",
+    "Evolved",
     "FAB",
     "FGSM",
     "FMN",
@@ -93,11 +97,13 @@ __all__ = [
     "Goal",
     "GradientAttack",
     "HopSkipJump",
+    "InterpretationPreservingMIFGSM",
     "L1",
     "L2",
     "Linf",
     "LogitGapDistribution",
     "MIFGSM",
+    "MicrobialGA",
     "NIFGSM",
     "NearestAttack",
     "OfflineTopK",
@@ -111,6 +117,7 @@ __all__ = [
     "Perturbation",
     "Picker",
     "PowerLaw",
+    "QuScore",
     "QuadAttack",
     "RandomK",
     "RandomNoise",
