@@ -2,6 +2,7 @@
 
 from assay.attacks.adversarial_distillation import AdversarialDistillation
 from assay.attacks.apgd import APGD
+from assay.attacks.architecture_sensitivity import ArchitectureSensitivity, architecture_sensitivity
 from assay.attacks.attack_operator import AttackOperator, Direction
 from assay.attacks.autoattack import AutoAttack
 from assay.attacks.balls import L1, L2, Ball, Linf
@@ -34,6 +35,9 @@ from assay.attacks.fmn import FMN
 from assay.attacks.gd_uap import GDUAP
 from assay.attacks.hopskipjump import HopSkipJump
 from assay.attacks.image_encoder import find_image_encoder
+from assay.attacks.interpretation_preserving import InterpretationPreservingMIFGSM
+from assay.attacks.logit_gaps import LogitGapDistribution, logit_gaps
+from assay.attacks.microbial import Evolved, MicrobialGA
 from assay.attacks.mifgsm import MIFGSM
 from assay.attacks.nearest import NearestAttack
 from assay.attacks.nifgsm import NIFGSM
@@ -63,10 +67,14 @@ from assay.attacks.ordered_qp import OrderedQP, ordered_constraints, project_ord
 from assay.attacks.patch import Detector, PatchAttack, PatchScenes, box_iou
 from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
+from assay.attacks.power_law import PowerLaw, fit_power_law
+from assay.attacks.predicted_error import flip_distance, predicted_error
 from assay.attacks.quadattack import QuadAttack
 from assay.attacks.quantization import Planted, QuantizationAttack
 from assay.attacks.rp2_patch import RP2Patch
 from assay.attacks.sam_mi import SAM_MI
+from assay.attacks.quscore import QuScore
+from assay.attacks.scaling import ScalingResult, adversarial_scaling
 from assay.attacks.scores import ScoreSearch
 from assay.attacks.square import Square
 from assay.attacks.surrogates import (
@@ -87,111 +95,4 @@ from assay.attacks.trigger import stamp
 from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate, generalized_fooling_rate
 from assay.attacks.ychannel import YChannelAttack
 
-__all__ = [
-    "APGD",
-    "ActivationAttack",
-    "AdversarialDistillation",
-    "Attack",
-    "AttackOperator",
-    "AttackResult",
-    "AutoAttack",
-    "BNNTransferAttack",
-    "Ball",
-    "BoundaryAttack",
-    "CGBA",
-    "CGBAH",
-    "CSE_MI",
-    "CWA",
-    "CWTopK",
-    "CarliniWagner",
-    "CyclicalSGLD",
-    "DDN",
-    "DIFGSM",
-    "DPatch",
-    "DeepEnsembleSurrogate",
-    "DeepFool",
-    "Detector",
-    "Direction",
-    "EncoderAttack",
-    "EncoderAttackResult",
-    "Ensemble",
-    "EnsembleAttack",
-    "FAB",
-    "FGSM",
-    "FMN",
-    "FastFeatureFool",
-    "GDUAP",
-    "Goal",
-    "GradientAttack",
-    "HopSkipJump",
-    "L1",
-    "L2",
-    "Langevin",
-    "Linf",
-    "MIFGSM",
-    "NIFGSM",
-    "NearestAttack",
-    "OfflineTopK",
-    "OnlineAttack",
-    "OnlinePicker",
-    "Optimistic",
-    "Ordered",
-    "OrderedQP",
-    "PGD",
-    "PatchAttack",
-    "PatchScenes",
-    "PenaltyAttack",
-    "Perturbation",
-    "Picker",
-    "Planted",
-    "QuadAttack",
-    "QuantizationAttack",
-    "RP2Patch",
-    "RandomK",
-    "RandomNoise",
-    "SAM_MI",
-    "SWAGSurrogate",
-    "ScoreSearch",
-    "SingleRef",
-    "SnapshotSurrogate",
-    "Square",
-    "Stream",
-    "Surrogate",
-    "Surrogates",
-    "TIFGSM",
-    "Targeted",
-    "Toward",
-    "Untargeted",
-    "Virtual",
-    "VirtualPlus",
-    "WeaknessStats",
-    "YChannelAttack",
-    "attack_values",
-    "bleu",
-    "box_iou",
-    "capacity_curve",
-    "caption_similarity",
-    "common_weakness_stats",
-    "competitive_ratio",
-    "competitive_ratios",
-    "cosine_cycle",
-    "deep_ensemble_equivalent",
-    "find_image_encoder",
-    "fooling_rate",
-    "generalized_fooling_rate",
-    "gradient_cosine",
-    "keep_channels",
-    "optimal_threshold",
-    "ordered_constraints",
-    "perturbation_energy_by_channel",
-    "perturbation_size_by_channel",
-    "project_ordered",
-    "run_stream",
-    "sample_targets",
-    "stamp",
-    "transfer_success",
-    "virtual_plus_limit",
-    "virtual_plus_ratio",
-    "virtual_ratio",
-    "white_noise_energy",
-]
+__all__ = ["APGD", "ActivationAttack", "AdversarialDistillation", "ArchitectureSensitivity", "Attack", "AttackOperator", "AttackResult", "AutoAttack", "BNNTransferAttack", "Ball", "BoundaryAttack", "CGBA", "CGBAH", "CSE_MI", "CWA", "CWTopK", "CarliniWagner", "CyclicalSGLD", "DDN", "DIFGSM", "DPatch", "DeepEnsembleSurrogate", "DeepFool", "Detector", "Direction", "EncoderAttack", "EncoderAttackResult", "Ensemble", "EnsembleAttack", "Evolved", "FAB", "FGSM", "FMN", "FastFeatureFool", "GDUAP", "Goal", "GradientAttack", "HopSkipJump", "InterpretationPreservingMIFGSM", "L1", "L2", "Langevin", "Linf", "LogitGapDistribution", "MIFGSM", "MicrobialGA", "NIFGSM", "NearestAttack", "OfflineTopK", "OnlineAttack", "OnlinePicker", "Optimistic", "Ordered", "OrderedQP", "PGD", "PatchAttack", "PatchScenes", "PenaltyAttack", "Perturbation", "Picker", "Planted", "PowerLaw", "QuScore", "QuadAttack", "QuantizationAttack", "RP2Patch", "RandomK", "RandomNoise", "SAM_MI", "SWAGSurrogate", "ScalingResult", "ScoreSearch", "SingleRef", "SnapshotSurrogate", "Square", "Stream", "Surrogate", "Surrogates", "TIFGSM", "Targeted", "Toward", "Untargeted", "Virtual", "VirtualPlus", "WeaknessStats", "YChannelAttack", "adversarial_scaling", "architecture_sensitivity", "attack_values", "bleu", "box_iou", "capacity_curve", "caption_similarity", "common_weakness_stats", "competitive_ratio", "competitive_ratios", "cosine_cycle", "deep_ensemble_equivalent", "find_image_encoder", "fit_power_law", "flip_distance", "fooling_rate", "generalized_fooling_rate", "gradient_cosine", "keep_channels", "logit_gaps", "optimal_threshold", "ordered_constraints", "perturbation_energy_by_channel", "perturbation_size_by_channel", "predicted_error", "project_ordered", "run_stream", "sample_targets", "stamp", "transfer_success", "virtual_plus_limit", "virtual_plus_ratio", "virtual_ratio", "white_noise_energy",]
