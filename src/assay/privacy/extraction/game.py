@@ -268,6 +268,9 @@ class Game:
     def hardness(self, logits: Float[Tensor, "k n c"], answer: Tensor) -> Float[Tensor, " n"]:
         """1 - the clones' mean probability of the answer."""
         probs = logits.detach().softmax(2).mean(0)
+        if not torch.isfinite(probs).all():
+            where = f"{type(self.method).__name__}: the clones' outputs after {self.queries} queries"
+            raise InputError(f"{where} are not finite; expected a smaller lr_clone than {self.method.lr_clone}")
         return (1 - probs.gather(1, self.decided(answer)[:, None])[:, 0]).clamp(0, 1)
 
     def clone_loss(self, logits: Float[Tensor, "n c"], answer: Tensor) -> Tensor:
