@@ -52,8 +52,9 @@ class DataFreeExtractor(Extractor):
     clones; then ``replay`` steps on batches from the memory. A subclass states the generators' loss, which candidates
     are asked (of ``pool_factor`` times as many), and the weights of the memory. ``n_generators`` of width ``width``
     and code length ``nz`` by Adam at ``lr_gen``; ``n_clones`` by SGD at ``lr_clone``, momentum 0.9, weight decay 5e-4,
-    times 0.3 at 0.4 and 0.8 of the budget. ``grayscale_every`` > 0: every so many queries have all channels copied
-    from one that is drawn. Further options, shapes and errors: see Extractor.
+    times 0.3 at 0.4 and 0.8 of the budget; ``clip`` bounds the norm of its gradient, for clones without normalisation.
+    ``grayscale_every`` > 0: every so many queries have all channels copied from one that is drawn. Further options,
+    shapes and errors: see Extractor.
     """
 
     contract: ClassVar[bool] = True
@@ -72,6 +73,7 @@ class DataFreeExtractor(Extractor):
     lam_balance: float = 0.2
     lr_clone: float = 0.1
     lr_gen: float = 1e-4
+    clip: float | None = None
     grayscale_every: int = 0
 
     def __post_init__(self) -> None:
@@ -79,8 +81,8 @@ class DataFreeExtractor(Extractor):
         counts = (self.n_generators, self.n_clones, self.nz, self.width, self.pool_factor, self.fresh, self.replay_size)
         if min(counts) < 1 or self.batch < 2 or self.replay < 0 or self.grayscale_every < 0:
             raise InputError(f"{type(self).__name__}: expected counts of at least 1, batch >= 2, replay >= 0")
-        if min(self.lr_clone, self.lr_gen) <= 0 or self.lam_balance < 0:
-            raise InputError(f"{type(self).__name__}: expected learning rates above 0 and lam_balance >= 0")
+        if min(self.lr_clone, self.lr_gen) <= 0 or self.lam_balance < 0 or (self.clip is not None and self.clip <= 0):
+            raise InputError(f"{type(self).__name__}: expected learning rates and clip above 0 and lam_balance >= 0")
         HardSampleReplay(1, self.gamma, self.floor)
 
     @property
@@ -171,7 +173,7 @@ class Game:
             plan=Plan(epochs=1, batch_size=1, optimizer=self._adam, schedule="constant"),
             every=method.fresh + method.replay,
         )
-        plan = _Dropping(epochs=1, batch_size=1, optimizer=make)
+        plan = _Dropping(epochs=1, batch_size=1, optimizer=make, clip=method.clip)
         return {"generators": generators, "clones": Player(model=clones, objective=self.clones_turn, plan=plan)}
 
     def _adam(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
@@ -228,6 +230,9 @@ class Game:
         pool = self.grey(pool)
         with evaluating(clones), torch.no_grad():
             probs = clones(pool).exp()
+        if not torch.isfinite(probs).all():
+            where = f"{type(method).__name__}: the clones diverged after {self.queries} queries"
+            raise InputError(f"{where}; expected a smaller lr_clone than {method.lr_clone}, or clip")
         rows = method.choose(probs, self.random("choice"))
         x = pool[rows]
         answer = self.indexed(method.ask(self.oracle, x), clones)
@@ -268,9 +273,6 @@ class Game:
     def hardness(self, logits: Float[Tensor, "k n c"], answer: Tensor) -> Float[Tensor, " n"]:
         """1 - the clones' mean probability of the answer."""
         probs = logits.detach().softmax(2).mean(0)
-        if not torch.isfinite(probs).all():
-            where = f"{type(self.method).__name__}: the clones' outputs after {self.queries} queries"
-            raise InputError(f"{where} are not finite; expected a smaller lr_clone than {self.method.lr_clone}")
         return (1 - probs.gather(1, self.decided(answer)[:, None])[:, 0]).clamp(0, 1)
 
     def clone_loss(self, logits: Float[Tensor, "n c"], answer: Tensor) -> Tensor:

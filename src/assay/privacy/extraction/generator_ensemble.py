@@ -102,8 +102,11 @@ def grey(x: Float[Tensor, "n ch h w"], every: int, channel: int) -> Float[Tensor
 
 
 def disagreement_loss(probs: Float[Tensor, "k n c"]) -> Float[Tensor, ""]:
-    """- mean over samples and classes of the clones' standard deviation (unbiased; Rosenthal et al., 2023, code)."""
-    return -probs.std(0).mean()
+    """- mean over samples and classes of the clones' standard deviation (unbiased; Rosenthal et al., 2023, code).
+
+    Probabilities below 1e-12 count as that: the slope of a standard deviation of denormal numbers is not finite.
+    """
+    return -probs.clamp_min(1e-12).std(0).mean()
 
 
 def balance_loss(probs: Float[Tensor, "k n c"]) -> Float[Tensor, ""]:
