@@ -59,8 +59,8 @@ class FittedNoBoxManifold(FittedNoBox):
         attack = self.attack
         assert isinstance(attack, NoBoxManifoldAttack)
         clean = predict(self.encoder, x)
-        rows = Draws(seed, "companions", index).integers(len(self.features_), attack.companions)
-        references = attack.loss.references(clean, self.features_[rows], self.centres_)
+        rows = Draws(seed, "companions", index).integers(len(self.features_), max(attack.companions, 1))
+        references = attack.loss.references(clean, self.features_[rows[:, : attack.companions]], self.centres_)
         return (
             attack.descent().run(self.encoder, x, Dissimilar(references, frames, moved), seed=seed, index=index).x_adv
         )
