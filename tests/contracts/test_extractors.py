@@ -3,117 +3,137 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-import assay.recommend as room
-from assay.recommend import SASRec, agreement_at_k, padded, train_next_item
-from assay.recommend.base import Extractor
+from assay.methods import exported
+from assay.nets import MLP
+from assay.privacy import ExtractionResult, Extractor, agreement
 from assay.runtime.errors import BudgetError, InputError
-from assay.runtime.random import numpy_rng, seeded
-from assay.subject import Oracle
-from assay.training import Plan
+from assay.runtime.inference import predict
+from assay.runtime.random import seeded, torch_rng
+from assay.subject.access import Access, Oracle
 
-ITEMS, K, LENGTH = 30, 12, 6
-
-
-def exported() -> list[type[Extractor]]:
-    found = [getattr(room, name) for name in room.__all__]
-    methods = [c for c in found if isinstance(c, type) and getattr(c, "kind", None) == "extractor"]
-    return [c for c in methods if not c.__dict__.get("contract", False)]
+SHAPE = (1, 8, 8)
+SHORT = {"nz": 8, "width": 4, "batch": 16, "lr_clone": 0.1, "lr_gen": 3e-3, "clip": 1.0, "num_classes": 3}
+METHODS = [c for c in exported("extractor").values() if issubclass(c, Extractor)]  # of classifiers
+extractors = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
 
 
-def small(cls: type[Extractor]) -> Extractor:
+def made(cls: type[Extractor]) -> Extractor:
     """The extractor at a size that suits a test."""
-    return cls(  # type: ignore[call-arg]
-        n_items=ITEMS,
-        k=K,
-        max_len=LENGTH,
-        n_generate=40,
-        K=5,
-        steps=60,
-        every=30,
-        batch_size=16,
-        lr=1e-2,
-        user_epochs=2,
-    )
+    known = {f.name for f in fields(cls)}
+    return cls(**{k: v for k, v in SHORT.items() if k in known})  # type: ignore[arg-type]
 
 
-EXTRACTORS = [pytest.param(small(cls), id=cls.__name__) for cls in exported()]
+def clone() -> nn.Module:
+    with seeded(1, "clone"):
+        return MLP(SHAPE, 3, (32,))
 
 
-@pytest.fixture(scope="module")
-def setting() -> tuple[SASRec, list[Tensor], Tensor]:
-    rng = numpy_rng(0, "users")
-    steps = rng.integers(1, 4, (60, 12)).cumsum(1) + rng.integers(0, ITEMS, (60, 1))
-    sequences = [torch.from_numpy(row % ITEMS + 1) for row in steps]
-    with seeded(0, "init"):
-        start = SASRec(ITEMS, LENGTH, 16, 1, 2)
-    victim = train_next_item(start, sequences, Plan(epochs=15, batch_size=16, lr=1e-2), seed=0)
-    assert isinstance(victim, SASRec)
-    return victim, sequences[:10], padded(sequences[10:], LENGTH)
+class Thirds(nn.Module):
+    """Probabilities by the brightness of three bands: what noise already tells much of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(60.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bands = torch.stack([x[:, 0, a : a + 2].mean((1, 2)) for a in (0, 3, 6)], 1)
+        return (self.scale * bands).softmax(1)
+
+
+def run(cls: type[Extractor], victim: Callable[[Tensor], Tensor], budget: int = 640, seed: int = 0) -> ExtractionResult:
+    return made(cls).extract(victim, clone(), SHAPE, budget=budget, seed=seed)
 
 
 def test_the_room_exports_extractors() -> None:
-    assert {"FewShotExtraction"} <= {c.__name__ for c in exported()}
+    assert {c.__name__ for c in METHODS} >= {"CaBaGe", "DisGUIDE", "DFME", "NoiseQueries"}
 
 
-@pytest.mark.parametrize("method", EXTRACTORS)
-def test_same_seed_same_copy_and_nothing_is_touched(method: Extractor, setting) -> None:
-    victim, few, rows = setting
-    kept, weights, random = copy.deepcopy(few), copy.deepcopy(victim.state_dict()), torch.get_rng_state()
-    short = replace(method, steps=8, every=4)
-    first, again = (short.fit(lambda r: victim.recommend(r, K), few, seed=3) for _ in range(2))
-    assert first.surrogate_.recommend(rows, 5).equal(again.surrogate_.recommend(rows, 5))
-    assert first.history_ == again.history_
-    assert len(first.history_) == 2
-    assert torch.get_rng_state().equal(random)
-    assert all(a.equal(b) for a, b in zip(few, kept, strict=True))
-    assert all(v.equal(weights[k]) for k, v in victim.state_dict().items())
-    other = short.fit(lambda r: victim.recommend(r, K), few, seed=4)
-    assert other.history_ != first.history_
-    copied = short.extract(lambda r: victim.recommend(r, K), few, seed=3)
-    assert copied.recommend(rows, 5).equal(first.surrogate_.recommend(rows, 5))
+@extractors
+def test_queries_are_counted_in_range_and_within_the_budget(cls: type[Extractor]) -> None:
+    victim, asked = Thirds(), []
 
+    def watched(x: Tensor) -> Tensor:
+        assert x.shape[1:] == SHAPE
+        assert 0 <= float(x.min()) <= float(x.max()) <= 1
+        asked.append(len(x))
+        return victim(x).detach()
 
-@pytest.mark.parametrize("method", EXTRACTORS)
-def test_queries_are_counted_and_budgets_kept(method: Extractor, setting) -> None:
-    victim, few, _ = setting
-    oracle, short = Oracle(lambda r: victim.recommend(r, K)), replace(method, steps=1)
-    found = short.fit(oracle, few, seed=0)
-    assert found.queries_ == oracle.queries == sum(map(len, few)) + 40 * LENGTH
+    found = run(cls, watched, budget=500)
+    assert found.queries == sum(asked) <= 500
+    assert [row["queries"] for row in found.history] == sorted(row["queries"] for row in found.history)
+    assert predict(found.clone, torch.rand(5, *SHAPE)).shape == (5, 3)
     with pytest.raises(BudgetError):
-        short.fit(Oracle(lambda r: victim.recommend(r, K), budget=oracle.queries - 1), few, seed=0)
+        run(cls, Oracle(victim, access=Access.SCORE, budget=40))
 
 
-@pytest.mark.parametrize("method", EXTRACTORS)
-def test_agrees_with_the_victim_more_than_its_most_frequent_items(method: Extractor, setting) -> None:
-    victim, few, rows = setting
-    theirs = victim.recommend(rows, 5)
-    frequent = torch.bincount(theirs.flatten(), minlength=ITEMS + 1).topk(5).indices.expand(len(rows), -1)
-    copied = method.extract(lambda r: victim.recommend(r, K), few, seed=0)
-    mine = agreement_at_k(copied.recommend(rows, 5), theirs, 5).mean()
-    assert mine >= agreement_at_k(frequent, theirs, 5).mean() + 0.2
+@extractors
+def test_same_seed_same_clone_and_nothing_is_touched(cls: type[Extractor]) -> None:
+    victim, template = Thirds().train(), clone()
+    before = copy.deepcopy(template.state_dict())
+    method = made(cls)
+    options, state = repr(method), torch.get_rng_state()
+    x = torch.rand(20, *SHAPE, generator=torch_rng(0, "x"))
+    first, again, other = (
+        predict(method.extract(victim, template, SHAPE, budget=260, seed=s).clone, x) for s in (3, 3, 4)
+    )
+    assert first.equal(again)
+    assert not first.equal(other)
+    assert torch.get_rng_state().equal(state)
+    assert repr(method) == options
+    assert all(v.equal(before[k]) for k, v in template.state_dict().items())
+    assert victim.training
+    assert victim.scale.item() == 60.0
+    assert victim.scale.requires_grad
+    assert victim.scale.grad is None
 
 
-@pytest.mark.parametrize("method", EXTRACTORS)
-def test_bad_input(method: Extractor, setting) -> None:
-    victim, few, _ = setting
+@extractors
+def test_evaluation_costs_nothing_and_changes_nothing(cls: type[Extractor]) -> None:
+    x, looks = torch.rand(20, *SHAPE, generator=torch_rng(0, "x")), []
 
-    def asked(rows: Tensor) -> Tensor:
-        return victim.recommend(rows, K)
+    def evaluate(result: ExtractionResult) -> dict[str, float]:
+        looks.append(result.queries)
+        return {"ones": float((result.predict(x) == 1).float().mean())}
 
-    cases = [([], asked), ([torch.tensor([1, ITEMS + 1])], asked), ([torch.tensor([0, 2])], asked)]
-    cases += [([torch.tensor([1.0, 2.0])], asked), ([torch.tensor([3])], asked)]
-    cases += [(few, lambda r: asked(r)[:, :3]), (few, lambda r: asked(r) + ITEMS), (few, lambda r: asked(r) * 0 + 1)]
-    for sequences, bad in cases:
+    plain = run(cls, Thirds())
+    seen = made(cls).extract(Thirds(), clone(), SHAPE, budget=640, seed=0, evaluate=evaluate)
+    assert predict(seen.clone, x).equal(predict(plain.clone, x))
+    assert seen.queries == plain.queries == looks[-1]
+    assert len(looks) >= 2
+    assert seen.history[-1]["ones"] == float((seen.predict(x) == 1).float().mean())
+
+
+@extractors
+def test_bad_input(cls: type[Extractor]) -> None:
+    method = made(cls)
+    cases = [
+        lambda: run(cls, Thirds(), budget=15),
+        lambda: run(cls, lambda x: torch.zeros(len(x), 2, 2)),
+        lambda: run(cls, lambda x: torch.full((len(x), 3), torch.nan)),
+        lambda: run(cls, lambda x: torch.zeros(len(x) - 1, dtype=torch.int64)),
+        lambda: run(cls, lambda x: torch.full((len(x),), 3)),
+        lambda: replace(method, num_classes=1),
+        lambda: method.extract(Thirds(), clone(), (1, 10, 8), budget=640, seed=0),
+    ]
+    if not method.soft:
+        unknown = replace(method, num_classes=None)
+        cases.append(lambda: unknown.extract(Thirds(), nn.Linear(3, 3), SHAPE, budget=640, seed=0))
+    for case in cases:
         with pytest.raises(InputError) as caught:
-            method.fit(bad, sequences, seed=0)
+            case()
         assert "\n" not in str(caught.value)
-    for option in ({"k": ITEMS}, {"K": K + 1}, {"steps": 0}, {"n_items": 5}):
-        with pytest.raises(InputError) as caught:
-            replace(method, **option)
-        assert "\n" not in str(caught.value)
+
+
+@extractors
+def test_floor_agrees_with_the_victim_more_often_than_by_chance(cls: type[Extractor]) -> None:
+    """After a hundred iterations: methods that ask more in one get more queries."""
+    x = torch.rand(400, *SHAPE, generator=torch_rng(0, "test"))
+    found = run(cls, Thirds(), budget=100 * getattr(made(cls), "cost", 16))
+    assert agreement(found, Thirds()(x).argmax(1), x) > 0.45
