@@ -41,6 +41,7 @@ def embedding(output: Any, pool: Pool) -> Float[Tensor, "n t d"]:
     where there is none; "cls" the first token; "mean" the mean of the tokens. A callable makes a tensor of ``output``.
     Raises InputError where no tensor of these shapes comes of it.
     """
+    found: Any
     if callable(pool):
         found = pool(output)
     elif isinstance(output, Tensor):
