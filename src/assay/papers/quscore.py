@@ -33,7 +33,7 @@ from assay.runtime.random import Draws, derive, numpy_rng, seeded
 from assay.subject import Oracle
 from assay.training import Supervised
 
-PROBLEMS, POP, BITS, BUDGET = 20, 5, 60, 400  # of the linear fitness
+PROBLEMS, POP, BITS, BUDGET = 20, 5, 30, 200  # of the linear fitness
 WEIGHTS = (1e-3, 0.1, 1.0)  # of the map, of which one is chosen on other images
 TUNING = 100  # queries of each attack that the choice takes
 OPTIONS: dict[str, dict[str, Any]] = {"paper": {}, "five times": {"mutation": 0.005}}
@@ -64,7 +64,7 @@ PAPER = Paper(
         "random-winner": "a coin says which of two individuals wins, whatever their values",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "train": 300, "epochs": 6, "eps": 0.15, "images": 5, "budget": 60}),
+        Scale("smoke", 1, {"data": "digits", "train": 300, "epochs": 4, "eps": 0.2, "images": 5, "budget": 30}),
         Scale("claim", 5, {"data": "mnist", "train": 8000, "epochs": 2, "eps": 0.15, "images": 40, "budget": 600}),
         Scale(
             "gpu",
@@ -171,7 +171,7 @@ def linear(seed: int, sham: str | None = None) -> dict[str, Any]:
         asked[0] += len(bits)
         return (values[rows] * bits).sum(1), torch.zeros(len(bits), dtype=torch.bool)
 
-    algorithm = (_Coin if sham == "random-winner" else MicrobialGA)(mutation=0.01, budget=BUDGET)
+    algorithm = (_Coin if sham == "random-winner" else MicrobialGA)(mutation=0.02, budget=BUDGET)
     init = torch.from_numpy(numpy_rng(seed, "bits").random((PROBLEMS, POP, BITS)) < 0.5)
     end = algorithm.run(
         fitness, init, Draws(seed, "linear", torch.arange(PROBLEMS)), lambda _, p: seen.append(p.clone())
