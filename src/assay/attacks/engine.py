@@ -212,7 +212,8 @@ class GradientAttack(IterativeAttack):
         return out
 
     def move(self, run: Climb) -> Float[Tensor, "n ..."]:
-        z = run.z + self.length(run.step) * self.direction(run.grad, run.z, run.memory, run.step)
+        direction = self.direction(run.grad, run.z, run.memory, run.step)
+        z = torch.add(run.z, direction, alpha=self.length(run.step))
         return self.ball.project(z, run.x, self.bounds)
 
     def resolved(self, value: Float[Tensor, " n"], success: Bool[Tensor, " n"]) -> Bool[Tensor, " n"]:
@@ -318,11 +319,24 @@ class Climb:
         self.attack.settle(self)
         return self.met
 
+    def gradient(self, z: Float[Tensor, "n ..."], model: nn.Module | None = None) -> Float[Tensor, "n ..."]:
+        """The objective's gradient at points ``z`` other than the present ones, or of another ``model``, counted."""
+        model, total = self.model if model is None else model, torch.zeros_like(z)
+        for _ in range(self.attack.eot):
+            point = z.detach().requires_grad_()
+            with torch.enable_grad():
+                level = self.attack.objective(model(point), self.goal)
+                total += torch.autograd.grad(level.sum(), point)[0]
+        self.queries[self.rows] += self.attack.eot
+        self.gradients[self.rows] += self.attack.eot
+        return total / self.attack.eot
+
     def record(self, which: Bool[Tensor, " n"], value: Float[Tensor, " n"] | None = None) -> None:
         """Keep the present points of the samples that ``which`` selects, as good as ``value`` (None: their level)."""
-        rows, level = self.rows[which], self.level if value is None else value
-        self.x_adv[rows], self.success[rows] = self.z.detach()[which], self.met[which]
-        self.value[rows] = level.detach()[which].to(self.value)
+        kept, level = which.nonzero()[:, 0], self.level if value is None else value
+        rows = self.rows[kept]
+        self.x_adv.index_copy_(0, rows, self.z.detach().index_select(0, kept))
+        self.success[rows], self.value[rows] = self.met[kept], level.detach()[kept].to(self.value)
 
     def _pass(self) -> tuple[Tensor, int]:
         """All forward passes at ``z``; gives the sum of the gradients of all but the newest (see ``eot``)."""
@@ -361,8 +375,9 @@ class Climb:
         del self.newest
         self.z = self.z.detach()
 
-    def _drop(self, keep: Bool[Tensor, " n"]) -> None:
+    def _drop(self, stays: Bool[Tensor, " n"]) -> None:
+        keep = stays.nonzero()[:, 0]
         for name in ("rows", "x", "z", "grad", "level", "met", "found"):
-            setattr(self, name, getattr(self, name)[keep])
+            setattr(self, name, getattr(self, name).index_select(0, keep))
         self.goal, self.draws = self.goal.select(keep), self.draws.select(keep)
-        self.memory = {name: tensor[keep] for name, tensor in self.memory.items()}
+        self.memory = {name: tensor.index_select(0, keep) for name, tensor in self.memory.items()}
