@@ -232,19 +232,19 @@ class TestQuScore:
         mean = (nn.functional.cross_entropy(surrogate(x), y) + nn.functional.cross_entropy(target(x), y)) / 2
         torch.testing.assert_close(nn.functional.nll_loss(_LossMean((surrogate, target))(x), y), mean)
 
-    def test_a_surrogate_saves_queries(self, setting) -> None:
+    def test_a_good_surrogate_needs_the_first_population_alone(self, setting) -> None:
         surrogate, target, x, y = setting
-        common = {"ball": Linf(0.25), "step": 0.07, "budget": 100}
+        common = {"ball": Linf(0.15), "step": 0.04, "budget": 60}
         spent = []
-        for surrogates in ((), (surrogate,), (surrogate, surrogate)):
+        for surrogates in ((), (target,), (surrogate, target)):
             oracle = Oracle(target)
             result = QuScore(**common, surrogates=surrogates).run(oracle, x, Untargeted(y), seed=0)
             assert int(result.queries.sum()) == oracle.queries
-            assert (result.x_adv - x).abs().max() <= 0.25 + 1e-6
+            assert (result.x_adv - x).abs().max() <= 0.15 + 1e-6
             assert (result.gradients > 0).all() == bool(surrogates)
-            spent.append(result.queries.double().mean().item())
-        assert spent[1] < 0.6 * spent[0]
-        assert spent[2] == pytest.approx(spent[1], rel=0.7)
+            spent.append((result.queries == 5).double().mean().item())  # at once
+        assert spent[1] >= spent[0] + 0.3
+        assert spent[2] >= spent[0] + 0.3
 
     def test_batches_and_models_with_surrogates(self, setting) -> None:
         surrogate, target, x, y = setting

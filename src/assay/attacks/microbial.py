@@ -110,8 +110,9 @@ class MicrobialGA:
     def _generation(self, fitness: Fitness, colony: _Colony, end: Evolved, queries: int) -> _Colony:
         """One tournament in every population; those that meet the aim are written to ``end`` and leave."""
         p, at = colony.bits.shape[1], torch.arange(len(colony.rows), device=colony.rows.device)
-        first = colony.draws.integers(p, 1)[:, 0]
-        second = (first + 1 + colony.draws.integers(p - 1, 1)[:, 0]) % p
+        pair = colony.draws.integers(p * (p - 1), 1)[:, 0]  # every ordered pair is as likely
+        first = pair // (p - 1)
+        second = (first + 1 + pair % (p - 1)) % p
         wins = self.first_wins(colony.values[at, first], colony.values[at, second], colony.draws)
         winner, loser = torch.where(wins, first, second), torch.where(wins, second, first)
         child = self.breed(colony.bits[at, winner], colony.bits[at, loser], colony.draws)
