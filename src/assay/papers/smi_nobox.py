@@ -89,7 +89,7 @@ PAPER = Paper(
             "smoke",
             1,
             {"source": "synthetic", "clips": 160, "frames": 12, "attacked": 24, "epochs": 3, "moco": 2, "graph": False}
-            | {"steps": 4, "eps": 0.05, "clusters": 20, "process": (8, 500)},
+            | {"steps": 4, "eps": 0.055, "clusters": 20, "process": (8, 500)},
         ),
         Scale(
             "claim",
@@ -103,7 +103,7 @@ PAPER = Paper(
                 "moco": 50,
                 "graph": False,
             }
-            | {"steps": 20, "eps": 0.05, "clusters": 40, "process": (12, 2000)},
+            | {"steps": 20, "eps": 0.055, "clusters": 40, "process": (12, 2000)},
         ),
         Scale(
             "gpu",
