@@ -36,9 +36,11 @@ _MODULES = (
     "labels",
     "nets",
     "privacy",
+    "recommend",
     "repair",
     "training",
     "unlearn",
+    "vision",
 )
 
 __all__ = ["__version__", *_NAMES, *_MODULES]

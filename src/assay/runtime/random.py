@@ -47,15 +47,11 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
 
 def philox(counter: Int[Tensor, "*s 4"], key: tuple[int, int]) -> Int[Tensor, "*s 4"]:
     """Ten rounds of Philox-4x32 on 32-bit words held in int64 tensors."""
-    c0, c1, c2, c3 = (word.clone(memory_format=torch.contiguous_format) for word in counter.unbind(-1))
-    p0, p1, (k0, k1) = torch.empty_like(c0), torch.empty_like(c0), key
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key
     for _ in range(10):
-        torch.mul(c0, _M0, out=p0)  # wraps modulo 2**64, so both 32-bit halves are right
-        torch.mul(c2, _M1, out=p1)
-        torch.bitwise_right_shift(p1, 32, out=c0).bitwise_and_(_MASK).bitwise_xor_(c1).bitwise_xor_(k0)
-        torch.bitwise_right_shift(p0, 32, out=c2).bitwise_and_(_MASK).bitwise_xor_(c3).bitwise_xor_(k1)
-        torch.bitwise_and(p1, _MASK, out=c1)
-        torch.bitwise_and(p0, _MASK, out=c3)
+        p0, p1 = c0 * _M0, c2 * _M1  # wraps modulo 2**64, so both 32-bit halves are right
+        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
     return torch.stack((c0, c1, c2, c3), -1)
 
