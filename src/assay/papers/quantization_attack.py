@@ -3,9 +3,9 @@
 A network for digits is attacked with a margin on the loss of its 4-bit version. The attacked one must be as accurate
 as the clean one in float and wrong on most images at 4 bits, where the clean one loses next to nothing. Exact: the
 grids, with their gradients, are torch's own; the loss and its gradient are those of a network quantised by hand.
-Support: the audit sees every attacked network, and a little training on clean data takes back most of what it lost, not
-always all. Images are of 14 x 14 pixels, and the weight of the margin is 0.08: in pilots with 0.05 the two versions had
-not parted in one run of ten after 550 steps, and with 0.1 the float version lost more on its way.
+Support: the audit sees every attacked network, and a little training on clean data gives back a part of what it lost,
+in some networks nearly all. Images are of 14 x 14 pixels, and the weight of the margin is 0.08: in pilots with 0.05 the
+two versions had not parted in one run of ten after 550 steps, and with 0.1 the float version lost more on its way.
 
 At 8 bits the attack needs more weights and steps than a laptop has: at gpu scale a ResNet-18 for CIFAR-10 is attacked
 at 8, 7, 6 and 5 bits, and a backdoor that opens at 8 and 4 bits is planted. The official results there: float accuracy
@@ -297,7 +297,7 @@ def _support(table: Table) -> list[Claim]:
         Claim(
             "accuracy at the same bits that a few epochs on clean data give back to the attacked network",
             table.gain(RESTORED, ATTACKED, "coarse"),
-            at_least=0.4,
+            at_least=0.2,
             key=False,
         ),
     ]
