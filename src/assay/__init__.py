@@ -34,6 +34,7 @@ _MODULES = (
     "explain",
     "generate",
     "labels",
+    "language",
     "nets",
     "privacy",
     "recommend",
