@@ -1,7 +1,5 @@
 """Named sources: ``digits``, ``mnist``, ``cifar10`` with a split, and ``folder:``, ``parquet:``, ``npz:`` paths.
 
-``ntu:`` and ``hdm05:`` paths are folders of recorded human motions (see ``skeleton_files``).
-
 ``SOURCE[:split]`` for the named ones (``mnist:test``); ``KIND:PATH`` for the others.
 """
 
@@ -18,7 +16,6 @@ import numpy as np
 import torch
 
 from assay.data.data import Data
-from assay.data.skeleton_files import hdm05, ntu
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.random import torch_rng
 
@@ -196,7 +193,5 @@ PATHS: dict[str, tuple[str, Callable[[Path], Data]]] = {
     "folder": ("folder with one sub-folder a class", _folder),
     "parquet": ("parquet file", _parquet),
     "npz": ("npz file", _npz),
-    "ntu": ("folder of NTU skeletons", ntu),
-    "hdm05": ("folder of HDM05 motions", hdm05),
 }
 SOURCES = (*NAMED, *PATHS)
