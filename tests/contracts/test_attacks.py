@@ -37,6 +37,7 @@ SHORT: dict[str, dict] = {
     "DDN": {"steps": 40},
     "FAB": {"steps": 20},
     "FMN": {"steps": 60},
+    "QuScore": {"mutation": 0.05},  # without surrogates: all that it finds is found by mutation
 }
 
 
@@ -46,7 +47,9 @@ COLOR = {"YChannelAttack"}  # attacks that take color images only
 def within(attack: Attack, ball: Ball) -> Attack:
     """The attack in another ball, or what it is built on in another ball."""
     base = getattr(attack, "base", None)
-    return replace(attack, ball=ball) if base is None else replace(attack, base=replace(base, ball=ball))
+    if isinstance(base, Attack):
+        return replace(attack, base=replace(base, ball=ball))
+    return replace(attack, ball=ball)
 
 
 def small(cls: type[Attack]) -> Attack:

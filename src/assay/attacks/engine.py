@@ -102,7 +102,17 @@ class IterativeAttack(Attack):
         toward = likeliest(type(self).__name__, model, x, goal, self.targets)
         return toward, len(toward.t) // len(x)
 
-    def search(self, model: nn.Module, x: Tensor, goal: Goal, *, seed: int, index: Tensor, **_: Tensor) -> AttackResult:
+    def search(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        goal: Goal,
+        *,
+        seed: int,
+        index: Tensor,
+        start: Tensor | None = None,
+        **_: Tensor,
+    ) -> AttackResult:
         if not isinstance(model, nn.Module) and self.access >= Access.GRADIENT:
             raise InputError(f"{type(self).__name__}: the model is {type(model).__name__}; expected a torch module")
         x_adv, success = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -116,7 +126,8 @@ class IterativeAttack(Attack):
                 break
             draws = Draws(seed, f"{type(self).__name__}/{number}", index[rows])
             runs = (rows[:, None] * k + torch.arange(k, device=x.device)).flatten() if k > 1 else rows
-            climb = Climb(self, model, x[rows], goals.select(runs), draws, best[rows], k)
+            given = start[rows] if start is not None and number == 0 else None
+            climb = Climb(self, model, x[rows], goals.select(runs), draws, best[rows], k, given)
             climb.run()
             queries[rows] += climb.queries.view(-1, k).sum(1)
             gradients[rows] += climb.gradients.view(-1, k).sum(1)
@@ -153,6 +164,7 @@ class GradientAttack(IterativeAttack):
     """Steps of projected ascent. A subclass states what differs: the objective, the direction, the length, the start.
 
     ``step_size`` is the length of a step as a fraction of eps (None: 2.5 / steps, as Madry et al. use it).
+    The first run begins at points that are given as ``start``, brought into the ball, if there are any.
     With ``early_stop`` a sample leaves the batch at the first point that meets the goal; without it every sample takes
     all steps and its last point counts (of the restart with the highest objective). Further options: IterativeAttack.
     """
@@ -191,7 +203,8 @@ class GradientAttack(IterativeAttack):
         return fraction * self.ball.eps
 
     def begin(self, run: Climb) -> Float[Tensor, "n ..."]:
-        return self.ball.project(self.start(run.x, run.draws).add_(run.x), run.x, self.bounds)
+        first = run.given.clone() if run.given is not None else self.start(run.x, run.draws).add_(run.x)
+        return self.ball.project(first, run.x, self.bounds)
 
     def settle(self, run: Climb) -> Bool[Tensor, " n"]:
         out = run.met if self.early_stop else torch.zeros_like(run.met)
@@ -234,8 +247,9 @@ class Climb:
     Each pass serves twice: it tells which samples meet the goal and gives the gradient of the next step. Of the samples
     still in the batch, ``rows``, it holds the inputs ``x``, the ``goal``, the points ``z`` with their objective
     ``level``, its gradient ``grad`` and whether they ``met`` the goal, the random streams ``draws``, the best value
-    ``found`` by earlier runs, and ``memory``, in which an attack keeps tensors with one row a sample. ``x_adv``,
-    ``value`` and ``success`` are what was recorded, of all samples. With runs ``side_by_side`` each counts as a sample.
+    ``found`` by earlier runs, the points ``given`` to begin at (of all samples), and ``memory``, in which an attack
+    keeps tensors with one row a sample. ``x_adv``, ``value`` and ``success`` are what was recorded, of all samples.
+    With runs ``side_by_side`` each counts as a sample.
     """
 
     def __init__(
@@ -247,12 +261,15 @@ class Climb:
         draws: Draws,
         found: Tensor | None = None,
         side_by_side: int = 1,
+        given: Tensor | None = None,
     ) -> None:
         found = x.new_full((len(x),), -math.inf) if found is None else found
         if side_by_side > 1:
             sample = torch.arange(len(x), device=x.device).repeat_interleave(side_by_side)
             x, draws, found = x[sample], draws.select(sample), found[sample]
+            given = None if given is None else given[sample]
         self.attack, self.model, self.x, self.goal, self.draws, self.found = attack, model, x, goal, draws, found
+        self.given = given
         n, device = len(x), x.device
         self.rows, self.step, self.last, self.side_by_side = torch.arange(n, device=device), 0, False, side_by_side
         self.memory: Memory = {}
@@ -301,6 +318,18 @@ class Climb:
         self.z, self.met = z, self.goal.met(logits)
         self.attack.settle(self)
         return self.met
+
+    def gradient(self, z: Float[Tensor, "n ..."], model: nn.Module | None = None) -> Float[Tensor, "n ..."]:
+        """The objective's gradient at points ``z`` other than the present ones, or of another ``model``, counted."""
+        model, total = self.model if model is None else model, torch.zeros_like(z)
+        for _ in range(self.attack.eot):
+            point = z.detach().requires_grad_()
+            with torch.enable_grad():
+                level = self.attack.objective(model(point), self.goal)
+                total += torch.autograd.grad(level.sum(), point)[0]
+        self.queries[self.rows] += self.attack.eot
+        self.gradients[self.rows] += self.attack.eot
+        return total / self.attack.eot
 
     def record(self, which: Bool[Tensor, " n"], value: Float[Tensor, " n"] | None = None) -> None:
         """Keep the present points of the samples that ``which`` selects, as good as ``value`` (None: their level)."""

@@ -19,6 +19,16 @@ def gaussian_kernel(size: int, sigma: float) -> Float[Tensor, " size"]:
     return torch.softmax(-(place**2) / (2 * sigma**2), 0)
 
 
+def smooth(grad: Float[Tensor, "n c h w"], kernel: int, sigma: float) -> Float[Tensor, "n c h w"]:
+    """Images smoothed by a Gaussian kernel of ``kernel`` x ``kernel`` pixels, with zeros around them."""
+    if grad.dim() != 4:
+        raise InputError(f"smoothing: a sample has shape {tuple(grad.shape[1:])}; expected an image (c, h, w)")
+    line = gaussian_kernel(kernel, sigma).to(grad)
+    channels, half = grad.shape[1], kernel // 2
+    rows = F.conv2d(grad, line.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(half, 0), groups=channels)
+    return F.conv2d(rows, line.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, half), groups=channels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TIFGSM(MIFGSM):
     """Gradients smoothed by a Gaussian kernel (Dong et al., 2019, arXiv:1904.02884, eq. 7 to 9).
@@ -38,9 +48,4 @@ class TIFGSM(MIFGSM):
             self.refuse("kernel, sigma", (self.kernel, self.sigma), "an odd number of pixels, and a width above 0")
 
     def shape(self, grad: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        if grad.dim() != 4:
-            raise InputError(f"TIFGSM: a sample has shape {tuple(grad.shape[1:])}; expected an image (c, h, w)")
-        line = gaussian_kernel(self.kernel, self.sigma).to(grad)
-        channels, half = grad.shape[1], self.kernel // 2
-        rows = F.conv2d(grad, line.view(1, 1, -1, 1).expand(channels, 1, -1, 1), padding=(half, 0), groups=channels)
-        return F.conv2d(rows, line.view(1, 1, 1, -1).expand(channels, 1, 1, -1), padding=(0, half), groups=channels)
+        return smooth(grad, self.kernel, self.sigma)

@@ -1,6 +1,22 @@
-"""Training that hardens a model against attacks."""
+"""Training that hardens a model against attacks, and what it has to hold against."""
 
+from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.pgd_training import PGDTraining
+from assay.defenses.pubdef import PubDef
+from assay.defenses.select_sources import select_sources, transfer_error
+from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
 
-__all__ = ["PGDTraining", "TRADES"]
+__all__ = [
+    "AdvStore",
+    "PGDTraining",
+    "PubDef",
+    "Similarity",
+    "TAPMEvaluation",
+    "TAPMResult",
+    "TRADES",
+    "generate",
+    "perturbation_similarity",
+    "select_sources",
+    "transfer_error",
+]
