@@ -1,5 +1,7 @@
 """The model of legibility: what it sees, what it learns, what it leaves alone; and attacks that ask it."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +20,7 @@ from assay.language import (
     edit_score,
     parameter_score,
 )
-from assay.language.encoders import CellEncoder, LegibilityNet
+from assay.language.encoders import CellEncoder, LegibilityNet, trocr_encoder
 from assay.language.legibility_model import pair_scores
 from assay.runtime.errors import InputError
 
@@ -118,6 +120,43 @@ def test_any_encoder_of_the_released_picture_can_be_trained_and_is_not_changed()
     seen = found.model_.model.seen  # type: ignore[union-attr]
     assert -1 <= min(low for low, _ in seen) < 0  # type: ignore[union-attr]
     assert not torch.equal(found.model_.model.patch.weight, encoder.patch.weight)  # type: ignore[union-attr,arg-type]
+
+
+def test_a_text_model_reads_bytes_and_learns_characters_that_it_has_seen() -> None:
+    method = LegibilityModel(backbone="bytes", length=8, epochs=6)
+    shown = method.pictures(["wo\u00e9d"], ["word"])
+    assert shown.shape == (1, 1, 1, 66)
+    assert bytes((shown * 255).round().byte()[0, 0, 0].tolist()).rstrip(b"\0") == "wo\u00e9d  word".encode()
+    assert method.fit(pairs(500), seed=0).evaluate(pairs(200, seed=1))["rank_accuracy"] > 0.9
+    with pytest.raises(InputError, match="bytes"):
+        method.pictures(["a" * 40], ["a" * 40])
+
+
+def test_encoder_of_a_trocr_checkpoint(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra 'hf')")
+    seen = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=16
+    )
+    read = transformers.TrOCRConfig(
+        d_model=8, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=8, vocab_size=11
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(seen, read)
+    whole = transformers.VisionEncoderDecoderModel(config)
+    whole.save_pretrained(tmp_path)
+    encoder = trocr_encoder(str(tmp_path))
+    method = LegibilityModel(backbone=encoder, side=32, renderer=PILLOW)
+    x = method.pictures(["w0rd"], ["word"])
+    net = method.net(seed=0).eval()
+    expected = net.stack(whole.encoder.eval()(2 * x - 1).last_hidden_state.mean(1))[:, 0]
+    assert torch.allclose(net(x), expected, atol=1e-5)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        trocr_encoder(str(tmp_path / "nothing"))
+
+
+def test_trocr_without_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match="extra 'hf'"):
+        LegibilityModel(backbone="trocr").net(seed=0)
 
 
 def test_the_epoch_of_highest_f1_on_validation_pairs_stays() -> None:

@@ -1,9 +1,11 @@
-"""What turns the picture of a word and its original into features: a small network over characters, and TrOCR's."""
+"""What turns a word and its original into features: small networks over characters or bytes, and that of TrOCR."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -36,6 +38,35 @@ class CellEncoder(nn.Module):
         corrupted, original = tokens[:, :, 0], tokens[:, :, 1]
         hidden = torch.cat((corrupted, original, (corrupted - original).abs()), 2)
         return F.relu(self.second(F.relu(self.first(hidden))))
+
+
+@rebuildable
+class ByteEncoder(nn.Module):
+    """Features (n, t, width) of UTF-8 text, which takes (n, 1, 1, t) bytes over 255: embeddings, two convolutions.
+
+    A text model over bytes, as ByT5 is, without its pretraining.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.width = width
+        self.embed = nn.Embedding(256, width)
+        self.first = nn.Conv1d(width, width, 5, padding=2)
+        self.second = nn.Conv1d(width, width, 5, padding=2)
+
+    def forward(self, x: Float[Tensor, "n 1 1 t"]) -> Float[Tensor, "n t d"]:
+        tokens = self.embed((x[:, 0, 0] * 255).round().long()).transpose(1, 2)
+        return F.relu(self.second(F.relu(self.first(tokens)))).transpose(1, 2)
+
+
+def as_bytes(texts: Sequence[str], length: int) -> Float[Tensor, "n 1 1 t"]:
+    """UTF-8 bytes over 255, zeros after the end; InputError for texts of more than ``length`` bytes."""
+    raw = [text.encode() for text in texts]
+    longest = max(map(len, raw))
+    if longest > length:
+        raise InputError(f"LegibilityModel: text of {longest} bytes; expected at most {length}")
+    rows = np.frombuffer(b"".join(r.ljust(length, b"\0") for r in raw), np.uint8).reshape(len(raw), 1, 1, length)
+    return torch.from_numpy(rows.astype(np.float32) / 255)
 
 
 class LegibilityNet(nn.Module):

@@ -12,7 +12,7 @@ from PIL import ImageFont
 from assay.runtime.errors import InputError
 
 # A noncharacter: no font has a glyph for it, so that what is drawn is the font's box for missing glyphs.
-MISSING = "\uffff"
+MISSING = "\U0010ffff"
 BEST = ("unifont", "dejavu", "pillow")
 
 

@@ -13,14 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.data import Batch, Data
-from assay.language.encoders import CellEncoder, LegibilityNet, trocr_encoder, width_of
+from assay.language.encoders import ByteEncoder, CellEncoder, LegibilityNet, as_bytes, trocr_encoder, width_of
 from assay.language.legibility_loss import CHOICES, LegibilityLoss
 from assay.language.legibility_metrics import legibility_metrics
-from assay.language.word_renderer import WordRenderer
+from assay.language.word_renderer import GAP, WordRenderer
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import batched, device_of, evaluating
 from assay.runtime.random import seeded
 from assay.training import Plan, State, fit
+
+BACKBONES = ("tiny", "bytes", "trocr")
 
 
 class LegibilityPair(NamedTuple):
@@ -38,14 +40,15 @@ class LegibilityModel:
 
     ``backbone``: "trocr", the encoder of TrOCR-base-handwritten (extra ``hf`` and network), or a module of pictures
     (n, 3, ``side``, ``side``) in [-1, 1], both of which see the released picture (WordRenderer.render, stretched); or
-    "tiny", not from the paper: a small network over the characters of words of at most ``length`` in squares
-    of ``cell`` pixels. ``lr`` None is the paper's 1e-5, and 2e-3 for "tiny"; the batch is that of the released run, two
-    steps of 26. ``renderer`` chooses the font. With pairs to validate on, the weights of the epoch of highest F1 stay.
+    one of two small networks that are not from the paper, for words of at most ``length`` characters: "tiny" sees each
+    in a square of ``cell`` pixels, "bytes" stands for the paper's text models and sees no picture. ``lr`` None is the
+    paper's 1e-5, and 2e-3 for the small ones; the batch is that of the released run, two steps of 26. ``renderer``
+    chooses the font. With pairs to validate on, the weights of the epoch of highest F1 stay.
     """
 
     kind: ClassVar[str] = "function"
 
-    backbone: Literal["tiny", "trocr"] | nn.Module = "tiny"
+    backbone: Literal["tiny", "bytes", "trocr"] | nn.Module = "tiny"
     renderer: WordRenderer = WordRenderer()
     epochs: int = 5
     batch_size: int = 52
@@ -55,8 +58,8 @@ class LegibilityModel:
     length: int = 12
 
     def __post_init__(self) -> None:
-        if not isinstance(self.backbone, nn.Module) and self.backbone not in ("tiny", "trocr"):
-            raise unknown("backbone of LegibilityModel", str(self.backbone), ("tiny", "trocr"))
+        if not isinstance(self.backbone, nn.Module) and self.backbone not in BACKBONES:
+            raise unknown("backbone of LegibilityModel", str(self.backbone), BACKBONES)
         if min(self.side, self.cell, self.length) < 1:
             raise InputError(
                 f"LegibilityModel: side={self.side}, cell={self.cell}, length={self.length}; expected at least 1 each"
@@ -71,6 +74,8 @@ class LegibilityModel:
         if self.backbone == "tiny":
             drawn = WordRenderer(font=self.renderer.font, size=self.cell)
             return torch.stack([drawn.cells(part, self.length) for part in (words, originals)], 1)
+        if self.backbone == "bytes":
+            return as_bytes([w + GAP + o for w, o in zip(words, originals, strict=True)], 8 * self.length + len(GAP))
         shown = (self.renderer.render(w, o)[None] for w, o in zip(words, originals, strict=True))
         size = (self.side, self.side)
         return torch.cat([F.interpolate(p, size, mode="bilinear", antialias=True).clamp(0, 1) for p in shown])
@@ -92,9 +97,9 @@ class LegibilityModel:
     def net(self, *, seed: int) -> LegibilityNet:
         """The untrained network."""
         with seeded(seed, "legibility"):
-            if self.backbone == "tiny":
-                tiny = CellEncoder(self.cell)
-                return LegibilityNet(tiny, tiny.width)
+            if self.backbone in ("tiny", "bytes"):
+                small = CellEncoder(self.cell) if self.backbone == "tiny" else ByteEncoder()
+                return LegibilityNet(small, small.width)
             encoder = trocr_encoder() if isinstance(self.backbone, str) else copy.deepcopy(self.backbone)
             return LegibilityNet(encoder, width_of(encoder, self.pictures(["a"], ["a"])), centred=True)
 
@@ -106,7 +111,7 @@ class LegibilityModel:
 
     def fit_data(self, data: Data, *, seed: int, valid: Data | None = None) -> FittedLegibility:
         """As ``fit``, on pictures (n, 2, c, h, w) with choices."""
-        rate = self.lr if self.lr is not None else (2e-3 if self.backbone == "tiny" else 1e-5)
+        rate = self.lr if self.lr is not None else (2e-3 if self.backbone in ("tiny", "bytes") else 1e-5)
         plan = Plan(epochs=self.epochs, batch_size=self.batch_size, optimizer="adamw", lr=rate, schedule="constant")
         loss, best = self.loss(), _Best(valid, plan.total(len(data)) // max(self.epochs, 1))
 

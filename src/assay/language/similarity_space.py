@@ -14,7 +14,7 @@ from assay.language.word_renderer import WordRenderer
 from assay.runtime.errors import InputError, unknown
 
 Features = Callable[[Tensor], Tensor]
-BLOCK = 1024
+BLOCK = 256  # rows at a time: 30,000 characters of 1,024 features stay below 2 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ class SimilaritySpace:
         rows = list(dict.fromkeys(self._drawn(sources) + own))
         if len(own) <= self.k:
             raise InputError(f"SimilaritySpace: {len(own)} characters are drawn; expected more than k={self.k} of them")
-        left, right = self._vectors(rows), self._vectors(own)
-        place = {c: i for i, c in enumerate(own)}
+        place, at = {c: i for i, c in enumerate(own)}, {c: i for i, c in enumerate(rows)}
         itself = torch.tensor([place.get(c, -1) for c in rows])
+        left = self._vectors(rows)
+        right = left[[at[c] for c in own]]
         parts = [
             _nearest(left[i : i + BLOCK], right, itself[i : i + BLOCK], self.k) for i in range(0, len(rows), BLOCK)
         ]
@@ -65,7 +66,7 @@ class SimilaritySpace:
             k=self.k,
             neighbors_=torch.cat((sources_[:, None], codes[index]), 1),
             distances_=torch.cat((distance.new_zeros(len(rows), 1), distance), 1),
-            rows_={c: i for i, c in enumerate(rows)},
+            rows_=at,
         )
 
     def _drawn(self, chars: str | Sequence[int]) -> list[str]:

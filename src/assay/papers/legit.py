@@ -77,7 +77,7 @@ PAPER = Paper(
         "unlabelled-negative": "the word that was not chosen counts as illegible, though nobody said so",
     },
     scales=(
-        Scale("smoke", 1, {"font": "pillow", "train": 150, "test": 100, "epochs": 2}),
+        Scale("smoke", 1, {"font": "pillow", "train": 240, "test": 150, "epochs": 8}),
         Scale("claim", 5, {"font": "dejavu", "train": 2000, "test": 1000, "epochs": 5}),
         Scale("gpu", 5, {"font": "dejavu", "train": 20_000, "test": 4000, "epochs": 20}),
     ),
