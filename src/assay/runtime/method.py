@@ -10,7 +10,7 @@ from assay.runtime.errors import InputError, unknown
 KINDS = (
     "loss", "attack", "universal", "extractor", "detector", "certifier", "bounder", "set-predictor", "calibrator",
     "trainer", "unlearner", "compressor", "selector", "explainer", "inference", "generator", "learner", "estimator",
-    "measure", "function", "repair",
+    "measure", "function", "repair", "identifier",
 )  # fmt: skip
 
 
