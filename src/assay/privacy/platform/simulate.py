@@ -73,11 +73,12 @@ class Platform(nn.Module):
     ) -> None:
         super().__init__()
         device = "cuda" if tag in ("cuda", "tf32") else None
-        self.model = copy.deepcopy(model).eval().to(dtype=dtype, device=device)
+        self.model = copy.deepcopy(model).to(dtype=dtype, device=device)
         if layout is not torch.preserve_format:
             self.model.to(memory_format=layout)  # type: ignore[call-overload]
         self.tag, self.dtype, self.layout, self.batch, self.threads = tag, dtype, layout, batch, threads
         self.device = None if device is None else torch.device(device)
+        self.eval()
 
     @contextmanager
     def _setting(self) -> Iterator[None]:
