@@ -233,7 +233,8 @@ def test_predictions_are_those_of_scikit_learn_on_struct_bits() -> None:
     scaler = StandardScaler().fit(x)
     machine = OneVsOneClassifier(LinearSVC(max_iter=10_000, dual="auto", random_state=derive(3, "svc") % 2**31))
     machine.fit(scaler.transform(x), np.repeat(list(train), 20))
-    found, truth = [], []
+    found: list[str] = []
+    truth: list[str] = []
     for name, value in test.items():
         assert fitted.predict(value) == machine.predict(scaler.transform(by_struct(value, 4))).tolist()
         found, truth = found + fitted.predict(value), truth + [name] * 15

@@ -76,7 +76,7 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"data": "mnist", "train": 4000, "widths": (8, 16), "epochs": 3, "fit": 1500, "test": 1500, "images": 32}
+            {"data": "mnist", "train": 4000, "widths": (8, 16), "epochs": 3, "fit": 1500, "test": 1500, "images": 24}
             | {"steps": 100, "lr": (1e-2, 1e-4), "check_every": 1, "patterns": 100_000},
         ),
         Scale(
