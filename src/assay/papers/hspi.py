@@ -8,7 +8,8 @@ logits computed in bf16 and fp16 end in zeros, and no border is found between a 
 Formats are simulated on a CPU; no claim is about telling GPUs apart (the paper's 84 to 100%). fp32 with int8 weights is
 not told from fp32 by its bits, as the paper's own figures for int8 are low: the four-format accuracy is about 3/4.
 Border inputs name the formats of their own network only: asked of another one, they are right by chance (reported).
-Network and queries come from disjoint parts of MNIST's test images: no test error is measured.
+Network and queries come from disjoint parts of MNIST's test images: no test error is measured. The gpu scale takes the
+same formats to CIFAR-10; kernels, batch sizes and devices are tags of simulate_platform that no claim here uses.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ PAPER = Paper(
         Scale(
             "smoke",
             1,
-            {"data": "digits", "train": 400, "widths": (4, 8), "epochs": 15, "fit": 100, "test": 100, "images": 12}
-            | {"steps": 40, "lr": (3e-2, 1e-4), "check_every": 1, "patterns": 1000},
+            {"data": "digits", "train": 400, "widths": (4, 8), "epochs": 10, "fit": 100, "test": 100, "images": 10}
+            | {"steps": 30, "lr": (3e-2, 1e-4), "check_every": 1, "patterns": 1000},
         ),
         Scale(
             "claim",
@@ -338,7 +339,6 @@ def _support(table: Table) -> list[Claim]:
             table.per_seed("over 50 x natural", np.mean),
             at_least=0.0,
             key=False,
-            refuted_by=("random-step",),
         ),
         Claim(
             "control: accuracy where groups are dealt out to four names at random",
