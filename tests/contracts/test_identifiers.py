@@ -128,7 +128,7 @@ def test_same_seed_same_result_and_nothing_changes(name: str, case: Case, fitted
 def test_a_copy_is_not_told_from_its_original(name: str, case: Case) -> None:
     same = case.platforms["fp32"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore")  # no border, or no plane between copies
         fitted = WAYS[name].fit({"one": same, "other": copy.deepcopy(same)}, case.known, 1)
     votes = [fitted.identify(WAYS[name].ask(p, case.asked, 64)) for p in (same, copy.deepcopy(same))]
     assert votes[0] == votes[1]
