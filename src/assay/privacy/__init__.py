@@ -24,9 +24,18 @@ from assay.privacy.extraction import (
 )
 from assay.privacy.lira import LiRA
 from assay.privacy.loss_threshold import LossThreshold
+from assay.privacy.platform import (
+    BorderInputs,
+    Identifier,
+    LogitFingerprint,
+    float_bits,
+    simulate_platform,
+    split_float,
+)
 from assay.privacy.shadows import Shadows, train_shadows
 
 __all__ = [
+    "BorderInputs",
     "CaBaGe",
     "CalibratedLoss",
     "ClassLoss",
@@ -39,8 +48,10 @@ __all__ = [
     "GeneratorEnsemble",
     "GrowingClassifier",
     "HardSampleReplay",
+    "Identifier",
     "ImageGenerator",
     "LiRA",
+    "LogitFingerprint",
     "LossThreshold",
     "NoiseQueries",
     "Reference",
@@ -50,5 +61,8 @@ __all__ = [
     "balance_loss",
     "difficulty",
     "disagreement_loss",
+    "float_bits",
+    "simulate_platform",
+    "split_float",
     "train_shadows",
 ]
