@@ -74,8 +74,8 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {"data": "digits:train", "public": 250, "train": 300, "images": 60, "epochs": 4, "further": 4,
                            "steps": 5, "eps": 0.2, "hardening": 0.1, "noise": 0.2, "residual": False}),
-        Scale("claim", 5, {"data": "mnist:test", "public": 2000, "train": 3500, "images": 300, "epochs": 8, "further": 6,
-                           "steps": 10, "eps": 0.2, "hardening": 0.1, "noise": 0.2, "residual": False}),
+        Scale("claim", 5, {"data": "mnist:test", "public": 2000, "train": 3500, "images": 300, "epochs": 8,
+                           "further": 6, "steps": 10, "eps": 0.2, "hardening": 0.1, "noise": 0.2, "residual": False}),
         Scale("gpu", 5, {"data": "cifar10:train", "public": 20_000, "train": 20_000, "images": 1000, "epochs": 30,
                          "further": 30, "steps": 10, "eps": 8 / 255, "hardening": 8 / 255, "noise": 0.08,
                          "residual": True}),
