@@ -70,7 +70,7 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {**SMALL, "data": "digits:test", "train": 300, "epochs": 6, "hardening": 3, "images": 30,
                            "at": 0.15, "eps": (0.16, 0.2)}),
-        Scale("claim", 5, {**SMALL, "data": "mnist:test", "train": 2000, "epochs": 15, "hardening": 6, "images": 400,
+        Scale("claim", 5, {**SMALL, "data": "mnist:test", "train": 2000, "epochs": 25, "hardening": 6, "images": 300,
                            "at": 0.15, "eps": (0.16, 0.2)}),
         Scale("gpu", 5, {"targets": True, "deep": True, "data": "cifar10:train", "train": 20_000, "epochs": 30,
                          "hardening": 30, "images": 1000, "at": 4 / 255, "eps": (8 / 255, 16 / 255)}),
