@@ -8,15 +8,9 @@ from typing import Any, get_type_hints
 from assay.runtime.errors import InputError, unknown
 
 KINDS = (
-<<<<<<< HEAD
-    "loss", "attack", "universal", "no-box", "surrogate", "extractor", "detector", "certifier", "bounder",
+    "loss", "attack", "universal", "no-box", "surrogate", "extractor", "identifier", "detector", "certifier", "bounder",
     "set-predictor", "calibrator", "trainer", "unlearner", "compressor", "selector", "explainer", "inference",
     "generator", "learner", "estimator", "measure", "function", "repair",
-=======
-    "loss", "attack", "universal", "extractor", "detector", "certifier", "bounder", "set-predictor", "calibrator",
-    "trainer", "unlearner", "compressor", "selector", "explainer", "inference", "generator", "learner", "estimator",
-    "measure", "function", "repair", "identifier",
->>>>>>> hspi
 )  # fmt: skip
 
 
