@@ -7,7 +7,7 @@ logits computed in bf16 and fp16 end in zeros, and no border is found between a 
 
 Formats are simulated on a CPU; no claim is about telling GPUs apart (the paper's 84 to 100%). fp32 with int8 weights is
 not told from fp32 by its bits, as the paper's own figures for int8 are low: the four-format accuracy is about 3/4.
-Border inputs name the formats of their own network only: asked of another one, they do no better than chance (reported).
+Border inputs name the formats of their own network only: asked of another one, they do no better than chance.
 Network and queries come from disjoint parts of MNIST's test images: no test error is measured. The gpu scale takes the
 same formats to CIFAR-10; kernels, batch sizes and devices are tags of simulate_platform that no claim here uses.
 """
