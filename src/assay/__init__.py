@@ -34,11 +34,14 @@ _MODULES = (
     "explain",
     "generate",
     "labels",
+    "language",
     "nets",
     "privacy",
+    "recommend",
     "repair",
     "training",
     "unlearn",
+    "vision",
 )
 
 __all__ = ["__version__", *_NAMES, *_MODULES]

@@ -12,7 +12,7 @@ import torch
 from assay.audit import audit, differences
 from assay.audit.property import Plot, Section
 from assay.audit.result import Audit, Effect, Effects
-from assay.runtime.metric import Metric, Samples, measured
+from assay.runtime.metric import Metric, Samples, measured, resampled
 from assay.subject import Subject
 
 
@@ -60,6 +60,42 @@ def test_differences_are_paired_by_index_not_by_position() -> None:
     part = differences(made("a", {"m": values}), made("b", {"m": values[10:] + 0.5}, np.arange(10, 60)))[0]
     assert part.difference == pytest.approx(0.5)
     assert part.significant
+
+
+def test_metrics_on_resamples_are_paired_where_the_resamples_are_the_same() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=200)  # what both models owe to the resample, far larger than what sets them apart
+
+    def one(value: float, noise: float, source: str) -> Audit:
+        section = Section()
+        section.add(resampled("p.r", value, value + shared + noise * rng.normal(size=200), source))
+        return Audit("a", "quick", 0, {"p": section}, {"p": "P"})
+
+    (effect,) = differences(one(1.0, 0.01, "x"), one(1.1, 0.01, "x"))
+    assert effect.significant
+    assert effect.low is not None
+    assert effect.high is not None
+    assert effect.low < 0.1 < effect.high
+    assert effect.high - effect.low < 0.1
+    (other,) = differences(one(1.0, 0.01, "x"), one(1.1, 0.01, "y"))
+    assert other.low is None
+    assert not other.significant
+
+
+def test_a_difference_of_two_groups_is_paired_too() -> None:
+    rng = np.random.default_rng(0)
+    group, index = (np.arange(400) % 2).astype(float), np.arange(400)
+    right = (rng.random(400) < 0.5).astype(float)
+    wide = np.where(group == 1, 1.0, right)
+
+    def one(correct: np.ndarray) -> Audit:
+        section = Section()
+        section.add(measured("p.gap", np.stack([correct, group], 1), index, statistic="gap"))
+        return Audit("a", "quick", 0, {"p": section}, {"p": "P"})
+
+    (effect,) = differences(one(right), one(wide))
+    assert effect.difference == pytest.approx(1 - right[group == 1].mean())
+    assert effect.significant
 
 
 def test_holm_corrects_over_the_whole_table() -> None:

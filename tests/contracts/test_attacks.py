@@ -37,6 +37,7 @@ SHORT: dict[str, dict] = {
     "DDN": {"steps": 40},
     "FAB": {"steps": 20},
     "FMN": {"steps": 60},
+    "QuScore": {"mutation": 0.05},  # without surrogates: all that it finds is found by mutation
 }
 
 

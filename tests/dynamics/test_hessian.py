@@ -62,6 +62,20 @@ def test_top_eigenvalue_equals_eigvalsh(tiny: tuple, dense: torch.Tensor) -> Non
     assert float((torch.linalg.eigvalsh(dense) - early.value).abs().min()) <= early.residual + 1e-6
 
 
+def test_forms_are_those_of_each_samples_hessian(tiny: tuple, dense: torch.Tensor) -> None:
+    model, x, y = tiny
+    v = torch.randn(len(dense), generator=torch_rng(0, "form"), dtype=torch.float64)
+    forms = Hessian(model=model, x=x, y=y, batch_size=7).forms(v)
+    assert forms.shape == y.shape
+    assert float(forms.mean()) == pytest.approx(float(v @ dense @ v), rel=1e-4)
+    for i in (0, 13, 49):
+        alone = Hessian(model=model, x=x[i : i + 1], y=y[i : i + 1])
+        assert float(forms[i]) == pytest.approx(float(v @ alone.product(v)), rel=1e-4, abs=1e-5)
+    top = Hessian(model=model, x=x, y=y).top_eigenvalue(seed=0, steps=len(dense), tolerance=1e-6)
+    along = Hessian(model=model, x=x, y=y).forms(top.vector)
+    assert float(along.mean()) == pytest.approx(top.value, rel=1e-4)
+
+
 def test_lanczos_stops_on_a_small_invariant_space() -> None:
     """A quadratic loss with two different curvatures: two steps are enough, and the answer is exact."""
     model = nn.Linear(2, 1, bias=False)

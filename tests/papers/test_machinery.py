@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import pytest
 
 from assay.papers import catalogue, hashing, ledger, page, runner, status
 from assay.papers.model import Claim, Paper, Scale, Table, outcome
+from assay.runtime import codehash
 from assay.runtime.codehash import source_path
 from assay.runtime.errors import InputError
 from assay.runtime.store import Store
@@ -92,16 +94,42 @@ def test_paper_checks() -> None:
             Paper(**{**given, **change})
 
 
-def test_the_seed_follows_from_experiment_and_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def rewritten(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Lets the hashes see another text of comp-sum's module, whose name it gives back."""
+    name, read = "assay.papers.comp_sum", codehash._tree.__wrapped__
+    caches = (codehash._bindings, codehash._imported, codehash.reached, codehash.source_hash)
+
+    def rewrite(text: str) -> str:
+        for cached in caches:
+            cached.cache_clear()
+        monkeypatch.setattr(codehash, "_tree", lambda module: ast.parse(text) if module == name else read(module))
+        return name
+
+    yield rewrite
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_the_seed_follows_from_experiment_and_claims(rewritten: Callable[[str], str]) -> None:
     text = source_path("assay.papers.comp_sum").read_text(encoding="utf-8")
+    seed = hashing.claims_hash(rewritten(text))
+    assert hashing.claims_hash(rewritten("# a remark\n" + text)) == seed
+    assert hashing.claims_hash(rewritten(text.replace('headline="', 'headline="Also: '))) == seed
+    assert hashing.claims_hash(rewritten(text.replace("at_least=-1e-9", "at_least=-1e-3"))) != seed
 
-    def seed(changed: str) -> str:
-        monkeypatch.setattr(hashing, "statements", lambda module: ast.parse(changed).body)
-        return hashing.claims_hash("any")
 
-    assert seed("# a remark\n" + text) == seed(text)
-    assert seed(text.replace('headline="', 'headline="Also: ')) == seed(text)
-    assert seed(text.replace("at_least=-1e-9", "at_least=-1e-3")) != seed(text)
+def test_a_run_stays_current_when_only_its_description_or_another_scale_changes(
+    rewritten: Callable[[str], str],
+) -> None:
+    text, sizes = source_path("assay.papers.comp_sum").read_text(encoding="utf-8"), Scale("claim", 5, {"n": 3})
+    run = hashing.run_hash(rewritten(text), sizes)
+    assert hashing.run_hash(rewritten(text.replace('headline="', 'headline="Also: ')), sizes) == run
+    assert hashing.run_hash(rewritten(text.replace("at_least=-1e-9", "at_least=-1e-3")), sizes) != run
+    coarser = text.replace("k / 20 for k in range(21)", "k / 10 for k in range(11)")
+    assert hashing.run_hash(rewritten(coarser), sizes) != run
+    for other in (Scale("claim", 5, {"n": 4}), Scale("claim", 6, {"n": 3})):
+        assert hashing.run_hash(rewritten(text), other) != run
 
 
 class TestRun:
@@ -190,7 +218,7 @@ class TestLedger:
 
 
 class TestStatus:
-    row: ClassVar = {"written": True, "source": "new", "needs_gpu": None}
+    row: ClassVar = {"written": True, "sources": {"claim": "new", "smoke": "new"}, "needs_gpu": None}
 
     def _run(self, outcome: str, source: str = "new", scale: str = "claim") -> dict:
         claims = [{"rule": "exact", "verdict": "holds"}]
@@ -267,12 +295,9 @@ class TestCommands:
         assert "Traceback" not in done.stderr
 
 
-def test_claims_and_figure_leave_the_tables_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_and_figure_leave_the_tables_as_they_are(rewritten: Callable[[str], str]) -> None:
     text = source_path("assay.papers.comp_sum").read_text(encoding="utf-8")
-
-    def tables(changed: str) -> str:
-        monkeypatch.setattr(hashing, "statements", lambda module: ast.parse(changed).body)
-        return hashing.experiment_hash("assay.papers.comp_sum")
-
-    assert tables(text.replace("at_least=-1e-9", "at_least=-1e-3")) == tables(text)
-    assert tables(text.replace("k / 20 for k in range(21)", "k / 10 for k in range(11)")) != tables(text)
+    tables = hashing.experiment_hash(rewritten(text))
+    assert hashing.experiment_hash(rewritten(text.replace("at_least=-1e-9", "at_least=-1e-3"))) == tables
+    coarser = text.replace("k / 20 for k in range(21)", "k / 10 for k in range(11)")
+    assert hashing.experiment_hash(rewritten(coarser)) != tables

@@ -13,9 +13,13 @@ FILES = {
     "room/one.py": 'class One:\n    """Doc."""\n    x = 1\n',
     "room/two.py": "from assay.base import f\nTwo = f\n",
     "base.py": "def f():\n    return 1\n",
-    "user.py": "import torch\nfrom assay.room import One\n",
+    "user.py": "import torch\nfrom assay.room import One\nmade = One()\n",
     "other.py": "def g():\n    from assay.room import Second\n    return Second\n",
     "whole.py": "from assay import room\n",
+    "tools.py": "SHAPES = {}\nSHAPES['a'] = 1\ndef used():\n    return helper\ndef helper():\n    return 1\n"
+    "def spare():\n    return 2\n",
+    "picks.py": "from assay.tools import used\ndef run():\n    return used()\ndef draw():\n    return spare\n"
+    "from assay import tools\ndef both():\n    return tools.spare()\n",
 }
 
 
@@ -36,14 +40,15 @@ def _forget() -> Iterator[None]:
 
 
 def _clear() -> None:
-    for cached in (codehash._tree, codehash._reexports, closure, codehash.digest, source_hash, code_hash):
+    caches = (codehash._tree, codehash._reexports, codehash._bindings, codehash._imported, codehash.reached)
+    for cached in (*caches, closure, source_hash, code_hash):
         cached.cache_clear()
 
 
-def _hash_after(package: Path, file: str, text: str) -> str:
+def _hash_after(package: Path, file: str, text: str, module: str = "assay.user", *roots: str) -> str:
     (package / file).write_text(text)
     _clear()
-    return source_hash("assay.user")
+    return source_hash(module, roots or ("*",))
 
 
 def test_names_are_followed_to_where_they_are_defined(package: Path) -> None:
@@ -61,6 +66,27 @@ def test_only_code_that_is_reached_counts(package: Path) -> None:
     )
     assert _hash_after(package, "room/one.py", "# why\nclass One:\n\n    '''Other.'''\n    x = (1)\n") == before
     assert _hash_after(package, "room/one.py", "class One:\n    x = 2\n") != before
+
+
+def test_of_a_module_only_what_is_used_counts_and_what_always_runs(package: Path) -> None:
+    assert codehash.reached("assay.picks", ("run",)) == (
+        ("assay.picks", ""),
+        ("assay.picks", "run"),
+        ("assay.tools", ""),
+        ("assay.tools", "SHAPES"),
+        ("assay.tools", "helper"),
+        ("assay.tools", "used"),
+    )
+    before, text = source_hash("assay.picks", ("run",)), FILES["tools.py"]
+    for change, same in (
+        (text + "def more():\n    return 3\n", True),
+        (text.replace("return 2", "return 3"), True),
+        (text.replace("return 1", "return 3"), False),
+        (text.replace("= 1", "= 2"), False),
+    ):
+        assert (_hash_after(package, "tools.py", change, "assay.picks", "run") == before) is same
+    assert ("assay.tools", "spare") in codehash.reached("assay.picks", ("both",))
+    assert ("assay.tools", "helper") not in codehash.reached("assay.picks", ("both",))
 
 
 def test_the_closure_of_a_property_holds_what_it_calls_and_not_the_command_line() -> None:

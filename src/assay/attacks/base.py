@@ -236,7 +236,8 @@ class Attack:
         batch_size: int = BATCH,
         start: Tensor | None = None,
     ) -> AttackResult:
-        """Attack ``x`` in batches. ``start`` (as x): points that already meet the goal, for attacks that use them."""
+        """Attack ``x`` in batches. ``start`` (as x): points to begin at, for attacks that use them; those that search
+        for the nearest point need some that already meet the goal."""
         where = type(self).__name__
         check_inputs(where, x, None, self.bounds)
         if not isinstance(goal, Goal):

@@ -102,7 +102,17 @@ class IterativeAttack(Attack):
         toward = likeliest(type(self).__name__, model, x, goal, self.targets)
         return toward, len(toward.t) // len(x)
 
-    def search(self, model: nn.Module, x: Tensor, goal: Goal, *, seed: int, index: Tensor, **_: Tensor) -> AttackResult:
+    def search(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        goal: Goal,
+        *,
+        seed: int,
+        index: Tensor,
+        start: Tensor | None = None,
+        **_: Tensor,
+    ) -> AttackResult:
         if not isinstance(model, nn.Module) and self.access >= Access.GRADIENT:
             raise InputError(f"{type(self).__name__}: the model is {type(model).__name__}; expected a torch module")
         x_adv, success = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -116,7 +126,8 @@ class IterativeAttack(Attack):
                 break
             draws = Draws(seed, f"{type(self).__name__}/{number}", index[rows])
             runs = (rows[:, None] * k + torch.arange(k, device=x.device)).flatten() if k > 1 else rows
-            climb = Climb(self, model, x[rows], goals.select(runs), draws, best[rows], k)
+            given = start[rows] if start is not None and number == 0 else None
+            climb = Climb(self, model, x[rows], goals.select(runs), draws, best[rows], k, given)
             climb.run()
             queries[rows] += climb.queries.view(-1, k).sum(1)
             gradients[rows] += climb.gradients.view(-1, k).sum(1)
@@ -153,6 +164,7 @@ class GradientAttack(IterativeAttack):
     """Steps of projected ascent. A subclass states what differs: the objective, the direction, the length, the start.
 
     ``step_size`` is the length of a step as a fraction of eps (None: 2.5 / steps, as Madry et al. use it).
+    The first run begins at points that are given as ``start``, brought into the ball, if there are any.
     With ``early_stop`` a sample leaves the batch at the first point that meets the goal; without it every sample takes
     all steps and its last point counts (of the restart with the highest objective). Further options: IterativeAttack.
     """
@@ -191,7 +203,8 @@ class GradientAttack(IterativeAttack):
         return fraction * self.ball.eps
 
     def begin(self, run: Climb) -> Float[Tensor, "n ..."]:
-        return self.ball.project(self.start(run.x, run.draws).add_(run.x), run.x, self.bounds)
+        first = run.given.clone() if run.given is not None else self.start(run.x, run.draws).add_(run.x)
+        return self.ball.project(first, run.x, self.bounds)
 
     def settle(self, run: Climb) -> Bool[Tensor, " n"]:
         out = run.met if self.early_stop else torch.zeros_like(run.met)
@@ -199,7 +212,8 @@ class GradientAttack(IterativeAttack):
         return out
 
     def move(self, run: Climb) -> Float[Tensor, "n ..."]:
-        z = run.z + self.length(run.step) * self.direction(run.grad, run.z, run.memory, run.step)
+        direction = self.direction(run.grad, run.z, run.memory, run.step)
+        z = torch.add(run.z, direction, alpha=self.length(run.step))
         return self.ball.project(z, run.x, self.bounds)
 
     def resolved(self, value: Float[Tensor, " n"], success: Bool[Tensor, " n"]) -> Bool[Tensor, " n"]:
@@ -233,8 +247,9 @@ class Climb:
     Each pass serves twice: it tells which samples meet the goal and gives the gradient of the next step. Of the samples
     still in the batch, ``rows``, it holds the inputs ``x``, the ``goal``, the points ``z`` with their objective
     ``level``, its gradient ``grad`` and whether they ``met`` the goal, the random streams ``draws``, the best value
-    ``found`` by earlier runs, and ``memory``, in which an attack keeps tensors with one row a sample. ``x_adv``,
-    ``value`` and ``success`` are what was recorded, of all samples. With runs ``side_by_side`` each counts as a sample.
+    ``found`` by earlier runs, the points ``given`` to begin at (of all samples), and ``memory``, in which an attack
+    keeps tensors with one row a sample. ``x_adv``, ``value`` and ``success`` are what was recorded, of all samples.
+    With runs ``side_by_side`` each counts as a sample.
     """
 
     def __init__(
@@ -246,12 +261,15 @@ class Climb:
         draws: Draws,
         found: Tensor | None = None,
         side_by_side: int = 1,
+        given: Tensor | None = None,
     ) -> None:
         found = x.new_full((len(x),), -math.inf) if found is None else found
         if side_by_side > 1:
             sample = torch.arange(len(x), device=x.device).repeat_interleave(side_by_side)
             x, draws, found = x[sample], draws.select(sample), found[sample]
+            given = None if given is None else given[sample]
         self.attack, self.model, self.x, self.goal, self.draws, self.found = attack, model, x, goal, draws, found
+        self.given = given
         n, device = len(x), x.device
         self.rows, self.step, self.last, self.side_by_side = torch.arange(n, device=device), 0, False, side_by_side
         self.memory: Memory = {}
@@ -315,9 +333,10 @@ class Climb:
 
     def record(self, which: Bool[Tensor, " n"], value: Float[Tensor, " n"] | None = None) -> None:
         """Keep the present points of the samples that ``which`` selects, as good as ``value`` (None: their level)."""
-        rows, level = self.rows[which], self.level if value is None else value
-        self.x_adv[rows], self.success[rows] = self.z.detach()[which], self.met[which]
-        self.value[rows] = level.detach()[which].to(self.value)
+        kept, level = which.nonzero()[:, 0], self.level if value is None else value
+        rows = self.rows[kept]
+        self.x_adv.index_copy_(0, rows, self.z.detach().index_select(0, kept))
+        self.success[rows], self.value[rows] = self.met[kept], level.detach()[kept].to(self.value)
 
     def _pass(self) -> tuple[Tensor, int]:
         """All forward passes at ``z``; gives the sum of the gradients of all but the newest (see ``eot``)."""
@@ -356,8 +375,9 @@ class Climb:
         del self.newest
         self.z = self.z.detach()
 
-    def _drop(self, keep: Bool[Tensor, " n"]) -> None:
+    def _drop(self, stays: Bool[Tensor, " n"]) -> None:
+        keep = stays.nonzero()[:, 0]
         for name in ("rows", "x", "z", "grad", "level", "met", "found"):
-            setattr(self, name, getattr(self, name)[keep])
+            setattr(self, name, getattr(self, name).index_select(0, keep))
         self.goal, self.draws = self.goal.select(keep), self.draws.select(keep)
-        self.memory = {name: tensor[keep] for name, tensor in self.memory.items()}
+        self.memory = {name: tensor.index_select(0, keep) for name, tensor in self.memory.items()}

@@ -7,9 +7,9 @@ import torch
 
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
-from assay.dynamics import Collapse, head_inputs, neural_collapse
+from assay.dynamics import head_inputs, neural_collapse
 from assay.runtime.errors import InputError
-from assay.runtime.metric import Metric, measured
+from assay.runtime.metric import measured, resampled
 from assay.runtime.random import numpy_rng
 from assay.subject import Access, Subject
 
@@ -38,7 +38,10 @@ def measure(subject: Subject, context: Context) -> Section:
     again = [neural_collapse(fed[rows], data.y[rows], weight, bias) for rows in _resamples(data.y, draws, context.seed)]
     how = f"inputs of the last linear layer, {len(data)} samples of {data.name}; 0 is full collapse"
     for name, field in NAMES.items():
-        section.add(_metric(name, field, found, again, len(data), f"{how}; error from {draws} stratified resamples"))
+        spread = np.array([getattr(a, field) for a in again])
+        text = f"{how}; resampled within classes"
+        value, source = float(getattr(found, field)), data.hash
+        section.add(resampled(name, value, spread, source, how=text, n=len(data), least=0.0, seed=context.seed))
     section.add(
         measured(
             "geometry.nc4",
@@ -65,12 +68,6 @@ def _resamples(y: torch.Tensor, draws: int, seed: int) -> list[torch.Tensor]:
     """Rows drawn again within each class, so that no class is lost."""
     rng, classes = numpy_rng(seed, "geometry"), [np.flatnonzero(y.numpy() == c) for c in y.unique().tolist()]
     return [torch.from_numpy(np.concatenate([rng.choice(c, len(c)) for c in classes])) for _ in range(draws)]
-
-
-def _metric(name: str, field: str, found: Collapse, again: list[Collapse], n: int, how: str) -> Metric:
-    value = float(getattr(found, field))
-    half = 1.96 * float(np.std([getattr(a, field) for a in again], ddof=1))
-    return Metric(name, value, max(value - half, 0.0), value + half, "bootstrap standard error 95%", n, how=how)
 
 
 def _cost(subject: Subject, context: Context) -> Cost:

@@ -12,7 +12,7 @@ from assay.privacy import CalibratedLoss, ClassLoss, LiRA, LossThreshold, Refere
 from assay.privacy.base import FittedInference
 from assay.privacy.roc import auc, curve, tpr_at
 from assay.runtime.inference import predict
-from assay.runtime.metric import Metric
+from assay.runtime.metric import Metric, Samples
 from assay.runtime.random import Draws
 from assay.runtime.statistics import wilson
 from assay.subject import Subject
@@ -90,7 +90,7 @@ def measure(subject: Subject, context: Context) -> Section:
     section.plots.append(
         Plot("line", "Membership inference", series, "non-members taken for members", "members found", "diagonal")
     )
-    section.add(_gap(predict(subject.model, pool.x).argmax(1), pool.y, member, f"accuracy on {pool.name}"))
+    section.add(_gap(predict(subject.model, pool.x).argmax(1), pool.y, member, names, f"accuracy on {pool.name}"))
     if "lira" in series:
         section.headline.insert(2, "privacy.mia.lira.auc")
     return section
@@ -101,15 +101,16 @@ def _thinned(fpr: np.ndarray, tpr: np.ndarray) -> dict[str, list[float]]:
     return {"x": fpr[rows].tolist(), "y": tpr[rows].tolist()}
 
 
-def _gap(predicted: Tensor, y: Tensor, member: np.ndarray, how: str) -> Metric:
+def _gap(predicted: Tensor, y: Tensor, member: np.ndarray, names: np.ndarray, how: str) -> tuple[Metric, Samples]:
     """Accuracy on members less that on non-members; interval: Newcombe (1998), method 10, from Wilson's intervals."""
-    correct = (predicted == y).numpy()
+    correct, name = (predicted == y).numpy(), "privacy.generalisation_gap"
     n, a, b = int(member.sum()), int(correct[member].sum()), int(correct[~member].sum())
     (a_low, a_high), (b_low, b_high) = wilson(a, n), wilson(b, n)
     p, q = a / n, b / n
     low = p - q - float(np.hypot(p - a_low, b_high - q))
     high = p - q + float(np.hypot(a_high - p, q - b_low))
-    return Metric("privacy.generalisation_gap", p - q, low, high, "Newcombe 95%", 2 * n, "", "lower", how)
+    pairs = Samples(np.stack([correct, member], 1).astype(float), names, "gap")
+    return Metric(name, p - q, low, high, "Newcombe 95%", 2 * n, "", "lower", how), pairs
 
 
 def _find(section: Section, name: str, metric: Metric) -> None:

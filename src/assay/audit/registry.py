@@ -16,6 +16,7 @@ MODULES = (
     "calibration",
     "uncertainty",
     "robustness",
+    "decision",
     "corruption",
     "certified",
     "ood",

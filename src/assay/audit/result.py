@@ -139,12 +139,19 @@ def differences(before: Audit, after: Audit, control: Audit | None = None) -> li
         plain = {"name": name, "before": b.value, "after": a.value, "control": c.value if c else None}
         pair = _aligned(b_samples.get(name), a_samples.get(name))
         if pair is not None and len(pair[0]) >= 20:
-            d, low, high, p = statistics.paired(b_samples[name].statistic, *pair)
+            d, low, high, p = _paired(b, a, b_samples[name].statistic, *pair)
             plain |= {"difference": d, "low": low, "high": high, "p": p, "interval": "paired bootstrap 95%"}
         elif a.value is not None and b.value is not None:
             plain["difference"] = a.value - b.value
         kept.append({**plain, "better": a.better, "unit": a.unit})
     return [Effect(**row) for row in _mark(kept)]
+
+
+def _paired(b: Metric, a: Metric, statistic: str, before: np.ndarray, after: np.ndarray) -> Sequence[float]:
+    """Difference, its interval and p."""
+    if statistic == "resampled" and b.value is not None and a.value is not None:
+        return statistics.paired_resamples(b.value, a.value, before[:, 0], after[:, 0])
+    return statistics.paired(statistic, before, after)
 
 
 def _aligned(a: Samples | None, b: Samples | None) -> tuple[np.ndarray, np.ndarray] | None:

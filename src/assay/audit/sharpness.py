@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from assay.audit.property import Context, Cost, Property, Section
 from assay.data import Data
 from assay.dynamics import Hessian
 from assay.runtime.errors import InputError
-from assay.runtime.metric import Metric
+from assay.runtime.metric import measured, resampled
+from assay.runtime.random import numpy_rng
 from assay.subject import Access, Subject
+
+RESAMPLES = 400
 
 
 def _data(subject: Subject, context: Context) -> Data:
@@ -33,31 +38,33 @@ def measure(subject: Subject, context: Context) -> Section:
         return Section(skipped=str(error))
     if subject.train is None:
         section.notes.append("The subject has no training data: the loss is that of the test set.")
-    how = f"cross-entropy on {len(data)} samples of {data.name}, {hessian.size} weights"
+    index, how = data.index.numpy(), f"cross-entropy on {len(data)} samples of {data.name}, {hessian.size} weights"
     section.add(
-        Metric(
+        measured(
             "sharpness.top_eigenvalue",
-            top.value,
-            top.value - top.residual,
-            top.value + top.residual,
-            "Lanczos residual",
-            len(data),
-            how=f"{how}; {top.steps} Lanczos steps",
+            hessian.forms(top.vector).numpy(),
+            index,
+            how=f"{how}; {top.steps} Lanczos steps, residual {top.residual:.2g}; curvature along the Ritz vector",
+            seed=context.seed,
         )
     )
-    half = 1.96 * trace.error
+    rng = numpy_rng(context.seed, "sharpness")
+    n = len(data)
+    again = [
+        rng.multinomial(probes, [1 / probes] * probes) @ trace.forms @ rng.multinomial(n, [1 / n] * n)
+        for _ in range(RESAMPLES)
+    ]
     section.add(
-        Metric(
+        resampled(
             "sharpness.trace",
             trace.value,
-            trace.value - half,
-            trace.value + half,
-            "Monte-Carlo standard error 95%",
-            len(data),
-            how=f"{how}; {probes} Hutchinson probes",
+            np.array(again) / (probes * n),
+            data.hash,
+            how=f"{how}; {probes} Hutchinson probes, standard error {trace.error:.2g}",
+            n=n,
+            seed=context.seed,
         )
     )
-    section.notes.append("The intervals are the numerical error on these samples; they hold no sampling error of data.")
     return section
 
 

@@ -5,5 +5,18 @@ from assay.compress.magnitude import MagnitudePruning
 from assay.compress.quantise import Quantisation
 from assay.compress.random import RandomPruning
 from assay.compress.synflow import SynFlowPruning
+from assay.nets.fake_quant import FakeQuantizer, activation_ranges, fake_quantize, quantized
 
-__all__ = ["Compressed", "Compressor", "MagnitudePruning", "Quantisation", "RandomPruning", "SynFlowPruning", "size_of"]
+__all__ = [
+    "Compressed",
+    "Compressor",
+    "FakeQuantizer",
+    "MagnitudePruning",
+    "Quantisation",
+    "RandomPruning",
+    "SynFlowPruning",
+    "activation_ranges",
+    "fake_quantize",
+    "quantized",
+    "size_of",
+]

@@ -1,7 +1,26 @@
-"""Data sets: the Data container, named sources, splits; color spaces."""
+"""Data sets: the Data container, named sources, splits; color spaces; motions of articulated skeletons."""
 
 from assay.data.color import rgb_to_ycbcr, ycbcr_to_rgb
 from assay.data.data import Batch, Data
-from assay.data.sources import SOURCES, load_data
+from assay.data.kinematics import HUMAN, Skeleton, bone_lengths
+from assay.data.motions import synthetic_motions
+from assay.data.skeleton_files import hdm05, ntu
+from assay.data.sources import PATHS, load_data
+from assay.data.sources import SOURCES as BUILT_IN
 
-__all__ = ["Batch", "Data", "SOURCES", "load_data", "rgb_to_ycbcr", "ycbcr_to_rgb"]
+# Readers of further formats join here, so that a new one changes nothing for what reads others.
+PATHS |= {"ntu": ("folder of NTU skeletons", ntu), "hdm05": ("folder of HDM05 motions", hdm05)}
+SOURCES = (*BUILT_IN, "ntu", "hdm05")
+
+__all__ = [
+    "HUMAN",
+    "SOURCES",
+    "Batch",
+    "Data",
+    "Skeleton",
+    "bone_lengths",
+    "load_data",
+    "rgb_to_ycbcr",
+    "synthetic_motions",
+    "ycbcr_to_rgb",
+]

@@ -4,5 +4,14 @@ from assay.detect.class_incremental import ClassIncrementalGDA
 from assay.detect.energy import Energy
 from assay.detect.mahalanobis import Mahalanobis
 from assay.detect.msp import MSP
+from assay.detect.quant_audit import Disparity, FittedQuantizationAudit, QuantizationAudit
 
-__all__ = ["ClassIncrementalGDA", "Energy", "MSP", "Mahalanobis"]
+__all__ = [
+    "ClassIncrementalGDA",
+    "Disparity",
+    "Energy",
+    "FittedQuantizationAudit",
+    "MSP",
+    "Mahalanobis",
+    "QuantizationAudit",
+]

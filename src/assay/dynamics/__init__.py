@@ -1,14 +1,19 @@
-"""What training does: the geometry of the last layer and of linear boundaries, curvature, and large steps."""
+"""What training does: the geometry of the last layer, of boundaries and level sets, curvature, and large steps."""
 
+from assay.dynamics.blind_spots import BlindSpotReport, blind_spot_report, other_class
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
 from assay.dynamics.fixed_etf import FixedETF
 from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
 from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD, Separability, separability_report
 from assay.dynamics.layer_peeled import LayerPeeledFit, LayerPeeledModel
+from assay.dynamics.level_sets import LevelSetTraversal, LSTResult
 from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
+from assay.dynamics.similarity import structural_similarity
 from assay.dynamics.simplex_etf import simplex_etf
+from assay.dynamics.star_shape import TriangleConfidence, linear_path_confidence, path_width, triangle_confidence
+from assay.dynamics.straight_line import StraightLine, straight_line
 from assay.dynamics.tilting import (
     PathPoint,
     TiltingReport,
@@ -28,6 +33,7 @@ from assay.dynamics.tilting import (
 __all__ = [
     "Barrier",
     "BatchPerceptron",
+    "BlindSpotReport",
     "Collapse",
     "ConvergenceWarning",
     "ETFClassifier",
@@ -35,31 +41,42 @@ __all__ = [
     "Eigenvalue",
     "FixedETF",
     "Hessian",
+    "LSTResult",
     "LayerPeeledFit",
     "LayerPeeledModel",
+    "LevelSetTraversal",
     "LinearFit",
     "LogisticGD",
     "PathPoint",
     "Perceptron",
     "Separability",
+    "StraightLine",
     "TiltingReport",
     "Trace",
+    "TriangleConfidence",
     "adversarial_strength",
     "attach_etf",
+    "blind_spot_report",
     "centroid_classifier",
     "deviation_angle",
     "deviation_angle_net",
     "flat_directions",
     "head_inputs",
     "linear_mode_barrier",
+    "linear_path_confidence",
     "midpoint_intercept",
     "mirror",
     "neural_collapse",
     "ntk_submatrix_velocity",
+    "other_class",
+    "path_width",
     "principal_directions",
     "regularisation_path",
     "separability_report",
     "simplex_etf",
+    "straight_line",
+    "structural_similarity",
     "tilt",
+    "triangle_confidence",
     "type2_excess",
 ]

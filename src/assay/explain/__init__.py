@@ -7,9 +7,12 @@ from assay.explain.gradient_input import GradientInput
 from assay.explain.integrated_gradients import IntegratedGradients
 from assay.explain.lfa import LocalFunctionApproximation, Neighbourhood
 from assay.explain.random_ranking import RandomAttribution
+from assay.explain.similarity import AttributionSimilarity, attribution_iou, attribution_similarity
 from assay.explain.smooth_grad import SmoothGrad
+from assay.runtime.saliency import cam, gradient_saliency
 
 __all__ = [
+    "AttributionSimilarity",
     "Curve",
     "Explainer",
     "Gradient",
@@ -20,6 +23,10 @@ __all__ = [
     "Neighbourhood",
     "RandomAttribution",
     "SmoothGrad",
+    "attribution_iou",
+    "attribution_similarity",
+    "cam",
     "deletion",
+    "gradient_saliency",
     "insertion",
 ]

@@ -17,6 +17,7 @@ Prune = Literal["noise-rate", "class", "both", "off-diagonal"]
 Ranking = Literal["self-confidence", "normalized-margin", "weighted-entropy"]
 ABSENT = 2.0  # the threshold of a class that no label names: no probability reaches it
 TOLERANCE = 1e-6
+BLOCK = 2048
 
 
 def check(labels: np.ndarray, probs: np.ndarray) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n c"]]:
@@ -47,20 +48,34 @@ def thresholds(labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n c"]) -
 
 
 def confident_class(
-    labels: Int[np.ndarray, " n"], probs: Float[np.ndarray, "n c"], collisions: Collisions = "confident"
+    labels: Int[np.ndarray, " n"],
+    probs: Float[np.ndarray, "n c"],
+    collisions: Collisions = "confident",
+    likeliest: Int[np.ndarray, " n"] | None = None,
 ) -> Int[np.ndarray, " n"]:
-    """The class that each sample confidently belongs to, -1 for none (equation 1)."""
+    """The class that each sample confidently belongs to, -1 for none (equation 1).
+
+    ``likeliest`` is ``probs.argmax(1)``, where it is known already.
+    """
     bar = thresholds(labels, probs) - TOLERANCE
-    best = probs.argmax(1)
+    best = probs.argmax(1) if likeliest is None else likeliest.copy()
     rest = np.flatnonzero(probs[np.arange(len(probs)), best] < bar[best])  # the others pass with their largest
-    left = probs[rest]
-    left *= left >= bar  # bars are above 0
-    chosen = left.argmax(1)
-    sure = left[np.arange(len(rest)), chosen] > 0
-    if collisions == "any":
-        chosen = np.where(np.count_nonzero(left, axis=1) > 1, best[rest], chosen)
-    best[rest] = np.where(sure, chosen, -1)
+    for part in _blocks(len(rest)):
+        rows = rest[part]
+        left = probs[rows]
+        over = left >= bar
+        sure = over.any(1)
+        chosen = (left[sure] * over[sure]).argmax(1)
+        if collisions == "any":
+            chosen = np.where(over[sure].sum(1) > 1, best[rows[sure]], chosen)
+        best[rows] = -1
+        best[rows[sure]] = chosen
     return best
+
+
+def _blocks(n: int) -> list[slice]:
+    """Rows in blocks that a processor's cache holds."""
+    return [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
 
 
 def _count(labels: Int[np.ndarray, " n"], confident: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
@@ -113,15 +128,21 @@ def label_quality(labels: np.ndarray, probs: np.ndarray, by: Ranking = "self-con
     self-confidence: p_given, in [0, 1]. normalized-margin: p_given minus the largest other probability, in [-1, 1].
     weighted-entropy: log(1 + r) / r in (0, 1] for r = normalised entropy / p_given.
     """
-    y, p = check(labels, probs)
+    return _quality(*check(labels, probs), by)
+
+
+def _quality(y: Int[np.ndarray, " n"], p: Float[np.ndarray, "n c"], by: Ranking) -> Float[np.ndarray, " n"]:
     rows = np.arange(len(y))
     own = p[rows, y]
     if by == "self-confidence":
         return own
     if by == "normalized-margin":
-        other = p.copy()
-        other[rows, y] = -np.inf
-        return own - other.max(1)
+        other = np.empty_like(own)
+        for part in _blocks(len(p)):
+            rivals = p[part].copy()
+            rivals[rows[: len(rivals)], y[part]] = -np.inf
+            other[part] = rivals.max(1)
+        return own - other
     if by == "weighted-entropy":
         ratio = np.maximum(-xlogy(p, np.maximum(p, 0)).sum(1) / np.log(p.shape[1]) / np.maximum(own, 1e-6), 1e-6)
         return np.log1p(ratio) / ratio
@@ -189,12 +210,16 @@ class ConfidentLearning:
     def fit(self, labels: np.ndarray, probs: np.ndarray) -> LabelNoise:
         """Estimates from given labels (n,) in [0, c) and *out-of-sample* probabilities (n, c)."""
         y, p = check(labels, probs)
-        if p[np.arange(len(y)), y].mean() > 0.999:
+        rows, suggested = np.arange(len(y)), p.argmax(1)
+        own, top = p[rows, y], p[rows, suggested]
+        if own.mean() > 0.999:
             warnings.warn("the mean probability of the given labels is above 0.999: are they in-sample?", stacklevel=2)
-        confident = confident_class(y, p, self.collisions)
+        confident = confident_class(y, p, self.collisions, suggested)
         counts = _count(y, confident, p.shape[1])
         calibrated = apportion(counts, np.bincount(y, minlength=len(counts)))
-        joint = _joint(counts, y)
+        joint, suspects = _joint(counts, y), self._suspects(y, p, confident, calibrated, top > own)
+        if self.agree:
+            suspects &= top > own + TOLERANCE
         true, given = joint.sum(0), joint.sum(1)
         return LabelNoise(
             thresholds_=thresholds(y, p),
@@ -204,9 +229,9 @@ class ConfidentLearning:
             noise_matrix_=np.divide(joint, true[None], out=np.zeros_like(joint), where=true[None] > 0),
             inverse_noise_matrix_=np.divide(joint.T, given[None], out=np.zeros_like(joint), where=given[None] > 0),
             prior_=true,
-            suspects_=self._suspects(y, p, confident, calibrated),
-            quality_=label_quality(y, p, self.ranking),
-            suggested_=p.argmax(1),
+            suspects_=suspects,
+            quality_=_quality(y, p, self.ranking),
+            suggested_=suggested,
         )
 
     def _suspects(
@@ -215,21 +240,25 @@ class ConfidentLearning:
         p: Float[np.ndarray, "n c"],
         confident: Int[np.ndarray, " n"],
         calibrated: Int[np.ndarray, "c c"],
+        ahead: Bool[np.ndarray, " n"],
     ) -> Bool[np.ndarray, " n"]:
         if self.prune == "off-diagonal":
-            found = (confident >= 0) & (confident != y)
-        else:
-            found = _prune(y, p, _removable(calibrated), self.prune)
-        if self.agree:
-            own = p[np.arange(len(y)), y]
-            found &= p.max(1) > own + TOLERANCE
-        return found
+            return (confident >= 0) & (confident != y)
+        return _prune(y, p, ahead, _removable(calibrated), self.prune)
 
 
 def _prune(
-    y: Int[np.ndarray, " n"], p: Float[np.ndarray, "n c"], counts: Int[np.ndarray, "c c"], how: Prune
+    y: Int[np.ndarray, " n"],
+    p: Float[np.ndarray, "n c"],
+    ahead: Bool[np.ndarray, " n"],
+    counts: Int[np.ndarray, "c c"],
+    how: Prune,
 ) -> Bool[np.ndarray, " n"]:
-    """The samples that prune by class, by noise rate or both remove; ``counts`` as _removable gives them."""
+    """The samples that prune by class, by noise rate or both remove; ``counts`` as _removable gives them.
+
+    ``ahead`` marks the samples that some class is more probable for than their own.
+    """
+    own = p[np.arange(len(y)), y]
     found = np.zeros(len(y), bool)
     order = np.argsort(y, kind="stable")
     ends = np.cumsum(np.bincount(y, minlength=len(counts)))
@@ -237,23 +266,49 @@ def _prune(
         rows = order[start:end]
         if len(rows) < 2:
             continue
-        own, marked = p[rows, i], np.ones(len(rows), bool)
+        marked = np.ones(len(rows), bool)
         if how != "noise-rate":
-            marked &= largest(-own[None], np.array([len(rows) - counts[i, i]]))[0]
+            marked &= largest(-own[rows][None], np.array([len(rows) - counts[i, i]]))[0]
         if how != "class":
             wrong = np.flatnonzero((counts[i] > 0) & (np.arange(len(counts)) != i))
-            marked &= largest(p[rows].T[wrong] - own, counts[i, wrong]).any(0)
+            marked &= _nearest_pairs(p, rows, own[rows], np.flatnonzero(ahead[rows]), wrong, counts[i, wrong])
         found[rows] = marked
     return found
+
+
+def _nearest_pairs(
+    p: Float[np.ndarray, "n c"],
+    rows: Int[np.ndarray, " m"],
+    own: Float[np.ndarray, " m"],
+    ahead: Int[np.ndarray, " a"],
+    wrong: Int[np.ndarray, " w"],
+    k: Int[np.ndarray, " w"],
+) -> Bool[np.ndarray, " m"]:
+    """Marks the ``rows`` of one label that are among the k_j with the largest p_j - ``own``, for any ``wrong`` j.
+
+    Where at least k_j rows have p_j above their own, no other needs to be ranked; ``ahead`` are the positions of those
+    that have any above it.
+    """
+    marked = np.zeros(len(rows), bool)
+    gap = p[rows[ahead, None], wrong].T - own[ahead]
+    enough = np.count_nonzero(gap > 0, axis=1) >= k
+    marked[ahead] = largest(gap[enough], k[enough]).any(0)
+    return marked | largest(p[rows[:, None], wrong[~enough]].T - own, k[~enough]).any(0)
 
 
 def largest(values: Float[np.ndarray, "r n"], k: Int[np.ndarray, " r"]) -> Bool[np.ndarray, "r n"]:
     """Marks the k largest of each row, ties by position."""
     n = values.shape[1]
-    rank = np.clip(n - k, 0, n - 1)
-    bar = np.sort(values, 1)[np.arange(len(values)), rank][:, None]
-    above, level = values > bar, values == bar
-    return (above | (level & (level.cumsum(1) <= (k - above.sum(1))[:, None]))) & (k > 0)[:, None]
+    if not values.size:
+        return np.zeros(values.shape, bool)
+    most = int(np.clip(k.max(initial=1), 1, n))
+    tail = np.sort(np.partition(values, n - most, 1)[:, n - most :], 1)
+    bar = tail[np.arange(len(values)), np.clip(most - k, 0, most - 1)][:, None]
+    marked = (values >= bar) & (k > 0)[:, None]
+    tied = np.flatnonzero(marked.sum(1) > k)
+    above, level = values[tied] > bar[tied], values[tied] == bar[tied]
+    marked[tied] = (above | (level & (level.cumsum(1) <= (k[tied] - above.sum(1))[:, None]))) & (k[tied] > 0)[:, None]
+    return marked
 
 
 def _removable(counts: Int[np.ndarray, "c c"]) -> Int[np.ndarray, "c c"]:

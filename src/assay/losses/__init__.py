@@ -4,6 +4,7 @@ from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusi
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.dot_regression import DotRegressionLoss
+from assay.losses.entropy_penalty import PredictionEntropyLoss
 from assay.losses.h_consistency import (
     conditional_optimum,
     conditional_regret,
@@ -19,6 +20,7 @@ __all__ = [
     "ComboLoss",
     "CompSumLoss",
     "DotRegressionLoss",
+    "PredictionEntropyLoss",
     "SoftConfusion",
     "conditional_optimum",
     "conditional_regret",

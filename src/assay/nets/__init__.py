@@ -1,6 +1,10 @@
-"""The few reference networks that the examples and papers train. Each maps (n, c, h, w) to logits (n, classes)."""
+"""The few reference networks that the examples and papers train.
 
+Those for images map (n, c, h, w) to logits (n, classes), those for motions (n, 3, t, joints, persons).
+"""
+
+from assay.nets.motion import MotionGRU, SkeletonGCN, TemporalCNN
 from assay.nets.resnet import ResNet
 from assay.nets.small import MLP, SmallCNN
 
-__all__ = ["MLP", "ResNet", "SmallCNN"]
+__all__ = ["MLP", "MotionGRU", "ResNet", "SkeletonGCN", "SmallCNN", "TemporalCNN"]

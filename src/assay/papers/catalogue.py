@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from assay.papers.hashing import run_hash
 from assay.papers.model import check_module
-from assay.runtime.codehash import source_hash
 from assay.runtime.errors import InputError, unknown
 
 MACHINERY = {"catalogue", "hashing", "ledger", "model", "page", "runner", "status"}
@@ -42,7 +42,15 @@ def load(slug: str) -> ModuleType:
 
 def rows() -> list[dict[str, Any]]:
     """The papers of ``catalogue.json``: all that are planned, and more of those that are written."""
-    empty = {"authors": "", "year": None, "arxiv": "", "claim": "", "headline": "", "needs_gpu": None, "source": None}
+    empty: dict[str, Any] = {
+        "authors": "",
+        "year": None,
+        "arxiv": "",
+        "claim": "",
+        "headline": "",
+        "needs_gpu": None,
+        "sources": {},
+    }
     found = {p["slug"]: {**p, **empty, "implements": [], "shams": {}, "written": False} for p in planned()}
     for slug in written():
         module = load(slug)
@@ -55,7 +63,7 @@ def rows() -> list[dict[str, Any]]:
             "implements": list(paper.implements),
             "shams": dict(paper.shams),
             "needs_gpu": vars(paper.needs_gpu) if paper.needs_gpu else None,
-            "source": source_hash(module.__name__),
+            "sources": {scale.name: run_hash(module.__name__, scale) for scale in paper.scales},
             "written": True,
         }
     return [found[slug] for slug in sorted(found)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 
-from assay.runtime.codehash import closure, digest, form, statements
+from assay.papers.model import Scale
+from assay.runtime.codehash import form, source_hash, statements
 
 
 def claims_hash(module: str) -> str:
@@ -14,9 +16,18 @@ def claims_hash(module: str) -> str:
 
 
 def experiment_hash(module: str) -> str:
-    """Hash of what a table depends on: the code that the module reaches, less its description, claims and figure."""
-    others = [f"{name} {digest(name)}" for name in closure(module) if name != module]
-    return hashlib.sha256("\n".join([_hash_without(module, {"figure", "claims"}), *others]).encode()).hexdigest()
+    """Hash of what a table depends on: the code that the experiment and its setup reach."""
+    return source_hash(module, ("setup", "experiment"))
+
+
+def run_hash(module: str, scale: Scale) -> str:
+    """Hash of all that a recorded run at a scale follows from: experiment, claims, and the scale's own sizes.
+
+    The description PAPER, its other scales and the figure may change without a recorded run growing stale.
+    """
+    sizes = json.dumps([scale.name, scale.seeds, dict(scale.sizes)], sort_keys=True, default=repr)
+    code = source_hash(module, ("setup", "experiment", "claims"))
+    return hashlib.sha256(f"{code}\n{sizes}".encode()).hexdigest()
 
 
 def _hash_without(module: str, functions: set[str]) -> str:

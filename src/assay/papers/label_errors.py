@@ -79,8 +79,10 @@ PAPER = Paper(
 
 
 class _Transposed(ConfidentLearning):
-    def _suspects(self, y: np.ndarray, p: np.ndarray, confident: np.ndarray, calibrated: np.ndarray) -> np.ndarray:
-        return super()._suspects(y, p, confident, calibrated.T)
+    def _suspects(
+        self, y: np.ndarray, p: np.ndarray, confident: np.ndarray, calibrated: np.ndarray, ahead: np.ndarray
+    ) -> np.ndarray:
+        return super()._suspects(y, p, confident, calibrated.T, ahead)
 
 
 @cache

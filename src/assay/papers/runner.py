@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from assay.papers import catalogue, ledger
-from assay.papers.hashing import claims_hash, experiment_hash
+from assay.papers.hashing import claims_hash, experiment_hash, run_hash
 from assay.papers.model import Claim, Paper, Table, outcome
-from assay.runtime.codehash import closure, source_hash, source_path
+from assay.runtime.codehash import closure, source_path
 from assay.runtime.errors import InputError
 from assay.runtime.executor import run_tasks
 from assay.runtime.random import derive
@@ -118,7 +118,7 @@ def reproduce(
     module = catalogue.load(slug)
     paper: Paper = module.PAPER
     chosen, base = paper.scale(scale), derived_seed(slug, scale) if seed is None else seed
-    source = source_hash(module.__name__)
+    source = run_hash(module.__name__, chosen)
     seeds = [derive(base, slug, i) for i in range(chosen.seeds)]
     root = str(store.root) if store is not None else None
     tasks = [partial(run_seed, slug, scale, s, store=root) for s in seeds]
@@ -218,8 +218,9 @@ def environment() -> dict[str, Any]:
 
 def recorded(slug: str, scale: str, root: Path = ledger.ROOT) -> dict[str, Any] | None:
     """The recorded run of the present code at a scale, where there is one."""
-    name = catalogue.load(slug).__name__
-    key = ledger.entry_key(slug, scale, derived_seed(slug, scale), source_hash(name))
+    module = catalogue.load(slug)
+    source = run_hash(module.__name__, module.PAPER.scale(scale))
+    key = ledger.entry_key(slug, scale, derived_seed(slug, scale), source)
     return next((r for r in ledger.read(slug, root) if r["key"] == key), None)
 
 
@@ -235,7 +236,7 @@ def record(run: Run, root: Path = ledger.ROOT) -> dict[str, Any]:
     if run.base_seed != expected:
         raise InputError(f"--record: base seed {run.base_seed}; expected {expected}, which follows from the claims")
     check_recordable(run.paper.slug)
-    if run.source != source_hash(catalogue.load(run.paper.slug).__name__):
+    if run.source != run_hash(catalogue.load(run.paper.slug).__name__, run.paper.scale(run.scale)):
         raise InputError(f"--record: the code of {run.paper.slug} changed during the run; expected it unchanged")
     row = run.to_dict()
     ledger.append(run.paper.slug, row, root)

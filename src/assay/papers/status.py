@@ -27,7 +27,7 @@ def status(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> tuple[str, bo
         return "planned", False
     if not decided:
         return "undecided", False
-    current = [r for r in decided if r["source"] == row["source"]]
+    current = [r for r in decided if r["source"] == row["sources"].get(r["scale"])]
     judged = current or [r for r in decided if r["source"] == decided[-1]["source"]]
     worst = min((r["outcome"] for r in judged), key=ledger.OUTCOMES.index)
     pilot = row.get("needs_gpu")

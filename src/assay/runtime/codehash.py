@@ -1,7 +1,9 @@
-"""The hash of the code that a task runs: its module and what that imports inside assay, without comments and layout.
+"""The hash of the code that a task runs: the definitions of assay that it reaches, without comments and layout.
 
-A name that a package's ``__init__`` only passes on is followed to the file that defines it: a method that joins a room
-changes nothing for what does not import it. The hash is the same on every machine and version of Python.
+From the names that a definition uses, each is followed to the statement that binds it, through imports and through the
+``__init__`` of a package, and so on: a function that joins a module, or a method a room, changes nothing for what does
+not use it. Of a module that is reached the statements that bind no name (registrations, checks) always count. What is
+found only by a string at run time is not followed. The hash is the same on every machine and version of Python.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+Definition = tuple[str, str]  # a module, and a name that it binds
 PACKAGE = "assay"
 ROOT = Path(__file__).parents[1]
 
@@ -104,15 +107,89 @@ def form(node: Any) -> Any:
 
 
 @functools.cache
-def digest(module: str) -> str:
-    """Hash of one module's code."""
-    return hashlib.sha256(repr(form(statements(module))).encode()).hexdigest()
+def _bindings(module: str) -> dict[str, list[ast.stmt]]:
+    """The top-level statements that bind each name; those that bind none under ""."""
+    found: dict[str, list[ast.stmt]] = {"": []}
+    for node in statements(module):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            for name in _bound(node) or [""]:
+                found.setdefault(name, []).append(node)
+    return found
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    targets: list[ast.expr] = node.targets if isinstance(node, ast.Assign) else []
+    if isinstance(node, ast.AnnAssign | ast.AugAssign):
+        targets = [node.target]
+    names = [n for t in targets for n in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    return [n.id for n in names if isinstance(n, ast.Name)] if all(isinstance(n, ast.Name) for n in names) else []
 
 
 @functools.cache
-def source_hash(module: str) -> str:
-    """Hash of the module and of what it imports inside assay; comments, docstrings and layout do not count."""
-    return hashlib.sha256("".join(f"{name} {digest(name)}\n" for name in closure(module)).encode()).hexdigest()
+def _imported(module: str) -> dict[str, set[Definition]]:
+    """What the names that a module imports stand for; a module of assay is (module, "*")."""
+    found: dict[str, set[Definition]] = {}
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            for a in node.names:
+                if source_path(a.name) is not None:
+                    found.setdefault(a.asname or a.name.split(".")[0], set()).add((a.name, "*"))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for a in node.names:
+                found.setdefault(a.asname or a.name, set()).update(_attribute(node.module, a.name))
+    return found
+
+
+def _attribute(module: str, name: str) -> set[Definition]:
+    """What ``module.name`` stands for: a definition, or a whole module."""
+    if source_path(f"{module}.{name}") is not None:
+        return {(f"{module}.{name}", "*")}
+    if name in _reexports(module):
+        return _attribute(*_reexports(module)[name])
+    return {(module, name)} if source_path(module) is not None else set()
+
+
+def _uses(module: str, node: ast.AST) -> Iterator[Definition]:
+    """The definitions of assay that the names in a statement stand for."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        for found, name in _imported(module).get(node.value.id, ()):
+            yield from _attribute(found, node.attr) if name == "*" else [(found, name)]
+        if node.value.id in _bindings(module):
+            yield module, node.value.id
+        return
+    if isinstance(node, ast.Name):
+        yield from _imported(module).get(node.id, ())
+        if node.id in _bindings(module):
+            yield module, node.id
+    for inner in ast.iter_child_nodes(node):
+        yield from _uses(module, inner)
+
+
+@functools.cache
+def reached(module: str, roots: tuple[str, ...] = ("*",)) -> tuple[Definition, ...]:
+    """All definitions that ``roots`` of a module reach, in order; "*" stands for all names of a module."""
+    if source_path(module) is None:
+        raise ModuleNotFoundError(module)
+    seen: set[Definition] = set()
+    todo: list[Definition] = [(module, name) for name in roots]
+    while todo:
+        found, name = todo.pop()
+        if name == "*":
+            todo += [(found, n) for n in _bindings(found)]
+        elif (found, name) not in seen:
+            seen.add((found, name))
+            todo.append((found, ""))
+            todo += [use for node in _bindings(found).get(name, []) for use in _uses(found, node)]
+    return tuple(sorted(seen))
+
+
+@functools.cache
+def source_hash(module: str, roots: tuple[str, ...] = ("*",)) -> str:
+    """Hash of the definitions that ``roots`` of a module reach; comments, docstrings and layout do not count."""
+    code = [[m, name, form(_bindings(m).get(name, []))] for m, name in reached(module, roots)]
+    return hashlib.sha256(repr(code).encode()).hexdigest()
 
 
 @functools.cache

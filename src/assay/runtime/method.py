@@ -8,9 +8,9 @@ from typing import Any, get_type_hints
 from assay.runtime.errors import InputError, unknown
 
 KINDS = (
-    "loss", "attack", "universal", "extractor", "detector", "certifier", "bounder", "set-predictor", "calibrator",
-    "trainer", "unlearner", "compressor", "selector", "explainer", "inference", "generator", "learner", "estimator",
-    "measure", "function", "repair",
+    "loss", "attack", "universal", "no-box", "surrogate", "extractor", "identifier", "detector", "certifier", "bounder",
+    "set-predictor", "calibrator", "trainer", "unlearner", "compressor", "selector", "explainer", "inference",
+    "generator", "learner", "estimator", "measure", "function", "repair",
 )  # fmt: skip
 
 

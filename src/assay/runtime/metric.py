@@ -10,6 +10,7 @@ import numpy as np
 
 from assay.runtime import statistics
 from assay.runtime.errors import InputError
+from assay.runtime.random import derive
 
 Better = Literal["higher", "lower"]
 
@@ -39,7 +40,11 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Samples:
-    """Per-sample values (n, k) in the order of ``index`` (n,), and the name of the statistic that makes the metric."""
+    """Per-sample values (n, k) in the order of ``index`` (n,), and the name of the statistic that makes the metric.
+
+    The statistic "resampled" is for metrics that no weights on samples give: its values (b, 1) are the metric on b
+    resamples, which ``index`` names, so that two models measured on the same resamples can be paired.
+    """
 
     values: np.ndarray
     index: np.ndarray
@@ -78,4 +83,30 @@ def measured(
     return (
         Metric(name, value, low, high, interval, len(table), unit, better, how),
         Samples(table, np.asarray(index), statistic),
+    )
+
+
+def resampled(
+    name: str,
+    value: float,
+    draws: np.ndarray,
+    source: str,
+    *,
+    better: Better | None = None,
+    how: str = "",
+    n: int | None = None,
+    least: float = -math.inf,
+    seed: int = 0,
+) -> tuple[Metric, Samples]:
+    """A metric whose error comes from ``draws`` (b,), its values on resamples of ``source`` that ``seed`` fixes.
+
+    ``least`` is the lowest value that the metric can take.
+    """
+    draws = np.asarray(draws, dtype=float)
+    half = statistics.NORMAL * float(draws.std(ddof=1))
+    interval = f"{len(draws)} resamples, standard error 95%"
+    names = np.array([derive(seed, source, len(draws), k) for k in range(len(draws))])
+    return (
+        Metric(name, value, max(value - half, least), value + half, interval, n, "", better, how),
+        Samples(draws[:, None], names, "resampled"),
     )

@@ -11,6 +11,7 @@ from assay.runtime.random import numpy_rng
 
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 LEVEL = 0.95
+NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -81,8 +82,15 @@ def balanced(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.nanmean(rate, 1)
 
 
+def gap(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of column 0 where column 1 is 1, less that where it is 0."""
+    inside, outside = weights * values[:, 1], weights * (1 - values[:, 1])
+    first, second = (w @ values[:, 0] / np.maximum(w.sum(1), 1e-12) for w in (inside, outside))
+    return np.asarray(first - second)
+
+
 STATISTICS: dict[str, Statistic] = {
-    f.__name__: f for f in (mean, ratio, ece, adaptive_ece, auroc, worst_class, balanced)
+    f.__name__: f for f in (mean, ratio, ece, adaptive_ece, auroc, worst_class, balanced, gap)
 }
 
 
@@ -126,6 +134,15 @@ def t_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
         return float("nan"), float("nan")
     half = stats.t.ppf((1 + level) / 2, n - 1) * float(np.std(values, ddof=1)) / n**0.5
     return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def paired_resamples(
+    before: float, after: float, draws_before: np.ndarray, draws_after: np.ndarray
+) -> tuple[float, float, float, float]:
+    """As ``paired``, from the metric's values on the same resamples: normal, with the error of their differences."""
+    difference, error = after - before, float(np.std(draws_after - draws_before, ddof=1))
+    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else (1.0 if difference == 0 else 0.0)
+    return difference, difference - NORMAL * error, difference + NORMAL * error, float(p)
 
 
 def holm(p: np.ndarray, alpha: float = 1 - LEVEL) -> np.ndarray:

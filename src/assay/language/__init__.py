@@ -1,0 +1,28 @@
+"""Text as it is seen: characters that look alike, words perturbed by them, and how legible those are."""
+
+from assay.language.legibility_baselines import distance_score, edit_score, parameter_score
+from assay.language.legibility_loss import LegibilityLoss
+from assay.language.legibility_metrics import legibility_metrics
+from assay.language.legibility_model import FittedLegibility, LegibilityModel, LegibilityPair
+from assay.language.legible_attack import LegibleAttack
+from assay.language.similarity_space import FittedSpace, SimilaritySpace
+from assay.language.visual_perturber import Perturbation, Substitution, VisualPerturber
+from assay.language.word_renderer import WordRenderer
+
+__all__ = [
+    "FittedLegibility",
+    "FittedSpace",
+    "LegibilityLoss",
+    "LegibilityModel",
+    "LegibilityPair",
+    "LegibleAttack",
+    "Perturbation",
+    "SimilaritySpace",
+    "Substitution",
+    "VisualPerturber",
+    "WordRenderer",
+    "distance_score",
+    "edit_score",
+    "legibility_metrics",
+    "parameter_score",
+]

@@ -1,0 +1,60 @@
+"""Methods for images of scenes: patches on real objects and what they do to detectors; captioners."""
+
+from assay.vision.captioner import Captioner
+from assay.vision.color_spaces import from_lalphabeta, to_lalphabeta
+from assay.vision.detection import (
+    Matches,
+    attack_success_rate,
+    average_precision,
+    f1_threshold,
+    fnr_threshold,
+    match,
+)
+from assay.vision.geometry import corners, get_transform_matrix, move_points, warp
+from assay.vision.grid_detector import GridDetector, fit_detector
+from assay.vision.hf_captioner import HFCaptioner
+from assay.vision.keypoints import keypoints_from_mask
+from assay.vision.patch_bench import FittedPatchBenchmark, PatchBenchmark, PatchReport, PatchScore
+from assay.vision.patch_mask import patch_mask
+from assay.vision.patch_renderer import PatchRenderer
+from assay.vision.realism import realism_error
+from assay.vision.reap_files import load_reap
+from assay.vision.relight import fit_relight, relight
+from assay.vision.scenes import Scenes, generate_scenes, joined_images, polygon_sign
+from assay.vision.tiny_captioner import TinyCaptioner, TinyViT
+
+__all__ = [
+    "Captioner",
+    "FittedPatchBenchmark",
+    "GridDetector",
+    "HFCaptioner",
+    "Matches",
+    "PatchBenchmark",
+    "PatchRenderer",
+    "PatchReport",
+    "PatchScore",
+    "Scenes",
+    "TinyCaptioner",
+    "TinyViT",
+    "attack_success_rate",
+    "average_precision",
+    "corners",
+    "f1_threshold",
+    "fit_detector",
+    "fit_relight",
+    "fnr_threshold",
+    "from_lalphabeta",
+    "generate_scenes",
+    "get_transform_matrix",
+    "joined_images",
+    "keypoints_from_mask",
+    "load_reap",
+    "match",
+    "move_points",
+    "patch_mask",
+    "polygon_sign",
+    "realism_error",
+    "relight",
+    "to_lalphabeta",
+    "warp",
+]
