@@ -240,10 +240,10 @@ def test_ensembles():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Ensemble([]), "no models"),
+        (lambda: Ensemble([]), "no networks"),
         (lambda: Ensemble([len]), "expected a torch module"),
         (lambda: Ensemble([*MODELS, nn.Flatten()])(X), "same of all"),
-        (lambda: CWA()([], X, Y, seed=0), "no models"),
+        (lambda: CWA()([], X, Y, seed=0), "no networks"),
         (lambda: CWA(ball=Linf(0.0)), "eps"),
         (lambda: CWA(base="nesterov"), "base"),
         (lambda: CWA(inner_step=0.0), "inner_step"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,13 +15,14 @@ from assay.attacks.balls import Ball, Linf
 from assay.attacks.base import AttackResult, Goal, Model, Targeted, Untargeted
 from assay.attacks.engine import Climb
 from assay.attacks.mifgsm import MIFGSM
+from assay.attacks.surrogates.base import Surrogates
 from assay.runtime.errors import InputError
 from assay.runtime.inference import BATCH, device_of
 
-Surrogates = Model | Sequence[nn.Module]
+Sources = Model | Sequence[nn.Module]
 
 
-class Ensemble(nn.Module):
+class Ensemble(Surrogates):
     """Models (n, ...) -> (n, c) as one, whose logits are the mean of theirs; they may live on different devices.
 
     ``mean=False`` sums them, as the official code of Chen et al. (2023, arXiv:2303.09105) does: the same decisions at
@@ -29,25 +31,18 @@ class Ensemble(nn.Module):
     """
 
     def __init__(self, models: Sequence[nn.Module], *, mean: bool = True) -> None:
-        super().__init__()
-        if not len(models):
-            raise InputError("Ensemble: no models; expected at least one")
         for k, model in enumerate(models):
             if not isinstance(model, nn.Module):
                 raise InputError(f"Ensemble: model {k} is {type(model).__name__}; expected a torch module")
-        self.members, self.mean = nn.ModuleList(models), mean
+        super().__init__(models)
+        self.mean = mean
 
-    def each(self, x: Float[Tensor, "n ..."]) -> list[Float[Tensor, "n c"]]:
-        """The logits of every member, on the device of ``x``."""
-        outputs = [member(x.to(device_of(member))).to(x.device) for member in self.members]
+    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
+        outputs = [member(x) for member in members(self)]
         if len({o.shape for o in outputs}) > 1:
             shapes = ", ".join(str(tuple(o.shape)) for o in outputs)
             raise InputError(f"Ensemble: the models give shapes {shapes}; expected the same of all")
-        return outputs
-
-    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
-        outputs = self.each(x)
-        total = sum(outputs[1:], outputs[0])
+        total = torch.stack(outputs).sum(0)
         return total / len(outputs) if self.mean else total
 
 
@@ -64,13 +59,13 @@ class Member(nn.Module):
 
 def members(model: nn.Module) -> list[nn.Module]:
     """The models of an ensemble, in order; a model that is none is its own only member."""
-    return [Member(m) for m in model.members] if isinstance(model, Ensemble) else [model]
+    return [Member(m) for m in model.samples] if isinstance(model, Surrogates) else [model]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleAttack(MIFGSM):
-    """MIFGSM from several surrogates: ``attack(models, x, y, seed=0)``, with a sequence of models, an ``Ensemble`` or
-    one model.
+    """MIFGSM from several surrogates: ``attack(models, x, y, seed=0)``, with a sequence of models, an ``Ensemble``,
+    ``Surrogates`` or one model.
 
     Steps are eps / 5 long. ``reverse_step`` is a length as a fraction of eps: a step down the gradient of the ensemble
     before the gradients that count, cut to the ball (0: none). What is climbed is the cross-entropy, or
@@ -92,12 +87,12 @@ class EnsembleAttack(MIFGSM):
         if not 0 <= self.reverse_step <= 1:
             self.refuse("reverse_step", self.reverse_step, "a fraction of eps in [0, 1]")
 
-    def __call__(self, model: Surrogates, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+    def __call__(self, model: Sources, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         return super().__call__(self._joined(model), x, y, seed=seed, index=index)
 
     def run(
         self,
-        model: Surrogates,
+        model: Sources,
         x: Tensor,
         goal: Goal,
         *,
@@ -110,7 +105,7 @@ class EnsembleAttack(MIFGSM):
         return super().run(model, x, goal, seed=seed, index=index, batch_size=batch_size, start=start)
 
     @staticmethod
-    def _joined(model: Surrogates) -> Model:
+    def _joined(model: Sources) -> Model:
         return Ensemble(model) if isinstance(model, Sequence) else model
 
     def length(self, step: int) -> float:

@@ -70,7 +70,7 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {**SMALL, "data": "digits:test", "train": 300, "epochs": 6, "hardening": 3, "images": 30,
                            "at": 0.15, "eps": (0.16, 0.2)}),
-        Scale("claim", 5, {**SMALL, "data": "mnist:test", "train": 2000, "epochs": 25, "hardening": 6, "images": 300,
+        Scale("claim", 6, {**SMALL, "data": "mnist:test", "train": 2000, "epochs": 25, "hardening": 6, "images": 400,
                            "at": 0.15, "eps": (0.16, 0.2)}),
         Scale("gpu", 5, {"targets": True, "deep": True, "data": "cifar10:train", "train": 20_000, "epochs": 30,
                          "hardening": 30, "images": 1000, "at": 4 / 255, "eps": (8 / 255, 16 / 255)}),
@@ -187,7 +187,7 @@ def _trained(data: Data, k: int, scale: Scale, seed: int) -> nn.Module:
     return hardening.fit(start, data, seed=derive(seed, k))
 
 
-def _rows(arm: str, attack: MIFGSM, given: dict[str, Any], seed: int) -> dict[str, Any]:
+def _row(arm: str, attack: MIFGSM, given: dict[str, Any], seed: int, *, report: bool = True) -> dict[str, Any]:
     """How often the hardened surrogate and the targets are fooled, and the cross-entropies of the surrogates."""
     models, x, y = given["models"], given["x"], given["y"]
     x_adv = attack(Ensemble(models), x, y, seed=seed)
@@ -195,10 +195,12 @@ def _rows(arm: str, attack: MIFGSM, given: dict[str, Any], seed: int) -> dict[st
     losses = [float(F.cross_entropy(z, y)) for z in logits]
     row = {"arm": arm, "eps": attack.ball.eps, "mean_ce": np.mean(losses), "least_ce": min(losses)}
     row["hardest"] = float((logits[HARD].argmax(1) != y).double().mean())
-    few = slice(0, REPORTED)
-    stats = common_weakness_stats(models, x[few], x_adv[few], y[few], seed=seed, ball=attack.ball, probes=3, steps=10)
-    row["cosine"], row["flatness"] = float(stats.closeness.mean()), float(stats.flatness.mean())
-    row["distance"] = float(stats.distance.mean())
+    if report:
+        few = slice(0, REPORTED)
+        there = (x[few], x_adv[few], y[few])
+        stats = common_weakness_stats(models, *there, seed=seed, ball=attack.ball, probes=3, steps=10)
+        row["cosine"], row["flatness"] = float(stats.closeness.mean()), float(stats.flatness.mean())
+        row["distance"] = float(stats.distance.mean())
     if given["targets"]:
         fooled = [(predict(m, x_adv).argmax(1) != y).double().mean() for m in given["targets"]]
         row["transfer"] = float(torch.stack(fooled).mean())
@@ -227,7 +229,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
             "mi-20": MIFGSM(ball=Linf(eps), step_size=1 / 5, steps=20),
             "sam": SAM_MI(ball=Linf(eps)),
         }
-        given["references"] += [_rows(arm, attack, given, seed) for arm, attack in arms.items()]
+        given["references"] += [_row(arm, attack, given, seed) for arm, attack in arms.items()]
     return given
 
 
@@ -236,7 +238,7 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     rows: list[dict[str, Any]] = [{"arm": "expansion", "slope": residual_slope(METHODS[sham]["cwa"], seed)}]
     for arm, method in METHODS[sham].items():
         for eps in scale["eps"]:
-            row = _rows(arm, method(ball=Linf(eps)), given, seed)
+            row = _row(arm, method(ball=Linf(eps)), given, seed, report=sham is None)
             peers = [r for r in given["references"] if r["eps"] == eps and r["arm"] in ("mi", "mi-20")]
             for column in ("hardest", "least_ce", "cosine", "transfer"):
                 if column in row:
@@ -283,12 +285,13 @@ def _transfer(table: Table) -> list[Claim]:
     texts = {"transfer": "networks that it has not seen are fooled", "cosine": "cosine of the surrogates' gradients"}
     return [
         Claim(
-            f"MI-CWA: {texts[column]}: gain over MI, mean over both radii",
+            f"MI-CWA: {texts[column]}: gain over MI, mean of both radii",
             table.per_seed(f"gain {column}", arm="cwa"),
             at_least=bound,
             key=False,
         )
         for column, bound in bounds.items()
+        if any(f"gain {column}" in r for r in table.rows)
     ]
 
 
