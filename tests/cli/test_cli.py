@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,15 +32,17 @@ finally:
 def test_help_is_quick_and_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     code, seconds = HELP.replace("WORDS", repr(words)), []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = os.times()
         command = [sys.executable, "-c", code]
         ended = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - begun)
-    print(f"{' '.join(words)}: {min(seconds):.2f} s")
+        spent = os.times()
+        seconds.append(
+            sum(spent[2:4]) - sum(begun[2:4])
+        )  # of the child's CPU: other work on the machine does not count
     assert ended.returncode == 0
     assert ended.stderr == "heavy: []\n"
     assert ("Usage: assay" in ended.stdout) or ended.stdout == f"{assay.__version__}\n"
-    assert min(seconds) <= 1.0
+    assert 0 < min(seconds) <= 1.0
 
 
 def test_help_names_every_command(cli: Cli) -> None:
