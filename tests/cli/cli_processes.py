@@ -43,7 +43,8 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def start(cache: Path, *words: object, code: str = MAIN) -> subprocess.Popen[str]:
-    """The command as a process of its own."""
+    """The command as a process of its own that an interrupt reaches, also where the tests themselves ignore them."""
+    code = f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
     command = [sys.executable, "-c", code, *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment(cache), stdout=pipe, stderr=pipe, text=True)
