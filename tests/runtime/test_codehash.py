@@ -20,6 +20,9 @@ FILES = {
     "def spare():\n    return 2\n",
     "picks.py": "from assay.tools import used\ndef run():\n    return used()\ndef draw():\n    return spare\n"
     "from assay import tools\ndef both():\n    return tools.spare()\n",
+    "passes.py": "from assay.tools import used as handed\n",
+    "indirect.py": "from assay.passes import handed\nimport assay.base\ndef run():\n    return handed()\n"
+    "def dotted():\n    return assay.base.f()\n",
 }
 
 
@@ -87,6 +90,12 @@ def test_of_a_module_only_what_is_used_counts_and_what_always_runs(package: Path
         assert (_hash_after(package, "tools.py", change, "assay.picks", "run") == before) is same
     assert ("assay.tools", "spare") in codehash.reached("assay.picks", ("both",))
     assert ("assay.tools", "helper") not in codehash.reached("assay.picks", ("both",))
+
+
+def test_names_that_a_module_passes_on_and_dotted_imports_are_followed(package: Path) -> None:
+    assert ("assay.tools", "helper") in codehash.reached("assay.indirect", ("run",))
+    assert ("assay.base", "f") in codehash.reached("assay.indirect", ("dotted",))
+    assert ("assay.base", "f") not in codehash.reached("assay.indirect", ("run",))
 
 
 def test_the_closure_of_a_property_holds_what_it_calls_and_not_the_command_line() -> None:

@@ -129,13 +129,17 @@ def _bound(node: ast.stmt) -> list[str]:
 
 @functools.cache
 def _imported(module: str) -> dict[str, set[Definition]]:
-    """What the names that a module imports stand for; a module of assay is (module, "*")."""
+    """What the names that a module imports stand for; a module of assay is (module, "*").
+
+    ``import assay.x`` binds ``assay``: whatever is read of that is taken for the whole module, (module, "**").
+    """
     found: dict[str, set[Definition]] = {}
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             for a in node.names:
                 if source_path(a.name) is not None:
-                    found.setdefault(a.asname or a.name.split(".")[0], set()).add((a.name, "*"))
+                    name = (a.asname, "*") if a.asname else (a.name.split(".")[0], "**")
+                    found.setdefault(name[0], set()).add((a.name, name[1]))
         elif isinstance(node, ast.ImportFrom) and node.module:
             for a in node.names:
                 found.setdefault(a.asname or a.name, set()).update(_attribute(node.module, a.name))
@@ -176,11 +180,12 @@ def reached(module: str, roots: tuple[str, ...] = ("*",)) -> tuple[Definition, .
     todo: list[Definition] = [(module, name) for name in roots]
     while todo:
         found, name = todo.pop()
-        if name == "*":
+        if name in ("*", "**"):
             todo += [(found, n) for n in _bindings(found)]
         elif (found, name) not in seen:
             seen.add((found, name))
             todo.append((found, ""))
+            todo += _imported(found).get(name, ())  # a name that a module only passes on
             todo += [use for node in _bindings(found).get(name, []) for use in _uses(found, node)]
     return tuple(sorted(seen))
 
