@@ -66,8 +66,7 @@ PAPER = Paper(
         "decide.ClassificationBandit",
         "decide.run_bandit",
     ),
-    claim="Perturbing a network's predictions gives online regression curvature; inverse gap weighting of its costs "
-    "then makes a contextual bandit with little regret.",
+    claim="Perturbed predictions give online regression curvature; inverse gap weighting then gives little regret.",
     headline="Six data sets: both methods below NeuralUCB, NeuralTS and epsilon-greedy in regret, NeuFastCB lowest.",
     peers=("vowpalwabbit --squarecb", "torch.optim.SGD"),
     baselines=("UniformArms", *RIVALS),

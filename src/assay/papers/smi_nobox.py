@@ -94,16 +94,8 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {
-                "source": "synthetic",
-                "clips": 600,
-                "frames": 32,
-                "attacked": 96,
-                "epochs": 12,
-                "moco": 50,
-                "graph": False,
-            }
-            | {"steps": 20, "eps": 0.055, "clusters": 40, "process": (12, 2000)},
+            {"source": "synthetic", "clips": 600, "frames": 32, "attacked": 96, "epochs": 12, "moco": 50}
+            | {"graph": False, "steps": 20, "eps": 0.055, "clusters": 40, "process": (12, 2000)},
         ),
         Scale(
             "gpu",
