@@ -376,5 +376,5 @@ def figure(table: Table) -> Figure:
     right.plot(np.arange(len(SHARES)) - 0.2, list(SHARES.values()), "k_", ms=24, label="bound")
     right.set_xticks(range(len(SHARES)), SHARES)
     right.set(ylabel="share of images", title="Labels that differ from fp32's")
-    right.legend(frameon=False)
+    right.legend(frameon=False, fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return drawing
