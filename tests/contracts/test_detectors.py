@@ -15,6 +15,7 @@ from torch import nn
 import assay.detect as room
 from assay.data import Data
 from assay.data.outsets import OUT_SETS
+from assay.detect.base import FittedDetector
 from assay.nets import ResNet
 from assay.runtime.errors import InputError
 from assay.subject import Subject, load
@@ -84,6 +85,21 @@ def test_results_do_not_depend_on_batches(method: Any, digits: Subject) -> None:
     verdicts = (a > whole.threshold(0.1)) == (b > small.threshold(0.1))
     assert verdicts.double().mean() >= 0.995
     torch.testing.assert_close(whole.score(x[40:60]), a[40:60], rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_what_attacks_follow_is_the_score(method: Any, digits: Subject) -> None:
+    fitted = method.fit(digits.model, train_of(digits))
+    x = digits.test.x[:20].clone().requires_grad_()
+    if type(fitted).graph is FittedDetector.graph:
+        with pytest.raises(InputError, match="no gradient"):
+            fitted.graph(x)
+        return
+    score = fitted.graph(x)
+    torch.testing.assert_close(score.detach().cpu().double(), fitted.score(x.detach()), rtol=1e-4, atol=1e-4)
+    (slope,) = torch.autograd.grad(score.sum(), x)
+    assert torch.isfinite(slope).all()
+    assert (slope.flatten(1).abs().amax(1) > 0).double().mean() > 0.8
 
 
 @every

@@ -8,18 +8,17 @@ shift, the field of noise) from one severity to the next.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from assay.data.filters import convolved, gaussian_blur, jpeg, quantised
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 from assay.runtime.random import Draws
@@ -83,22 +82,9 @@ def _impulse_noise(u: Tensor, amount: float, draws: Draws) -> Tensor:
     return torch.where(where < amount, (salt < 0.5).to(u), u)
 
 
-def _filter(u: Tensor, kernel: Tensor) -> Tensor:
-    """Every channel filtered by ``kernel`` (kh, kw); the border is repeated."""
-    kh, kw = kernel.shape
-    channels = u.shape[1]
-    padded = F.pad(u, (kw // 2, kw // 2, kh // 2, kh // 2), mode="replicate")
-    return F.conv2d(padded, kernel.to(u).expand(channels, 1, kh, kw), groups=channels)
-
-
 def _gaussian_blur(u: Tensor, fraction: float, draws: Draws) -> Tensor:
-    """Gaussian of standard deviation ``fraction`` of the side, integrated over each pixel (so that it may be small)."""
-    sigma = fraction * _side(u)
-    radius = max(1, math.ceil(3 * sigma))
-    edges = torch.arange(-radius, radius + 2, dtype=torch.float64) - 0.5
-    mass = torch.special.ndtr(edges / sigma).diff()
-    mass = mass / mass.sum()
-    return _filter(_filter(u, mass[None, :]), mass[:, None])
+    """Gaussian of standard deviation ``fraction`` of the side."""
+    return gaussian_blur(u, fraction * _side(u))
 
 
 def _defocus_blur(u: Tensor, fraction: float, draws: Draws) -> Tensor:
@@ -108,7 +94,7 @@ def _defocus_blur(u: Tensor, fraction: float, draws: Draws) -> Tensor:
     fine = (torch.arange((2 * reach + 1) * 9, dtype=torch.float64) + 0.5) / 9 - reach - 0.5
     disk = (fine[:, None] ** 2 + fine[None] ** 2 <= radius**2).double()
     kernel = F.avg_pool2d(disk[None, None], 9)[0, 0]
-    return _filter(u, kernel / kernel.sum())
+    return convolved(u, kernel / kernel.sum())
 
 
 def _warp(u: Tensor, grid: Tensor) -> Tensor:
@@ -167,23 +153,11 @@ def _pixelate(u: Tensor, fraction: float, draws: Draws) -> Tensor:
 
 
 def _jpeg(u: Tensor, quality: float, draws: Draws) -> Tensor:
-    """Baseline JPEG at ``quality``; three channels are coded in colour, others one by one."""
-    from PIL import Image
-
-    planes = (u * 255).round().byte()
-    colour = u.shape[1] == 3
-    pictures = planes.permute(0, 2, 3, 1).numpy() if colour else planes.flatten(0, 1).numpy()
-    out = []
-    for picture in pictures:
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=int(quality))
-        out.append(np.asarray(Image.open(buffer)))
-    back = torch.from_numpy(np.stack(out)).float() / 255
-    return back.permute(0, 3, 1, 2).contiguous() if colour else back.reshape(u.shape)
+    return jpeg(u, int(quality))
 
 
 def _quantise(u: Tensor, levels: float, draws: Draws) -> Tensor:
-    return (u * (levels - 1)).round() / (levels - 1)
+    return quantised(u, levels)
 
 
 def _rotate(u: Tensor, degrees: float, draws: Draws) -> Tensor:

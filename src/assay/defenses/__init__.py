@@ -1,16 +1,25 @@
 """Training that hardens a model against attacks, and what it has to hold against."""
 
 from assay.defenses.adv_store import AdvStore, generate
+from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
+from assay.defenses.purifier import InputMap, Purified, Purifier
 from assay.defenses.select_sources import select_sources, transfer_error
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
 
 __all__ = [
     "AdvStore",
+    "BitDepth",
+    "Blur",
+    "InputMap",
+    "Jpeg",
+    "Median",
     "PGDTraining",
     "PubDef",
+    "Purified",
+    "Purifier",
     "Similarity",
     "TAPMEvaluation",
     "TAPMResult",

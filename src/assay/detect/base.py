@@ -46,6 +46,13 @@ class FittedDetector:
         self.check(x)
         return self.scores(x)
 
+    def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """The scores with a graph back to ``x``: what an attack follows that knows of the detector.
+
+        The inputs are taken as they are. InputError where the detector has no gradient.
+        """
+        raise InputError(f"{type(self).__name__}: its score has no gradient; expected a detector that states graph(x)")
+
     def threshold(self, fpr: float) -> float:
         """The score above which an input is called abnormal, so that at most ``fpr`` of ``reference_`` lies above it.
 
@@ -90,6 +97,9 @@ class FittedLogits(FittedDetector):
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """The score of float64 logits."""
         raise TypeError(f"{type(self).__name__} states no of_logits")
+
+    def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        return self.of_logits(self.model(x).double())
 
     def scores(self, x: Tensor) -> Float[Tensor, " n"]:
         return self.of_logits(predict(self.model, x, batch_size=self.batch_size).double())

@@ -117,6 +117,17 @@ class FittedMahalanobis(FittedDetector):
             parts.append((inputs.detach() - self.magnitude * gradient.sign()).cpu())
         return torch.cat(parts)
 
+    def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """See FittedDetector; the move by ``magnitude`` is a constant here, as sign() has no slope."""
+        joined = x.new_full((), self.bias_, dtype=torch.float64, device="cpu")
+        for k, (name, gaussian) in enumerate(zip(self.layers_, self.gaussians_, strict=True)):
+            moved = x if self.magnitude == 0 else x + (self._processed(x, name, gaussian).to(x) - x).detach()
+            with captured(self.model, [name]) as caught:
+                self.model(moved)
+            nearest = gaussian.distances(pooled(caught[name])).amin(1)
+            joined = joined + self.weight_[k] * (nearest - self.centre_[k]) / self.scale_[k]
+        return joined
+
     def scores(self, x: Tensor) -> Float[Tensor, " n"]:
         standard = (self.layer_scores(x).numpy() - self.centre_) / self.scale_
         return torch.from_numpy(standard @ self.weight_ + self.bias_)
