@@ -21,16 +21,16 @@ def _budget(context: Context) -> int:
     return context.limit or context.pick(1000, 5000, 20000)
 
 
-def _detectors(subject: Subject, section: Section) -> dict[str, Detector]:
+def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
     """By the name in the metrics; Mahalanobis where weights and training data are at hand."""
-    detectors: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
+    found: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
     if subject.access < Access.WEIGHTS:
         section.notes.append(f"Mahalanobis left out: needs WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:
         section.notes.append("Mahalanobis left out: needs the training data; the subject has none (pass --train).")
     else:
-        detectors["mahalanobis"] = Mahalanobis()
-    return detectors
+        found["mahalanobis"] = Mahalanobis()
+    return found
 
 
 def _outsets(data: Data, context: Context, section: Section) -> dict[str, Tensor]:
@@ -48,25 +48,26 @@ def measure(subject: Subject, context: Context) -> Section:
     """AUROC and FPR at 95% TPR of each detector on each out-set; in-distribution is the test set."""
     section = Section()
     data = subject.test.limit(_budget(context), seed=context.seed)
-    detectors, sets = _detectors(subject, section), _outsets(data, context, section)
+    chosen, sets = detectors(subject, section), _outsets(data, context, section)
     holdout = subject.holdout
     assert holdout is not None
     fit_data = (subject.train if subject.train is not None else holdout).limit(_budget(context) * 5, seed=context.seed)
     table: dict[str, dict[str, float]] = {}
-    for name, detector in detectors.items():
+    for name, detector in chosen.items():
         fitted = detector.fit(subject.model, fit_data, holdout)
         inside, threshold = fitted.score(data.x).numpy(), fitted.threshold(1 - TPR)
         for out, x in sets.items():
             outside = fitted.score(x).numpy()
             how = f"{detector} on {len(data)} samples of {data.name} and as many {WORDS[out]}"
-            auroc = _auroc(section, f"ood.{out}.{name}", inside, outside, data.index, how)
+            area = auroc(section, f"ood.{out}.{name}", inside, outside, data.index, how)
             _fpr(section, f"ood.{out}.{name}", outside, threshold, f"{how}; threshold: {TPR:.0%} of holdout inside")
-            table.setdefault(name, {})[out] = auroc
+            table.setdefault(name, {})[out] = area
     _report(section, table, sets)
     return section
 
 
-def _auroc(section: Section, prefix: str, inside: np.ndarray, outside: np.ndarray, index: Tensor, how: str) -> float:
+def auroc(section: Section, prefix: str, inside: np.ndarray, outside: np.ndarray, index: Tensor, how: str) -> float:
+    """Add the AUROC of ``outside`` scores against ``inside`` ones, whose samples ``index`` names, and return it."""
     score = np.concatenate([inside, outside])
     label = np.repeat([0.0, 1.0], [len(inside), len(outside)])
     names = np.concatenate([index.numpy(), -1 - np.arange(len(outside))])

@@ -20,6 +20,7 @@ MODULES = (
     "corruption",
     "certified",
     "ood",
+    "adversarial_detection",
     "privacy",
     "labels",
     "hygiene",
