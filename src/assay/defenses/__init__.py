@@ -5,6 +5,7 @@ from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
+from assay.defenses.resupnet import ResUpNet
 from assay.defenses.select_sources import select_sources, transfer_error
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
@@ -20,6 +21,7 @@ __all__ = [
     "PubDef",
     "Purified",
     "Purifier",
+    "ResUpNet",
     "Similarity",
     "TAPMEvaluation",
     "TAPMResult",
