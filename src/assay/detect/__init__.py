@@ -1,17 +1,39 @@
 """Detectors of abnormal inputs: ``fit(model, data)`` gives an object with ``score(x)``, higher is more abnormal."""
 
 from assay.detect.class_incremental import ClassIncrementalGDA
+from assay.detect.conformal_backdoor import (
+    ConformalDetector,
+    FittedConformal,
+    conformal_pvalues,
+    conformal_rank,
+    conformal_threshold,
+    dkw_level,
+)
 from assay.detect.energy import Energy
+from assay.detect.gaussian_power import lr_power, mahalanobis_power, optimal_lr_score
 from assay.detect.mahalanobis import Mahalanobis
 from assay.detect.msp import MSP
 from assay.detect.quant_audit import Disparity, FittedQuantizationAudit, QuantizationAudit
+from assay.detect.shrunk_mahalanobis import ShrunkMahalanobis
+from assay.detect.strip import STRIP
 
 __all__ = [
     "ClassIncrementalGDA",
+    "ConformalDetector",
     "Disparity",
     "Energy",
+    "FittedConformal",
     "FittedQuantizationAudit",
     "MSP",
     "Mahalanobis",
     "QuantizationAudit",
+    "STRIP",
+    "ShrunkMahalanobis",
+    "conformal_pvalues",
+    "conformal_rank",
+    "conformal_threshold",
+    "dkw_level",
+    "lr_power",
+    "mahalanobis_power",
+    "optimal_lr_score",
 ]
