@@ -1,17 +1,30 @@
 """Detectors of abnormal inputs: ``fit(model, data)`` gives an object with ``score(x)``, higher is more abnormal."""
 
+from assay.detect.adaptive_pgd import DetectorAwarePGD
 from assay.detect.class_incremental import ClassIncrementalGDA
+from assay.detect.deep_kernel import DeepKernel, DeepKernelMMD
 from assay.detect.energy import Energy
+from assay.detect.eps import EPSAD, expected_perturbation_score
 from assay.detect.mahalanobis import Mahalanobis
+from assay.detect.mmd import mmd2, mmd_variance
 from assay.detect.msp import MSP
 from assay.detect.quant_audit import Disparity, FittedQuantizationAudit, QuantizationAudit
+from assay.detect.score_norm import ScoreNorm
 
 __all__ = [
     "ClassIncrementalGDA",
+    "DeepKernel",
+    "DeepKernelMMD",
+    "DetectorAwarePGD",
     "Disparity",
     "Energy",
+    "EPSAD",
     "FittedQuantizationAudit",
-    "MSP",
     "Mahalanobis",
+    "MSP",
     "QuantizationAudit",
+    "ScoreNorm",
+    "expected_perturbation_score",
+    "mmd2",
+    "mmd_variance",
 ]
