@@ -87,7 +87,7 @@ class _Levels:
     def mean(self, x: Float[Tensor, "n ..."], noise: Tensor | None) -> Float[Tensor, "n ..."]:
         """The mean score over noises and levels of scaled ``x``."""
         count, shape = self.n_noise * self.T, x.shape[1:]
-        t = (torch.arange(1, self.T + 1, device=x.device) / self.n_steps).repeat(len(x) * self.n_noise)
+        t = (torch.arange(1, self.T + 1, dtype=x.dtype, device=x.device) / self.n_steps).repeat(len(x) * self.n_noise)
         z = x.repeat_interleave(count, 0)
         if self.perturb:
             if noise is None:
