@@ -1,5 +1,6 @@
 """Detectors of abnormal inputs: ``fit(model, data)`` gives an object with ``score(x)``, higher is more abnormal."""
 
+from assay.detect.adaptive_pgd import DetectorAwarePGD
 from assay.detect.class_incremental import ClassIncrementalGDA
 from assay.detect.conformal_backdoor import (
     ConformalDetector,
@@ -11,7 +12,11 @@ from assay.detect.conformal_backdoor import (
 )
 from assay.detect.energy import Energy
 from assay.detect.gaussian_power import lr_power, mahalanobis_power, optimal_lr_score
+from assay.detect.deep_kernel import DeepKernel, DeepKernelMMD
+from assay.detect.energy import Energy
+from assay.detect.eps import EPSAD, expected_perturbation_score
 from assay.detect.mahalanobis import Mahalanobis
+from assay.detect.mmd import mmd2, mmd_variance
 from assay.detect.msp import MSP
 from assay.detect.quant_audit import Disparity, FittedQuantizationAudit, QuantizationAudit
 from assay.detect.shrunk_mahalanobis import ShrunkMahalanobis
@@ -23,9 +28,19 @@ __all__ = [
     "Disparity",
     "Energy",
     "FittedConformal",
+from assay.detect.score_norm import ScoreNorm
+
+__all__ = [
+    "ClassIncrementalGDA",
+    "DeepKernel",
+    "DeepKernelMMD",
+    "DetectorAwarePGD",
+    "Disparity",
+    "Energy",
+    "EPSAD",
     "FittedQuantizationAudit",
-    "MSP",
     "Mahalanobis",
+    "MSP",
     "QuantizationAudit",
     "STRIP",
     "ShrunkMahalanobis",
@@ -36,4 +51,8 @@ __all__ = [
     "lr_power",
     "mahalanobis_power",
     "optimal_lr_score",
+    "ScoreNorm",
+    "expected_perturbation_score",
+    "mmd2",
+    "mmd_variance",
 ]
