@@ -10,49 +10,43 @@ from assay.detect.conformal_backdoor import (
     conformal_threshold,
     dkw_level,
 )
-from assay.detect.energy import Energy
-from assay.detect.gaussian_power import lr_power, mahalanobis_power, optimal_lr_score
 from assay.detect.deep_kernel import DeepKernel, DeepKernelMMD
 from assay.detect.energy import Energy
 from assay.detect.eps import EPSAD, expected_perturbation_score
+from assay.detect.gaussian_power import lr_power, mahalanobis_power, optimal_lr_score
 from assay.detect.mahalanobis import Mahalanobis
 from assay.detect.mmd import mmd2, mmd_variance
 from assay.detect.msp import MSP
 from assay.detect.quant_audit import Disparity, FittedQuantizationAudit, QuantizationAudit
+from assay.detect.score_norm import ScoreNorm
 from assay.detect.shrunk_mahalanobis import ShrunkMahalanobis
 from assay.detect.strip import STRIP
 
 __all__ = [
     "ClassIncrementalGDA",
     "ConformalDetector",
-    "Disparity",
-    "Energy",
-    "FittedConformal",
-from assay.detect.score_norm import ScoreNorm
-
-__all__ = [
-    "ClassIncrementalGDA",
     "DeepKernel",
     "DeepKernelMMD",
     "DetectorAwarePGD",
     "Disparity",
-    "Energy",
     "EPSAD",
+    "Energy",
+    "FittedConformal",
     "FittedQuantizationAudit",
-    "Mahalanobis",
     "MSP",
+    "Mahalanobis",
     "QuantizationAudit",
     "STRIP",
+    "ScoreNorm",
     "ShrunkMahalanobis",
     "conformal_pvalues",
     "conformal_rank",
     "conformal_threshold",
     "dkw_level",
+    "expected_perturbation_score",
     "lr_power",
     "mahalanobis_power",
-    "optimal_lr_score",
-    "ScoreNorm",
-    "expected_perturbation_score",
     "mmd2",
     "mmd_variance",
+    "optimal_lr_score",
 ]
