@@ -1,6 +1,7 @@
 """Generators: ``fit(data, *, seed)`` gives an object with ``sample(n, *, seed)``."""
 
 from assay.generate.base import FittedGenerator, Generator
+from assay.generate.class_pca import ClassPCA, class_pca
 from assay.generate.denoiser import DenoiserMLP
 from assay.generate.edm import EDMPrecond, edm_sampler, edm_sigmas
 from assay.generate.frechet import frechet_distance
@@ -8,6 +9,7 @@ from assay.generate.pfgm import PFGMPP, FittedPFGMPP
 from assay.generate.poisson import PerturbationKernel, pfgm_field, posterior_gap
 
 __all__ = [
+    "ClassPCA",
     "DenoiserMLP",
     "EDMPrecond",
     "FittedGenerator",
@@ -15,6 +17,7 @@ __all__ = [
     "Generator",
     "PFGMPP",
     "PerturbationKernel",
+    "class_pca",
     "edm_sampler",
     "edm_sigmas",
     "frechet_distance",
