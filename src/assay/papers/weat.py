@@ -68,7 +68,7 @@ PAPER = Paper(
         Scale("smoke", 1, {"data": "digits", "pool": 1, "train": 250, "test": 200, "points": 60, "steps": 8, "pgd": 5,
                            "radii": (0.1, 0.2), "ordinary": 6, "epochs": 6, "attack_steps": 3, "eps": 0.1,
                            "residual": False}),
-        Scale("claim", 5, {"data": "mnist", "pool": 2, "train": 2000, "test": 2000, "points": 500, "steps": 20,
+        Scale("claim", 5, {"data": "mnist", "pool": 2, "train": 1600, "test": 2000, "points": 400, "steps": 20,
                            "pgd": 10, "radii": (0.05, 0.1, 0.2), "ordinary": 12, "epochs": 10, "attack_steps": 5,
                            "eps": 0.1, "residual": False}),
         Scale("gpu", 5, {"data": "cifar10", "pool": 1, "train": 50_000, "test": 10_000, "points": 1000, "steps": 20,
