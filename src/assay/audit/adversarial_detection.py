@@ -111,7 +111,9 @@ def _report(section: Section, table: dict[str, dict[str, float]]) -> None:
     names = list(table)
     columns = {"attack on the model": "handled", "attack on both": "adaptive"}
     series = {label: {"x": names, "y": [table[n][key] for n in names]} for label, key in columns.items()}
-    section.plots.append(Plot("bar", "Attacked inputs that are read right or refused", series, "", "share (line: nothing refused)", bare))
+    section.plots.append(
+        Plot("bar", "Attacked inputs that are read right or refused", series, "", "share (line: nothing refused)", bare)
+    )
     best = max(names, key=lambda n: table[n]["adaptive"])
     shown = max(names, key=lambda n: table[n]["handled"])
     section.headline = [f"{NAME}.undefended", *(f"{NAME}.{name}.adaptive" for name in names)]

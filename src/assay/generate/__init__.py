@@ -1,6 +1,7 @@
 """Generators: ``fit(data, *, seed)`` gives an object with ``sample(n, *, seed)``."""
 
 from assay.generate.base import FittedGenerator, Generator
+from assay.generate.class_pca import ClassPCA, class_pca
 from assay.generate.denoiser import DenoiserMLP
 from assay.generate.denoising import DenoisingScoreMatching
 from assay.generate.edm import EDMPrecond, edm_sampler, edm_sigmas
@@ -12,6 +13,7 @@ from assay.generate.score_unet import TinyScoreUNet
 from assay.generate.vpsde import VPSDE, DiscreteSchedule
 
 __all__ = [
+    "ClassPCA",
     "DenoiserMLP",
     "DenoisingScoreMatching",
     "DiscreteSchedule",
@@ -21,10 +23,11 @@ __all__ = [
     "GaussianScore",
     "Generator",
     "NoisePrediction",
-    "PerturbationKernel",
     "PFGMPP",
+    "PerturbationKernel",
     "TinyScoreUNet",
     "VPSDE",
+    "class_pca",
     "edm_sampler",
     "edm_sigmas",
     "frechet_distance",
