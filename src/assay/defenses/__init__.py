@@ -1,7 +1,12 @@
 """Training that hardens a model against attacks, and what it has to hold against."""
 
+from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
+from assay.defenses.mixed_classifier import MixedClassifier, MixtureScan
+from assay.defenses.mixing_net import MixingNet
+from assay.defenses.mixture_attack import RandomisedPGD
+from assay.defenses.mixture_radius import certified_radius_lipschitz, certified_radius_smoothing
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
@@ -10,20 +15,28 @@ from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturba
 from assay.defenses.trades import TRADES
 
 __all__ = [
+    "AdaptiveMixedClassifier",
     "AdvStore",
     "BitDepth",
     "Blur",
     "InputMap",
     "Jpeg",
     "Median",
+    "MixedClassifier",
+    "MixingNet",
+    "MixingTraining",
+    "MixtureScan",
     "PGDTraining",
     "PubDef",
     "Purified",
     "Purifier",
+    "RandomisedPGD",
     "Similarity",
     "TAPMEvaluation",
     "TAPMResult",
     "TRADES",
+    "certified_radius_lipschitz",
+    "certified_radius_smoothing",
     "generate",
     "perturbation_similarity",
     "select_sources",
