@@ -1,11 +1,16 @@
 """Training that hardens a model against attacks, and what it has to hold against."""
 
+from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.gairat import GAIRAT, gairat_weights
 from assay.defenses.mail import MAIL, mail_weights
 from assay.defenses.mart import MART
+from assay.defenses.mixed_classifier import MixedClassifier, MixtureScan
+from assay.defenses.mixing_net import MixingNet
+from assay.defenses.mixture_attack import RandomisedPGD
+from assay.defenses.mixture_radius import certified_radius_lipschitz, certified_radius_smoothing
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
@@ -18,6 +23,7 @@ from assay.defenses.weat import WEAT
 
 __all__ = [
     "AWP",
+    "AdaptiveMixedClassifier",
     "AdvStore",
     "BitDepth",
     "Blur",
@@ -27,10 +33,15 @@ __all__ = [
     "MAIL",
     "MART",
     "Median",
+    "MixedClassifier",
+    "MixingNet",
+    "MixingTraining",
+    "MixtureScan",
     "PGDTraining",
     "PubDef",
     "Purified",
     "Purifier",
+    "RandomisedPGD",
     "ResUpNet",
     "RobustSGLD",
     "Similarity",
@@ -38,6 +49,8 @@ __all__ = [
     "TAPMResult",
     "TRADES",
     "WEAT",
+    "certified_radius_lipschitz",
+    "certified_radius_smoothing",
     "gairat_weights",
     "generate",
     "mail_weights",
