@@ -20,6 +20,7 @@ MODULES = (
     "corruption",
     "certified",
     "ood",
+    "backdoor",
     "privacy",
     "labels",
     "hygiene",
