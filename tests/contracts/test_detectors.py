@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import assay.detect as room
-from assay.attacks import badnets, poison
+from assay.attacks import DDN, badnets, poison
 from assay.data import Data, load_data
 from assay.data.outsets import OUT_SETS
 from assay.detect.base import FittedDetector
@@ -150,6 +150,16 @@ def test_beats_chance_on_triggered_inputs(method: Any, poisoned: nn.Module, digi
     assert float((predict(poisoned, marked).argmax(1) == 0).double().mean()) > 0.9
     label = np.repeat([0, 1], len(others))
     assert roc_auc_score(label, torch.cat((fitted.score(others), fitted.score(marked)))) > 0.6
+
+
+@finders("attacks")
+def test_beats_chance_on_adversarial_inputs(method: Any, digits: Subject) -> None:
+    fitted, some = method.fit(digits.model, train_of(digits, 1000)), digits.test[:300]
+    found = DDN()(digits.model, some.x, some.y, seed=0)
+    fooled = predict(digits.model, found).argmax(1) != some.y
+    assert fooled.double().mean() > 0.9
+    label = np.repeat([0, 1], len(some))
+    assert roc_auc_score(label, torch.cat((fitted.score(some.x), fitted.score(found)))) > 0.6
 
 
 @every

@@ -20,7 +20,11 @@ MODULES = (
     "corruption",
     "certified",
     "ood",
+<<<<<<< HEAD
     "adversarial_detection",
+=======
+    "backdoor",
+>>>>>>> i5f
     "privacy",
     "labels",
     "hygiene",
