@@ -20,11 +20,8 @@ MODULES = (
     "corruption",
     "certified",
     "ood",
-<<<<<<< HEAD
     "adversarial_detection",
-=======
     "backdoor",
->>>>>>> i5f
     "privacy",
     "labels",
     "hygiene",
