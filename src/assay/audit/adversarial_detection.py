@@ -9,6 +9,7 @@ from assay.attacks import PGD, AttackResult, Linf, Untargeted
 from assay.audit.ood import auroc, detectors
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
+from assay.detect import LID, FeatureSqueezing
 from assay.detect.base import FittedDetector
 from assay.detect.guarded import WEIGHTS, evade, has_gradient
 from assay.runtime.inference import predict
@@ -39,9 +40,14 @@ def measure(subject: Subject, context: Context) -> Section:
     plain = pgd.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index)
     _bare(section, subject, data, plain)
     table: dict[str, dict[str, float]] = {}
-    for name, detector in detectors(subject, section).items():
+    chosen = detectors(subject, section)
+    if subject.train is not None:
+        chosen["lid"] = LID()
+    if len(data.shape) == 3:
+        chosen["squeezing"] = FeatureSqueezing(bits=1 if data.shape[0] == 1 else 5)
+    for name, detector in chosen.items():
         fitted = detector.fit(subject.model, fit_data, subject.holdout)
-        table[name] = _one(section, subject, data, fitted, plain, context, f"{detector}")
+        table[name] = _one(section, subject, data, fitted, plain, context, name, f"{detector}")
     _report(section, table)
     return section
 
@@ -59,10 +65,11 @@ def _one(
     fitted: FittedDetector,
     plain: AttackResult,
     context: Context,
+    short: str,
     label: str,
 ) -> dict[str, float]:
     """The three numbers of one detector, by column of the report."""
-    name, (_, steps) = f"{NAME}.{label.partition('(')[0].lower()}", _budget(context)
+    name, (_, steps) = f"{NAME}.{short}", _budget(context)
     clean, attacked = fitted.score(data.x).numpy(), fitted.score(plain.x_adv).numpy()
     row, fooled = {}, plain.success.numpy()
     if fooled.any():
@@ -131,7 +138,7 @@ def _cost(subject: Subject, context: Context) -> Cost:
     """At most this: inputs that get through leave early."""
     n, steps = _budget(context)
     n = min(n, len(subject.test))
-    return Cost(forward=n * (60 + 3 * 20), backward=n * steps * (1 + 2 * 3 * len(WEIGHTS)))
+    return Cost(forward=n * 6 * 30, backward=n * steps * (1 + 2 * 6 * len(WEIGHTS)))
 
 
 PROPERTY = Property(

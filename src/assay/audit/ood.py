@@ -8,7 +8,7 @@ from torch import Tensor
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
-from assay.detect import MSP, Energy, Mahalanobis
+from assay.detect import KNN, MSP, Energy, Mahalanobis
 from assay.detect.base import Detector
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
@@ -22,14 +22,14 @@ def _budget(context: Context) -> int:
 
 
 def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
-    """By the name in the metrics; Mahalanobis where weights and training data are at hand."""
+    """By the name in the metrics; those that read features where weights and training data are at hand."""
     found: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
     if subject.access < Access.WEIGHTS:
-        section.notes.append(f"Mahalanobis left out: needs WEIGHTS access; {subject.access.name} is granted.")
+        section.notes.append(f"Mahalanobis and KNN left out: need WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:
-        section.notes.append("Mahalanobis left out: needs the training data; the subject has none (pass --train).")
+        section.notes.append("Mahalanobis and KNN left out: need the training data; the subject has none.")
     else:
-        found["mahalanobis"] = Mahalanobis()
+        found |= {"mahalanobis": Mahalanobis(), "knn": KNN(k=min(50, max(len(subject.train) // 20, 1)))}
     return found
 
 
@@ -110,7 +110,7 @@ def cost(subject: Subject, context: Context) -> Cost:
     plain = 2 * (3 * n + len(subject.holdout))
     if subject.train is None or subject.access < Access.WEIGHTS:
         return Cost(forward=plain)
-    return Cost(forward=plain + 2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout))
+    return Cost(forward=plain + 2 * (2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout)))
 
 
 PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost)
