@@ -6,6 +6,7 @@ from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
 from assay.defenses.select_sources import select_sources, transfer_error
+from assay.defenses.srat import SRAT
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
 
@@ -20,6 +21,7 @@ __all__ = [
     "PubDef",
     "Purified",
     "Purifier",
+    "SRAT",
     "Similarity",
     "TAPMEvaluation",
     "TAPMResult",

@@ -3,6 +3,7 @@
 from assay.dynamics.blind_spots import BlindSpotReport, blind_spot_report, other_class
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
+from assay.dynamics.feature_separability import FeatureSeparability, feature_separability
 from assay.dynamics.fixed_etf import FixedETF
 from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
 from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD, Separability, separability_report
@@ -39,6 +40,7 @@ __all__ = [
     "ETFClassifier",
     "ETFNetwork",
     "Eigenvalue",
+    "FeatureSeparability",
     "FixedETF",
     "Hessian",
     "LSTResult",
@@ -60,6 +62,7 @@ __all__ = [
     "centroid_classifier",
     "deviation_angle",
     "deviation_angle_net",
+    "feature_separability",
     "flat_directions",
     "head_inputs",
     "linear_mode_barrier",

@@ -2,9 +2,11 @@
 
 from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
+from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.entropy_penalty import PredictionEntropyLoss
+from assay.losses.focal_loss import FocalLoss
 from assay.losses.h_consistency import (
     conditional_optimum,
     conditional_regret,
@@ -13,15 +15,22 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.ldam_loss import LDAMLoss
+from assay.losses.sup_con import SupConLoss
 
 __all__ = [
     "AnyLoss",
     "BinaryCrossEntropy",
     "ComboLoss",
     "CompSumLoss",
+    "DeferredReweighting",
     "DotRegressionLoss",
+    "FocalLoss",
+    "LDAMLoss",
     "PredictionEntropyLoss",
     "SoftConfusion",
+    "SupConLoss",
+    "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
     "gamma",
