@@ -38,8 +38,10 @@ class SRAT(AdversarialTrainer):
     CosineHead of scale 30, in the returned model as well. A rare class often has one sample in a batch and so no
     positive: ``queue`` features of earlier batches join the contrast, and ``state.log`` holds under "lonely" the
     share of anchors without one. ``lam`` = 0 is reweighted adversarial training, with "none" that of Madry et al.
+
     The paper trains with SGD at 0.1 for 200 epochs. Adam is no substitute: the slope of the separation loss grows as
-    features shrink, and under steps of fixed size nothing makes them grow, so that the head starves. InputError for other options and layers.
+    features shrink, and under steps of fixed size nothing makes them grow, so that the head starves. InputError for
+    other options and layers.
     """
 
     contract: ClassVar[bool] = False

@@ -15,6 +15,7 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.sup_con import SupConLoss
 
@@ -26,6 +27,7 @@ __all__ = [
     "DeferredReweighting",
     "DotRegressionLoss",
     "FocalLoss",
+    "KLDROLoss",
     "LDAMLoss",
     "PredictionEntropyLoss",
     "SoftConfusion",
@@ -33,6 +35,7 @@ __all__ = [
     "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
+    "dro_weights",
     "gamma",
     "minimizability_gap",
     "soft_confusion",
