@@ -39,6 +39,7 @@ _MODULES = (
     "privacy",
     "recommend",
     "repair",
+    "science",
     "training",
     "unlearn",
     "vision",
