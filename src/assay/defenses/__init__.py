@@ -2,6 +2,7 @@
 
 from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
 from assay.defenses.adv_store import AdvStore, generate
+from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.mixed_classifier import MixedClassifier, MixtureScan
 from assay.defenses.mixing_net import MixingNet
@@ -13,12 +14,20 @@ from assay.defenses.purifier import InputMap, Purified, Purifier
 from assay.defenses.select_sources import select_sources, transfer_error
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
+from assay.defenses.zo import cge_gradient, rge_gradient, zo_surrogate_loss
+from assay.defenses.zo_ae_ds import Denoised, DenoisedSmoothing, ZOAEDenoisedSmoothing
 
 __all__ = [
     "AdaptiveMixedClassifier",
     "AdvStore",
     "BitDepth",
     "Blur",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DenoiseMap",
+    "Denoised",
+    "DenoisedSmoothing",
+    "DnCNN",
     "InputMap",
     "Jpeg",
     "Median",
@@ -35,10 +44,14 @@ __all__ = [
     "TAPMEvaluation",
     "TAPMResult",
     "TRADES",
+    "ZOAEDenoisedSmoothing",
     "certified_radius_lipschitz",
     "certified_radius_smoothing",
+    "cge_gradient",
     "generate",
     "perturbation_similarity",
+    "rge_gradient",
     "select_sources",
     "transfer_error",
+    "zo_surrogate_loss",
 ]
