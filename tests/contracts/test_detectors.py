@@ -13,15 +13,26 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import assay.detect as room
-from assay.data import Data
+from assay.attacks import DDN, badnets, poison
+from assay.data import Data, load_data
 from assay.data.outsets import OUT_SETS
 from assay.detect.base import FittedDetector
-from assay.nets import ResNet
+from assay.nets import ResNet, SmallCNN
 from assay.runtime.errors import InputError
+from assay.runtime.inference import predict
+from assay.runtime.random import seeded
 from assay.subject import Subject, load
+from assay.training import Supervised
 
 METHODS = [c for c in (getattr(room, n) for n in room.__all__) if getattr(c, "kind", None) == "detector"]
 every = pytest.mark.parametrize("method", [c() for c in METHODS], ids=lambda m: type(m).__name__)
+pytestmark = pytest.mark.filterwarnings("ignore:conformal. .* too few")
+
+
+def finders(what: str) -> pytest.MarkDecorator:
+    """The methods for abnormal inputs of one sort: what their ``finds`` names, shifts where they name none."""
+    chosen = [c() for c in METHODS if what in getattr(c, "finds", ("shifts",))]
+    return pytest.mark.parametrize("method", chosen, ids=lambda m: type(m).__name__)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +124,42 @@ def test_threshold_keeps_the_false_positive_rate_on_the_holdout(method: Any, fpr
     assert method.fit(digits.model, train_of(digits)).threshold_from_ == "fit data"
 
 
-@every
+@finders("shifts")
 @pytest.mark.parametrize("out", sorted(OUT_SETS))
 def test_beats_chance_on_shifted_inputs(method: Any, out: str, digits: Subject) -> None:
     fitted = method.fit(digits.model, train_of(digits, 1000))
     inside, outside = fitted.score(digits.test.x[:300]), fitted.score(OUT_SETS[out](digits.test, 300, seed=1))
     label = np.repeat([0, 1], 300)
     assert roc_auc_score(label, torch.cat((inside, outside))) > 0.6
+
+
+@pytest.fixture(scope="module")
+def poisoned() -> nn.Module:
+    train = load_data("digits:train")
+    x, y, _ = poison(train.x, train.y, badnets, 0, 0.1, seed=0)
+    with seeded(0, "init"):
+        model = SmallCNN(widths=(8, 16))
+    return Supervised(epochs=8).fit(model, replace(train, x=x, y=y), seed=0)
+
+
+@finders("triggers")
+def test_beats_chance_on_triggered_inputs(method: Any, poisoned: nn.Module, digits: Subject) -> None:
+    assert digits.holdout is not None
+    fitted, others = method.fit(poisoned, digits.holdout), digits.test[digits.test.y != 0].x
+    marked = badnets(others)
+    assert float((predict(poisoned, marked).argmax(1) == 0).double().mean()) > 0.9
+    label = np.repeat([0, 1], len(others))
+    assert roc_auc_score(label, torch.cat((fitted.score(others), fitted.score(marked)))) > 0.6
+
+
+@finders("attacks")
+def test_beats_chance_on_adversarial_inputs(method: Any, digits: Subject) -> None:
+    fitted, some = method.fit(digits.model, train_of(digits, 1000)), digits.test[:300]
+    found = DDN()(digits.model, some.x, some.y, seed=0)
+    fooled = predict(digits.model, found).argmax(1) != some.y
+    assert fooled.double().mean() > 0.9
+    label = np.repeat([0, 1], len(some))
+    assert roc_auc_score(label, torch.cat((fitted.score(some.x), fitted.score(found)))) > 0.6
 
 
 @every

@@ -20,6 +20,12 @@ def _sample(cls: type[nn.Module], n: int = 12) -> tuple[torch.Tensor, torch.Tens
     return torch.randn(n, 4, generator=g, dtype=torch.float64), torch.randint(4, (n,), generator=g)
 
 
+def _fields(cls: type[nn.Module], logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the loss needs besides: other logits of the same samples."""
+    g = torch.Generator().manual_seed(4)
+    return {name: logits + torch.randn(logits.shape, generator=g, dtype=logits.dtype) for name in cls.needs}
+
+
 def test_there_are_losses() -> None:
     assert METHODS
 
@@ -28,18 +34,21 @@ def test_there_are_losses() -> None:
 class TestSumOverSamples:
     def test_reductions(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
-        each = cls(reduction="none")(logits, y)
+        fields = _fields(cls, logits)
+        each = cls(reduction="none")(logits, y, **fields)
         assert each.shape == y.shape
         assert each.dtype == logits.dtype
-        assert torch.allclose(cls(reduction="mean")(logits, y), each.mean())
-        assert torch.allclose(cls(reduction="sum")(logits, y), each.sum())
+        assert torch.allclose(cls(reduction="mean")(logits, y, **fields), each.mean())
+        assert torch.allclose(cls(reduction="sum")(logits, y, **fields), each.sum())
         with pytest.raises(InputError):
             cls(reduction="median")
 
     def test_rows_are_independent(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
         loss = cls(reduction="none")
-        assert torch.allclose(loss(logits, y)[:5], loss(logits[:5], y[:5]), atol=1e-14)
+        fields = _fields(cls, logits)
+        part = {name: field[:5] for name, field in fields.items()}
+        assert torch.allclose(loss(logits, y, **fields)[:5], loss(logits[:5], y[:5], **part), atol=1e-14)
 
 
 @pytest.mark.parametrize("cls", [m for m in METHODS if not m.needs])

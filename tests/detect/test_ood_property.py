@@ -18,7 +18,7 @@ from assay.subject import Access, Subject, fresh, load
 NAMES = {
     f"ood.{o}.{d}.{m}"
     for o in ("photos", "shuffled")
-    for d in ("mahalanobis", "energy", "msp")
+    for d in ("mahalanobis", "knn", "energy", "msp")
     for m in ("auroc", "fpr95")
 }
 
@@ -58,13 +58,13 @@ def test_another_model_pairs_with_this_one(digits: Subject) -> None:
     assert difference != 0
 
 
-def test_mahalanobis_is_absent_without_weights_or_training_data(digits: Subject) -> None:
+def test_features_are_not_read_without_weights_or_training_data(digits: Subject) -> None:
     for less, words in (
         (replace(digits, access=Access.SCORE), "WEIGHTS"),
         (replace(digits, train=None), "training data"),
     ):
         section = PROPERTY.measure(less, Context(limit=50))
-        assert {m.name for m in section.metrics} == {n for n in NAMES if "mahalanobis" not in n}
+        assert {m.name for m in section.metrics} == {n for n in NAMES if "mahalanobis" not in n and "knn" not in n}
         assert any(words in note for note in section.notes)
 
 

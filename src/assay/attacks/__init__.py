@@ -5,6 +5,7 @@ from assay.attacks.apgd import APGD
 from assay.attacks.architecture_sensitivity import ArchitectureSensitivity, architecture_sensitivity
 from assay.attacks.attack_operator import AttackOperator, Direction
 from assay.attacks.autoattack import AutoAttack
+from assay.attacks.backdoor import badnets, blended, poison, sinusoidal, wanet_like
 from assay.attacks.balls import L1, L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Ordered, Targeted, Toward, Untargeted
 from assay.attacks.boundary import BoundaryAttack
@@ -212,6 +213,8 @@ __all__ = [
     "adversarial_scaling",
     "architecture_sensitivity",
     "attack_values",
+    "badnets",
+    "blended",
     "bleu",
     "box_iou",
     "capacity_curve",
@@ -235,15 +238,18 @@ __all__ = [
     "ordered_constraints",
     "perturbation_energy_by_channel",
     "perturbation_size_by_channel",
+    "poison",
     "predicted_error",
     "project_ordered",
     "run_stream",
     "sample_targets",
+    "sinusoidal",
     "smi",
     "stamp",
     "transfer_success",
     "virtual_plus_limit",
     "virtual_plus_ratio",
     "virtual_ratio",
+    "wanet_like",
     "white_noise_energy",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
-from assay.detect import MSP, Energy, Mahalanobis
+from assay.detect import KNN, MSP, Energy, Mahalanobis
 from assay.detect.base import Detector
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
@@ -21,16 +21,16 @@ def _budget(context: Context) -> int:
     return context.limit or context.pick(1000, 5000, 20000)
 
 
-def _detectors(subject: Subject, section: Section) -> dict[str, Detector]:
-    """By the name in the metrics; Mahalanobis where weights and training data are at hand."""
-    detectors: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
+def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
+    """By the name in the metrics; those that read features where weights and training data are at hand."""
+    found: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
     if subject.access < Access.WEIGHTS:
-        section.notes.append(f"Mahalanobis left out: needs WEIGHTS access; {subject.access.name} is granted.")
+        section.notes.append(f"Mahalanobis and KNN left out: need WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:
-        section.notes.append("Mahalanobis left out: needs the training data; the subject has none (pass --train).")
+        section.notes.append("Mahalanobis and KNN left out: need the training data; the subject has none.")
     else:
-        detectors["mahalanobis"] = Mahalanobis()
-    return detectors
+        found |= {"mahalanobis": Mahalanobis(), "knn": KNN(k=min(50, max(len(subject.train) // 20, 1)))}
+    return found
 
 
 def _outsets(data: Data, context: Context, section: Section) -> dict[str, Tensor]:
@@ -48,25 +48,26 @@ def measure(subject: Subject, context: Context) -> Section:
     """AUROC and FPR at 95% TPR of each detector on each out-set; in-distribution is the test set."""
     section = Section()
     data = subject.test.limit(_budget(context), seed=context.seed)
-    detectors, sets = _detectors(subject, section), _outsets(data, context, section)
+    chosen, sets = detectors(subject, section), _outsets(data, context, section)
     holdout = subject.holdout
     assert holdout is not None
     fit_data = (subject.train if subject.train is not None else holdout).limit(_budget(context) * 5, seed=context.seed)
     table: dict[str, dict[str, float]] = {}
-    for name, detector in detectors.items():
+    for name, detector in chosen.items():
         fitted = detector.fit(subject.model, fit_data, holdout)
         inside, threshold = fitted.score(data.x).numpy(), fitted.threshold(1 - TPR)
         for out, x in sets.items():
             outside = fitted.score(x).numpy()
             how = f"{detector} on {len(data)} samples of {data.name} and as many {WORDS[out]}"
-            auroc = _auroc(section, f"ood.{out}.{name}", inside, outside, data.index, how)
+            area = auroc(section, f"ood.{out}.{name}", inside, outside, data.index, how)
             _fpr(section, f"ood.{out}.{name}", outside, threshold, f"{how}; threshold: {TPR:.0%} of holdout inside")
-            table.setdefault(name, {})[out] = auroc
+            table.setdefault(name, {})[out] = area
     _report(section, table, sets)
     return section
 
 
-def _auroc(section: Section, prefix: str, inside: np.ndarray, outside: np.ndarray, index: Tensor, how: str) -> float:
+def auroc(section: Section, prefix: str, inside: np.ndarray, outside: np.ndarray, index: Tensor, how: str) -> float:
+    """Add the AUROC of ``outside`` scores against ``inside`` ones, whose samples ``index`` names, and return it."""
     score = np.concatenate([inside, outside])
     label = np.repeat([0.0, 1.0], [len(inside), len(outside)])
     names = np.concatenate([index.numpy(), -1 - np.arange(len(outside))])
@@ -109,7 +110,7 @@ def cost(subject: Subject, context: Context) -> Cost:
     plain = 2 * (3 * n + len(subject.holdout))
     if subject.train is None or subject.access < Access.WEIGHTS:
         return Cost(forward=plain)
-    return Cost(forward=plain + 2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout))
+    return Cost(forward=plain + 2 * (2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout)))
 
 
 PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost)

@@ -20,6 +20,8 @@ MODULES = (
     "corruption",
     "certified",
     "ood",
+    "adversarial_detection",
+    "backdoor",
     "privacy",
     "labels",
     "hygiene",

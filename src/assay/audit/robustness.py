@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from assay.attacks import L2, PGD, AutoAttack, Ball, Linf, RandomNoise, Untargeted
+from assay.audit.defence import around_and_through, gradient_draws
 from assay.audit.masking import signs_of_masking
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
@@ -62,14 +63,18 @@ class Robustness:
             {"PGD": [float(clean.float().mean())], "random noise": [float(clean.float().mean())]},
         )
         bands: dict[str, list[tuple[float, float]]] = {"PGD": [], "random noise": []}
-        masked = []
+        masked, eot = [], gradient_draws(subject.model, data.x)
+        if eot > 1:
+            section.notes.append(f"The model answers at random: each gradient is the mean of {eot} passes (EOT).")
         for eps in SIZES[self.norm]:
             ball = BALLS[self.norm](eps * unit)
-            pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts)
+            pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts, eot=eot)
             rows = holds.nonzero()[:, 0]
             # What a smaller perturbation breaks, a larger one breaks too: only the others are attacked.
             if len(rows):
                 holds[rows] = ~self._fooled(pgd, subject, data[rows], context)
+            if eps == HEADLINE[self.norm]:
+                holds &= around_and_through(section, subject.model, data, pgd, context, name=name, eps=eps)
             noisy = clean & ~self._fooled(RandomNoise(ball=ball, bounds=data.bounds), subject, data, context)
             how = f"PGD-{steps} x {restarts} restart(s), eps {eps:g} of the range, on {len(data)} samples"
             self._add(section, f"{name}.accuracy@{eps:g}", holds, data, how, curves["PGD"], bands["PGD"])

@@ -2,8 +2,12 @@
 
 from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
 from assay.defenses.adv_store import AdvStore, generate
+from assay.defenses.awp import AWP
 from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
+from assay.defenses.gairat import GAIRAT, gairat_weights
+from assay.defenses.mail import MAIL, mail_weights
+from assay.defenses.mart import MART
 from assay.defenses.mixed_classifier import MixedClassifier, MixtureScan
 from assay.defenses.mixing_net import MixingNet
 from assay.defenses.mixture_attack import RandomisedPGD
@@ -11,13 +15,17 @@ from assay.defenses.mixture_radius import certified_radius_lipschitz, certified_
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
+from assay.defenses.resupnet import ResUpNet
+from assay.defenses.robust_sgld import RobustSGLD
 from assay.defenses.select_sources import select_sources, transfer_error
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
+from assay.defenses.weat import WEAT
 from assay.defenses.zo import cge_gradient, rge_gradient, zo_surrogate_loss
 from assay.defenses.zo_ae_ds import Denoised, DenoisedSmoothing, ZOAEDenoisedSmoothing
 
 __all__ = [
+    "AWP",
     "AdaptiveMixedClassifier",
     "AdvStore",
     "BitDepth",
@@ -28,8 +36,11 @@ __all__ = [
     "Denoised",
     "DenoisedSmoothing",
     "DnCNN",
+    "GAIRAT",
     "InputMap",
     "Jpeg",
+    "MAIL",
+    "MART",
     "Median",
     "MixedClassifier",
     "MixingNet",
@@ -40,6 +51,8 @@ __all__ = [
     "Purified",
     "Purifier",
     "RandomisedPGD",
+    "ResUpNet",
+    "RobustSGLD",
     "Similarity",
     "TAPMEvaluation",
     "TAPMResult",
@@ -48,7 +61,10 @@ __all__ = [
     "certified_radius_lipschitz",
     "certified_radius_smoothing",
     "cge_gradient",
+    "WEAT",
+    "gairat_weights",
     "generate",
+    "mail_weights",
     "perturbation_similarity",
     "rge_gradient",
     "select_sources",

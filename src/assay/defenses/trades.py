@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from assay.attacks.base import Goal
 from assay.attacks.engine import GradientAttack
 from assay.data import Batch
-from assay.defenses.base import AdversarialTrainer
+from assay.defenses.worst_case import Network, WorstCaseTrainer
+from assay.losses.pairs import divergence
 from assay.runtime.inference import evaluating
 from assay.runtime.random import Draws, derive
 from assay.training import State
@@ -36,7 +37,7 @@ class Drift(GradientAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRADES(AdversarialTrainer):
+class TRADES(WorstCaseTrainer):
     """Cross-entropy on clean inputs + ``beta`` x KL(clean || worst) (Zhang et al., 2019, arXiv:1901.08573, eq. 5).
 
     ``beta`` is the paper's 1/lambda. The inner maximisation runs in evaluation mode, the loss in training mode.
@@ -46,7 +47,7 @@ class TRADES(AdversarialTrainer):
 
     beta: float = 6.0
 
-    def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
+    def worst(self, model: nn.Module, batch: Batch, state: State) -> Float[Tensor, "n ..."]:
         with evaluating(model), torch.no_grad():
             clean = model(batch.x).softmax(1)
         attack = Drift(
@@ -56,7 +57,8 @@ class TRADES(AdversarialTrainer):
             bounds=state.data.bounds,
             clean=clean,
         )
-        x_adv = attack(model, batch.x, batch.y, seed=derive(state.seed, state.step), index=batch.index)
-        logits = model(batch.x)
-        drift = F.kl_div(model(x_adv).log_softmax(1), logits.softmax(1), reduction="batchmean")
-        return F.cross_entropy(logits, batch.y) + self.beta * drift
+        return attack(model, batch.x, batch.y, seed=derive(state.seed, state.step), index=batch.index)
+
+    def outer(self, network: Network, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        logits = network(x)
+        return F.cross_entropy(logits, y) + self.beta * divergence(logits, network(x_adv)).mean()

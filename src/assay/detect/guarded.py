@@ -47,10 +47,10 @@ class Unnoticed(Goal):
 class Guarded(nn.Module):
     """The model's logits (n, c) and the refusal max_c f_c(x) + ``weight`` (s(x) - threshold) / spread, (n, c + 1).
 
-    The refusal is the largest where the detector's score s is above the threshold that lets ``fpr`` of the reference
-    through (Carlini and Wagner, 2017, arXiv:1705.07263, section 3.3, with a sum in place of their product: logits may be
-    negative). ``spread`` is the standard deviation of the reference scores; ``weight`` > 0 says how much an attack heeds
-    the detector and moves no decision.
+    The refusal is the largest where the detector's score s is above the threshold that refuses ``fpr`` of the reference
+    (Carlini and Wagner, 2017, arXiv:1705.07263, section 3.3, with a sum in place of their product, as logits may be
+    negative). ``spread`` is the standard deviation of the reference scores; ``weight`` > 0 says how much an attack
+    heeds the detector and moves no decision.
     """
 
     def __init__(self, model: nn.Module, fitted: FittedDetector, *, fpr: float = 0.05, weight: float = 1.0) -> None:
@@ -96,7 +96,7 @@ def evade(
     """
     goal = Unnoticed(data.y)
     if not has_gradient(fitted):
-        attack = Square(ball=ball, bounds=data.bounds, budget=queries, loss="margin")
+        attack = Square(ball=ball, bounds=data.bounds, budget=queries)
         return attack.run(Guarded(model, fitted, fpr=fpr), data.x, goal, seed=seed, index=data.index)
     climb = PGD(ball=ball, bounds=data.bounds, steps=steps, loss="margin")
     found = climb.run(

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.runtime.errors import InputError
-from assay.runtime.inference import device_of, evaluating, named_layers
+from assay.runtime.inference import BATCH, device_of, evaluating, named_layers
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid)
 
@@ -84,3 +85,21 @@ def chosen_layers(model: nn.Module, text: str, probe: Tensor) -> list[str]:
     if silent:
         raise InputError(f"layers: {silent[0]!r} puts out no tensor of shape (n, ...); expected one that does")
     return names
+
+
+def latents(
+    model: nn.Module, x: Tensor, layer: str, *, batch_size: int = BATCH
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+    """What a layer puts out for ``x``, pooled, and the logits, from one pass; float64 on the CPU.
+
+    InputError where either holds numbers that are not finite.
+    """
+    device, found, logits = device_of(model), [], []
+    with evaluating(model), torch.no_grad(), captured(model, [layer]) as caught:
+        for part in x.split(batch_size):
+            logits.append(model(part.to(device)).double().cpu())
+            found.append(pooled(caught[layer]).double().cpu())
+    f, out = torch.cat(found), torch.cat(logits)
+    if not (torch.isfinite(f).all() and torch.isfinite(out).all()):
+        raise InputError(f"latents of layer {layer!r}: NaN or infinite values in them or the logits; expected finite")
+    return f, out

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.detect.base import Detector, FittedDetector
 from assay.detect.layers import captured, chosen_layers, pooled
+from assay.detect.logistic import logistic_weights
 from assay.runtime.errors import InputError
 from assay.runtime.inference import device_of, evaluating, features
 from assay.runtime.statistics import point
@@ -158,26 +159,16 @@ class FittedMahalanobis(FittedDetector):
         The out-data decide the weights: they must not be those that the detector is then tested on. The strength of
         the penalty is chosen by 5-fold cross-validation; the score becomes the log-odds of being abnormal.
         """
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GridSearchCV
-
         self.check(inside)
         self.check(outside)
-        if min(len(inside), len(outside)) < 5:
-            raise InputError(
-                f"Mahalanobis.with_out: {len(inside)} inside and {len(outside)} outside; expected at least 5 of each"
-            )
-        scores = torch.cat((self.layer_scores(inside), self.layer_scores(outside))).numpy()
-        centre, scale = scores.mean(0), np.maximum(scores.std(0), 1e-12)
-        label = np.repeat([0, 1], [len(inside), len(outside)])
-        search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": np.logspace(-4, 4, 9)}, scoring="neg_log_loss")
-        fit = search.fit((scores - centre) / scale, label).best_estimator_
+        columns = [self.layer_scores(x).numpy() for x in (inside, outside)]
+        centre, scale, weight, bias = logistic_weights("Mahalanobis.with_out", *columns)
         other = replace(
             self,
             centre_=centre,
             scale_=scale,
-            weight_=fit.coef_[0],
-            bias_=float(fit.intercept_[0]),
+            weight_=weight,
+            bias_=bias,
             joined_="logistic regression on out-data",
         )
         other.reference_ = other.score(inside).numpy()

@@ -2,6 +2,7 @@
 
 from assay.dynamics.blind_spots import BlindSpotReport, blind_spot_report, other_class
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
+from assay.dynamics.energy import EnergyTracker, energy_gap, joint_energy, marginal_energy
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
 from assay.dynamics.fixed_etf import FixedETF
 from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
@@ -39,6 +40,7 @@ __all__ = [
     "ETFClassifier",
     "ETFNetwork",
     "Eigenvalue",
+    "EnergyTracker",
     "FixedETF",
     "Hessian",
     "LSTResult",
@@ -60,10 +62,13 @@ __all__ = [
     "centroid_classifier",
     "deviation_angle",
     "deviation_angle_net",
+    "energy_gap",
     "flat_directions",
     "head_inputs",
+    "joint_energy",
     "linear_mode_barrier",
     "linear_path_confidence",
+    "marginal_energy",
     "midpoint_intercept",
     "mirror",
     "neural_collapse",

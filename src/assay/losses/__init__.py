@@ -4,6 +4,7 @@ from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusi
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.dot_regression import DotRegressionLoss
+from assay.losses.energies import energy_weights
 from assay.losses.entropy_penalty import PredictionEntropyLoss
 from assay.losses.h_consistency import (
     conditional_optimum,
@@ -13,6 +14,8 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.mart import MARTLoss
+from assay.losses.weat import WEATLoss
 
 __all__ = [
     "AnyLoss",
@@ -20,10 +23,13 @@ __all__ = [
     "ComboLoss",
     "CompSumLoss",
     "DotRegressionLoss",
+    "MARTLoss",
     "PredictionEntropyLoss",
     "SoftConfusion",
+    "WEATLoss",
     "conditional_optimum",
     "conditional_regret",
+    "energy_weights",
     "gamma",
     "minimizability_gap",
     "soft_confusion",

@@ -84,7 +84,7 @@ PAPER = Paper(
         Scale("smoke", 1, {"data": "digits", "train": 500, "images": 600, "epochs": 4, "logits": 40_000, "sizes": 6}),
         Scale(
             "claim",
-            5,
+            8,
             {"data": "mnist", "train": 10_000, "images": 12_000, "epochs": 2, "logits": 200_000} | {"sizes": 8},
         ),
         Scale(

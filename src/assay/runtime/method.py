@@ -10,7 +10,7 @@ from assay.runtime.errors import InputError, unknown
 KINDS = (
     "loss", "attack", "universal", "no-box", "surrogate", "extractor", "identifier", "detector", "certifier", "bounder",
     "set-predictor", "calibrator", "trainer", "unlearner", "compressor", "selector", "explainer", "inference",
-    "purifier", "generator", "learner", "estimator", "measure", "function", "repair",
+    "purifier", "inspector", "generator", "learner", "estimator", "measure", "function", "repair",
 )  # fmt: skip
 
 

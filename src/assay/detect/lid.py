@@ -1,0 +1,134 @@
+"""Local intrinsic dimensionality of a network's representations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.data import Data
+from assay.detect.base import Detector, FittedDetector
+from assay.detect.layers import captured, chosen_layers, pooled
+from assay.detect.logistic import logistic_weights
+from assay.detect.mahalanobis import PROBE
+from assay.runtime.errors import InputError
+from assay.runtime.inference import features
+
+SELF = 1e-4  # of the distance to the farthest reference: as near as this lies only the input itself
+STEEPEST = -1e-6  # the mean log ratio of equal distances, whose dimension would be infinite
+
+
+def local_dimension(f: Float[Tensor, "n d"], references: Float[Tensor, "m d"], k: int) -> Float[Tensor, " n"]:
+    """-(mean_i log(r_i / r_k))^{-1} over the distances r_1 <= ... <= r_k to the k nearest references (eq. 4).
+
+    A reference that is the input itself is left out; 0 where none is left.
+    """
+    distance = torch.cdist(f, references, compute_mode="donot_use_mm_for_euclid_dist")
+    itself = distance <= SELF * distance.detach().amax(1, keepdim=True)
+    near = distance.masked_fill(itself, torch.inf).topk(k, largest=False).values
+    there = near.isfinite()
+    last = near.masked_fill(~there, 0.0).amax(1, keepdim=True)
+    logs = torch.where(there, near, last).clamp_min(1e-300).log() - last.clamp_min(1e-300).log()
+    mean = logs.sum(1) / there.sum(1).clamp_min(1)
+    return torch.where(there.any(1), -1 / mean.clamp_max(STEEPEST), torch.zeros_like(mean))
+
+
+@dataclass(kw_only=True)
+class FittedLID(FittedDetector):
+    """Score = sum_l weight_l (LID_l - centre_l) / scale_l + bias; ``joined_`` says where the weights come from."""
+
+    k: int = 20
+    layers_: list[str] = field(default_factory=list)
+    references_: dict[str, Tensor] = field(default_factory=dict)
+    centre_: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    scale_: np.ndarray = field(default_factory=lambda: np.ones(1))
+    weight_: np.ndarray = field(default_factory=lambda: np.ones(1))
+    bias_: float = 0.0
+    joined_: str = ""
+
+    def layer_scores(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n l"]:
+        """The dimension at every layer, float64 on the CPU."""
+        found = features(self.model, x, self.layers_, batch_size=self.batch_size)
+        return torch.stack([self._dimension(found[name], name) for name in self.layers_], 1)
+
+    def _dimension(self, f: Tensor, name: str) -> Tensor:
+        parts = f.double().cpu().split(self.batch_size)
+        return torch.cat([local_dimension(part, self.references_[name], self.k) for part in parts])
+
+    def _join(self, columns: Float[Tensor, "n l"]) -> Float[Tensor, " n"]:
+        centre, scale, weight = (torch.from_numpy(v) for v in (self.centre_, self.scale_, self.weight_))
+        return ((columns - centre) / scale) @ weight + self.bias_
+
+    def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        with captured(self.model, self.layers_) as caught:
+            self.model(x)
+        return self._join(torch.stack([self._dimension(pooled(caught[name]), name) for name in self.layers_], 1))
+
+    def scores(self, x: Tensor) -> Float[Tensor, " n"]:
+        return self._join(self.layer_scores(x))
+
+    def with_out(self, inside: Float[Tensor, "n ..."], outside: Float[Tensor, "m ..."]) -> FittedLID:
+        """The paper's detector: logistic regression on the dimensions, ``inside`` (normal and noisy inputs) 0 against
+        ``outside`` (adversarial ones) 1 (algorithm 1); 5-fold cross-validation chooses the penalty.
+
+        These inputs decide the weights: they must not be those that the detector is then tested on.
+        """
+        self.check(inside)
+        self.check(outside)
+        columns = [self.layer_scores(x).numpy() for x in (inside, outside)]
+        centre, scale, weight, bias = logistic_weights("LID.with_out", *columns)
+        other = replace(
+            self,
+            centre_=centre,
+            scale_=scale,
+            weight_=weight,
+            bias_=bias,
+            joined_="logistic regression on out-data",
+        )
+        other.reference_ = other.score(inside).numpy()
+        other.threshold_from_ = "the inside samples of with_out"
+        return other
+
+
+@dataclass(frozen=True, kw_only=True)
+class LID(Detector):
+    """Local intrinsic dimensionality (Ma et al., 2018, arXiv:1801.02613, eq. 4 and algorithm 1): adversarial inputs lie
+    where the data about them have more dimensions.
+
+    ``k`` nearest among ``references`` samples of the fit data, which ``seed`` draws (the paper: 20 in minibatches of
+    100), at ``layers``, as in Mahalanobis. Without attacks to learn from, the layers' dimensions are standardised on
+    the fit data and added up; ``FittedLID.with_out`` gives the paper's weights. Shapes and errors: see Detector; also
+    InputError where there are fewer than ``k`` + 1 references.
+    """
+
+    finds: ClassVar[tuple[str, ...]] = ("attacks",)
+
+    k: int = 20
+    references: int = 100
+    layers: str = "all"
+    seed: int = 0
+
+    def learn(self, model: nn.Module, data: Data) -> FittedLID:
+        drawn = data.limit(self.references, seed=self.seed)
+        if not 2 <= self.k < len(drawn):
+            raise InputError(f"LID: k={self.k} among {len(drawn)} references; expected 2 to {len(drawn) - 1}")
+        layers = chosen_layers(model, self.layers, data.x[:PROBE])
+        found = features(model, drawn.x, layers, batch_size=self.batch_size)
+        fitted = FittedLID(
+            model=model,
+            shape=data.shape,
+            bounds=data.bounds,
+            batch_size=self.batch_size,
+            k=self.k,
+            layers_=layers,
+            references_={name: f.double() for name, f in found.items()},
+        )
+        columns = fitted.layer_scores(data.x).numpy()
+        fitted.centre_, fitted.scale_ = columns.mean(0), np.maximum(columns.std(0), 1e-12)
+        fitted.weight_ = np.ones(len(layers))
+        fitted.joined_ = "sum of dimensions standardised on the fit data"
+        return fitted
