@@ -4,6 +4,7 @@ from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTra
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
 from assay.defenses.bilevel_at import implicit_hypergradient, log_barrier_attack
+from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.done import DONE
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.gairat import GAIRAT, gairat_weights
@@ -24,6 +25,8 @@ from assay.defenses.tail_accuracy import TailAccuracy, tail_robust_accuracy
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
 from assay.defenses.weat import WEAT
+from assay.defenses.zo import cge_gradient, rge_gradient, zo_surrogate_loss
+from assay.defenses.zo_ae_ds import Denoised, DenoisedSmoothing, ZOAEDenoisedSmoothing
 
 __all__ = [
     "AWP",
@@ -31,7 +34,13 @@ __all__ = [
     "AdvStore",
     "BitDepth",
     "Blur",
+    "ConvDecoder",
+    "ConvEncoder",
     "DONE",
+    "DenoiseMap",
+    "Denoised",
+    "DenoisedSmoothing",
+    "DnCNN",
     "GAIRAT",
     "InputMap",
     "Jpeg",
@@ -56,15 +65,19 @@ __all__ = [
     "TRADES",
     "TailAccuracy",
     "WEAT",
+    "ZOAEDenoisedSmoothing",
     "certified_radius_lipschitz",
     "certified_radius_smoothing",
+    "cge_gradient",
     "gairat_weights",
     "generate",
     "implicit_hypergradient",
     "log_barrier_attack",
     "mail_weights",
     "perturbation_similarity",
+    "rge_gradient",
     "select_sources",
     "tail_robust_accuracy",
     "transfer_error",
+    "zo_surrogate_loss",
 ]
