@@ -39,6 +39,7 @@ _MODULES = (
     "privacy",
     "recommend",
     "repair",
+    "represent",
     "training",
     "unlearn",
     "vision",
