@@ -39,6 +39,7 @@ _MODULES = (
     "privacy",
     "recommend",
     "repair",
+    "represent",
     "science",
     "training",
     "unlearn",

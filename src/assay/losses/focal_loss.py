@@ -10,23 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from assay.runtime.checks import check_labels
+from assay.losses.pairs import check_logits, check_reduction, reduced
 from assay.runtime.errors import InputError
-
-
-def check_logits(where: str, logits: Tensor, target: Tensor) -> None:
-    """``logits`` (n, c) finite floats, n >= 1, c >= 2, and one label of 0 to c - 1 a row."""
-    if logits.dim() != 2 or len(logits) == 0 or logits.shape[1] < 2 or not logits.is_floating_point():
-        shape = f"{logits.dtype} of shape {tuple(logits.shape)}"
-        raise InputError(f"{where}: logits are {shape}; expected floats (n, c) with n >= 1, c >= 2")
-    if not torch.isfinite(logits).all():
-        raise InputError(f"{where}: logits hold NaN or infinite values; expected finite")
-    check_labels(where, target, len(logits), logits.shape[1])
-
-
-def reduced(loss: Float[Tensor, " n"], reduction: str) -> Float[Tensor, ...]:
-    """The mean, the sum, or ("none") each value."""
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
 
 
 class FocalLoss(nn.Module):
@@ -43,8 +28,7 @@ class FocalLoss(nn.Module):
         super().__init__()
         if not 0 <= gamma < math.inf:
             raise InputError(f"FocalLoss: gamma={gamma}; expected a finite number >= 0")
-        if reduction not in ("mean", "sum", "none"):
-            raise InputError(f"FocalLoss: reduction={reduction!r}; expected mean, sum or none")
+        check_reduction("FocalLoss", reduction)
         self.gamma, self.reduction = float(gamma), reduction
 
     def forward(self, logits: Float[Tensor, "n c"], target: Int[Tensor, " n"]) -> Float[Tensor, ...]:

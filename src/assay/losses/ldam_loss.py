@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from assay.losses.focal_loss import check_logits, reduced
+from assay.losses.pairs import check_logits, check_reduction, reduced
 from assay.runtime.errors import InputError
 
 
@@ -40,8 +40,7 @@ class LDAMLoss(nn.Module):
             raise InputError(f"LDAMLoss: max_margin={max_margin}, scale={scale}; expected finite numbers > 0")
         if counts is not None and (len(counts) < 2 or min(counts) < 1):
             raise InputError(f"LDAMLoss: counts={list(counts)}; expected two or more, each at least 1")
-        if reduction not in ("mean", "sum", "none"):
-            raise InputError(f"LDAMLoss: reduction={reduction!r}; expected mean, sum or none")
+        check_reduction("LDAMLoss", reduction)
         self.max_margin, self.scale, self.reduction = float(max_margin), float(scale), reduction
         sizes = torch.tensor([1.0] if counts is None else list(counts), dtype=torch.float64)
         self.margins = self.max_margin * (sizes.min() / sizes) ** 0.25
