@@ -52,7 +52,7 @@ def test_the_tracked_loss_moves_u_and_weighs_by_it() -> None:
     loss(first)
     value = loss(second)
     u = 0.75 * (first / r).exp().mean() + 0.25 * (second / r).exp().mean()
-    assert float(value.detach()) == pytest.approx(r * math.log(float(u)), abs=1e-6)
+    assert float(value.detach()) == pytest.approx(r * math.log(float(u.detach())), abs=1e-6)
     (gradient,) = torch.autograd.grad(value, second)
     assert torch.allclose(gradient, ((second / r).exp() / u / 2).detach(), atol=1e-6)
     again = KLDROLoss(0.7, momentum=0.75)

@@ -35,11 +35,12 @@ def barrier_slope(delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
 class BarrierAttack(GradientAttack):
     """Projected steps down -CE(x + d) - c sum[ln(b - d) + ln(d - a)] (Sow et al., 2024, arXiv:2308.00311, eq. 7).
 
-    A step moves each coordinate by ``step_size`` x eps against the sign of its slope, less with every step so that the
-    last ones settle, and is projected to the box shrunk by 1e-4 eps: a finite step can jump the wall.
+    From d = 0 a step moves each coordinate by ``step_size`` x eps against the sign of its slope, less and less over the
+    later half so that it settles, and is projected to the box shrunk by 1e-4 eps: a finite step can jump the wall.
     """
 
     early_stop: bool = False
+    random_start: bool = False
     c: float = 5e-3
 
     def begin(self, run: Climb) -> Float[Tensor, "n ..."]:
@@ -48,7 +49,7 @@ class BarrierAttack(GradientAttack):
     def move(self, run: Climb) -> Float[Tensor, "n ..."]:
         low, high = box(run.x, self.ball.eps, self.bounds)
         slope = run.grad - self.c * barrier_slope(run.z - run.x, low, high)
-        length = self.length(run.step) * (1 - run.step / self.steps)
+        length = self.length(run.step) * min(1.0, 2 * (1 - run.step / self.steps))
         return self._inside(run.z + length * slope.sign(), run.x)
 
     def _inside(self, z: Tensor, x: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def log_barrier_attack(
     index: Int[Tensor, " n"] | None = None,
     seed: int,
 ) -> Float[Tensor, "n ..."]:
-    """Displacements strictly inside |d| < eps and x + d within ``bounds``: see BarrierAttack, from a random start.
+    """Displacements strictly inside |d| < eps and x + d within ``bounds``: see BarrierAttack.
 
     ``c`` > 0 is the barrier's weight against the cross-entropy, ``step_size`` a fraction of eps.
     """

@@ -55,10 +55,7 @@ PAPER = Paper(
         "losses.DeferredReweighting",
         "losses.FocalLoss",
         "losses.LDAMLoss",
-        "data.make_long_tail",
         "dynamics.feature_separability",
-        "science.imbalanced_gaussian_risk",
-        "science.adversarial_separability",
     ),
     claim="Under imbalance, a loss that separates the classes' features makes reweighted adversarial training work.",
     headline="CIFAR-10 and SVHN, 100 : 1: robust accuracy of rare classes and overall above reweighted adversarial "
