@@ -39,6 +39,8 @@ _MODULES = (
     "privacy",
     "recommend",
     "repair",
+    "represent",
+    "science",
     "training",
     "unlearn",
     "vision",

@@ -3,6 +3,7 @@
 from assay.data.color import rgb_to_ycbcr, ycbcr_to_rgb
 from assay.data.data import Batch, Data
 from assay.data.kinematics import HUMAN, Skeleton, bone_lengths
+from assay.data.long_tail import make_long_tail
 from assay.data.motions import synthetic_motions
 from assay.data.skeleton_files import hdm05, ntu
 from assay.data.sources import PATHS, load_data
@@ -20,6 +21,7 @@ __all__ = [
     "Skeleton",
     "bone_lengths",
     "load_data",
+    "make_long_tail",
     "rgb_to_ycbcr",
     "synthetic_motions",
     "ycbcr_to_rgb",

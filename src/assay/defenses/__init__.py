@@ -3,7 +3,9 @@
 from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
+from assay.defenses.bilevel_at import implicit_hypergradient, log_barrier_attack
 from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
+from assay.defenses.done import DONE
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.gairat import GAIRAT, gairat_weights
 from assay.defenses.mail import MAIL, mail_weights
@@ -18,6 +20,8 @@ from assay.defenses.purifier import InputMap, Purified, Purifier
 from assay.defenses.resupnet import ResUpNet
 from assay.defenses.robust_sgld import RobustSGLD
 from assay.defenses.select_sources import select_sources, transfer_error
+from assay.defenses.srat import SRAT
+from assay.defenses.tail_accuracy import TailAccuracy, tail_robust_accuracy
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
 from assay.defenses.trades import TRADES
 from assay.defenses.weat import WEAT
@@ -32,6 +36,7 @@ __all__ = [
     "Blur",
     "ConvDecoder",
     "ConvEncoder",
+    "DONE",
     "DenoiseMap",
     "Denoised",
     "DenoisedSmoothing",
@@ -53,21 +58,26 @@ __all__ = [
     "RandomisedPGD",
     "ResUpNet",
     "RobustSGLD",
+    "SRAT",
     "Similarity",
     "TAPMEvaluation",
     "TAPMResult",
     "TRADES",
+    "TailAccuracy",
+    "WEAT",
     "ZOAEDenoisedSmoothing",
     "certified_radius_lipschitz",
     "certified_radius_smoothing",
     "cge_gradient",
-    "WEAT",
     "gairat_weights",
     "generate",
+    "implicit_hypergradient",
+    "log_barrier_attack",
     "mail_weights",
     "perturbation_similarity",
     "rge_gradient",
     "select_sources",
+    "tail_robust_accuracy",
     "transfer_error",
     "zo_surrogate_loss",
 ]

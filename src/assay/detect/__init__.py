@@ -1,7 +1,9 @@
 """Detectors of abnormal inputs: ``fit(model, data)`` gives an object with ``score(x)``, higher is more abnormal."""
 
 from assay.detect.activation_clustering import ActivationClustering
+from assay.detect.adaptive_beyond import BeyondAdaptiveAttack
 from assay.detect.adaptive_pgd import DetectorAwarePGD
+from assay.detect.beyond import BEYOND, robust_accuracy_with_rejection
 from assay.detect.class_incremental import ClassIncrementalGDA
 from assay.detect.conformal_backdoor import (
     ConformalDetector,
@@ -24,6 +26,7 @@ from assay.detect.mahalanobis import Mahalanobis
 from assay.detect.mmd import mmd2, mmd_variance
 from assay.detect.msp import MSP
 from assay.detect.odin import ODIN
+from assay.detect.orthogonal_pgd import OrthogonalPGD
 from assay.detect.quant_audit import Disparity, FittedQuantizationAudit, QuantizationAudit
 from assay.detect.score_norm import ScoreNorm
 from assay.detect.shrunk_mahalanobis import ShrunkMahalanobis
@@ -32,6 +35,8 @@ from assay.detect.strip import STRIP
 
 __all__ = [
     "ActivationClustering",
+    "BEYOND",
+    "BeyondAdaptiveAttack",
     "ClassIncrementalGDA",
     "ConformalDetector",
     "DeepKernel",
@@ -49,6 +54,7 @@ __all__ = [
     "MSP",
     "Mahalanobis",
     "ODIN",
+    "OrthogonalPGD",
     "QuantizationAudit",
     "STRIP",
     "ScoreNorm",
@@ -66,4 +72,5 @@ __all__ = [
     "mmd2",
     "mmd_variance",
     "optimal_lr_score",
+    "robust_accuracy_with_rejection",
 ]

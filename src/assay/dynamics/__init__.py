@@ -4,6 +4,7 @@ from assay.dynamics.blind_spots import BlindSpotReport, blind_spot_report, other
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
 from assay.dynamics.energy import EnergyTracker, energy_gap, joint_energy, marginal_energy
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
+from assay.dynamics.feature_separability import FeatureSeparability, feature_separability
 from assay.dynamics.fixed_etf import FixedETF
 from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
 from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD, Separability, separability_report
@@ -41,6 +42,7 @@ __all__ = [
     "ETFNetwork",
     "Eigenvalue",
     "EnergyTracker",
+    "FeatureSeparability",
     "FixedETF",
     "Hessian",
     "LSTResult",
@@ -63,6 +65,7 @@ __all__ = [
     "deviation_angle",
     "deviation_angle_net",
     "energy_gap",
+    "feature_separability",
     "flat_directions",
     "head_inputs",
     "joint_energy",

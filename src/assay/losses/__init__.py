@@ -2,10 +2,12 @@
 
 from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
+from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.energies import energy_weights
 from assay.losses.entropy_penalty import PredictionEntropyLoss
+from assay.losses.focal_loss import FocalLoss
 from assay.losses.h_consistency import (
     conditional_optimum,
     conditional_regret,
@@ -14,7 +16,10 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.kl_dro import KLDROLoss, dro_weights
+from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.mart import MARTLoss
+from assay.losses.sup_con import SupConLoss
 from assay.losses.weat import WEATLoss
 
 __all__ = [
@@ -22,13 +27,20 @@ __all__ = [
     "BinaryCrossEntropy",
     "ComboLoss",
     "CompSumLoss",
+    "DeferredReweighting",
     "DotRegressionLoss",
+    "FocalLoss",
+    "KLDROLoss",
+    "LDAMLoss",
     "MARTLoss",
     "PredictionEntropyLoss",
     "SoftConfusion",
+    "SupConLoss",
     "WEATLoss",
+    "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
+    "dro_weights",
     "energy_weights",
     "gamma",
     "minimizability_gap",

@@ -1,4 +1,4 @@
-"""What losses on the logits of a sample and of its perturbed copy share: checks, divergence, reduction."""
+"""What losses on logits share, on one set or on a sample's and its perturbed copy's: checks, divergence, reduction."""
 
 from __future__ import annotations
 
