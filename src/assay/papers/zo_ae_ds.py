@@ -151,12 +151,14 @@ def _chain(seed: int, method: ZOAEDenoisedSmoothing) -> float:
     batch = Batch(x, y, torch.arange(4), {"target": y})
     state = State(seed, Data(x.float(), y, ("a", "b", "c")), 1)
     learned = [*purify.denoiser.parameters(), *purify.encoder.parameters()]
-    grads = []
-    for m in (method, replace(method, estimator="fo")):
+
+    def slope(m: ZOAEDenoisedSmoothing) -> Tensor:
         with seeded(seed, "noise"):
             loss = m.objective(purify, model, batch, state)
-        grads.append(torch.cat([p.flatten() for p in torch.autograd.grad(loss, learned)]))
-    return float((grads[0] - grads[1]).abs().max() / grads[1].abs().max())
+        return torch.cat([p.flatten() for p in torch.autograd.grad(loss, learned)])
+
+    found, expected = slope(method), slope(replace(method, estimator="fo"))
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def _radius(seed: int) -> float:
