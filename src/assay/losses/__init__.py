@@ -1,5 +1,6 @@
 """Objectives on (logits, target), and what a small surrogate loss guarantees."""
 
+from assay.losses.aaer import AAERLoss
 from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.comp_sum import CompSumLoss
@@ -18,6 +19,7 @@ from assay.losses.mart import MARTLoss
 from assay.losses.weat import WEATLoss
 
 __all__ = [
+    "AAERLoss",
     "AnyLoss",
     "BinaryCrossEntropy",
     "ComboLoss",
