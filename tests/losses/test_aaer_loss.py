@@ -38,7 +38,7 @@ def test_by_hand() -> None:
     assert float(stats["logit_shift_abnormal"]) == pytest.approx((9 + 1) / 2)
     assert float(stats["logit_shift_normal"]) == pytest.approx((4 + 0.25) / 2)
     mean = (0.1269280110429726 + 0.31326168751822286 + LOG2 + 0.4740769841801067) / 4
-    assert float(loss) == pytest.approx(mean + 0.5 * (4 * c + 1.5 * (5 - 2.125)), abs=1e-7)
+    assert loss.item() == pytest.approx(mean + 0.5 * (4 * c + 1.5 * (5 - 2.125)), abs=1e-7)
     assert not any(t.requires_grad for t in stats.values())
 
 

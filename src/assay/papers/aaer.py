@@ -4,7 +4,7 @@ Where the loss is wavy, one step of FGSM overshoots: on a cosine of frequency k 
 k eps / (2 pi), and what they lose and how far logits move are integrals. Exact: these, and the loss against its formula
 written out. On digits FGSM training at a large radius collapses (accuracy under FGSM, none under PGD, a third of the
 samples abnormal); AAER removes the abnormal samples and the fake accuracy. No accuracy under PGD is regained at this
-size. A hinge with its roles exchanged also holds logits back: in pilots it left 0.1 to 0.27 of the samples abnormal,
+size. A hinge with its roles exchanged also holds logits back: in pilots it left 0.06 to 0.4 of the samples abnormal,
 which a quarter of the baseline's share does not separate in every run, so that the written-out loss alone refutes it.
 """
 
@@ -247,6 +247,9 @@ def claims(table: Table) -> list[Claim]:
     def identity(text: str, observed: np.ndarray, at_most: float, refuted_by: tuple[str, ...] = ()) -> Claim:
         return Claim(text, observed, at_most=at_most, rule="exact", key=bool(refuted_by), refuted_by=refuted_by)
 
+    def most(text: str, observed: np.ndarray, **bound: float) -> Claim:
+        return Claim(text, observed, rule="k-of-n", k=4, **bound)  # type: ignore[arg-type]
+
     return [
         identity(
             "on a cosine the share of abnormal samples is k eps / (2 pi): largest relative error",
@@ -271,11 +274,12 @@ def claims(table: Table) -> list[Claim]:
             table.per_seed("linear", np.max),
             1e-12,
         ),
-        Claim(
+        most(
             "FGSM training collapses: share of abnormal samples, later half of the epochs", base["share"], at_least=0.2
         ),
-        Claim("FGSM training collapses: accuracy under FGSM less that under PGD", base["gap"], at_least=0.3),
-        Claim(
+        # The collapse as dynamics.overfits_catastrophically has it.
+        most("FGSM training collapses: accuracy under FGSM less that under PGD", base["gap"], at_least=0.25),
+        most(
             "share of abnormal samples with AAER less a quarter of that without, later half of the epochs",
             found["share"] - base["share"] / 4,
             at_most=0.0,
