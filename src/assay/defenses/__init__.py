@@ -1,5 +1,6 @@
 """Training that hardens a model against attacks, and what it has to hold against."""
 
+from assay.defenses.aaer import AAER
 from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
@@ -8,6 +9,7 @@ from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.done import DONE
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.gairat import GAIRAT, gairat_weights
+from assay.defenses.grad_align import GradAlign
 from assay.defenses.mail import MAIL, mail_weights
 from assay.defenses.mart import MART
 from assay.defenses.mixed_classifier import MixedClassifier, MixtureScan
@@ -20,6 +22,7 @@ from assay.defenses.purifier import InputMap, Purified, Purifier
 from assay.defenses.resupnet import ResUpNet
 from assay.defenses.robust_sgld import RobustSGLD
 from assay.defenses.select_sources import select_sources, transfer_error
+from assay.defenses.single_step import SingleStepAT
 from assay.defenses.srat import SRAT
 from assay.defenses.tail_accuracy import TailAccuracy, tail_robust_accuracy
 from assay.defenses.tapm import Similarity, TAPMEvaluation, TAPMResult, perturbation_similarity
@@ -29,6 +32,7 @@ from assay.defenses.zo import cge_gradient, rge_gradient, zo_surrogate_loss
 from assay.defenses.zo_ae_ds import Denoised, DenoisedSmoothing, ZOAEDenoisedSmoothing
 
 __all__ = [
+    "AAER",
     "AWP",
     "AdaptiveMixedClassifier",
     "AdvStore",
@@ -42,6 +46,7 @@ __all__ = [
     "DenoisedSmoothing",
     "DnCNN",
     "GAIRAT",
+    "GradAlign",
     "InputMap",
     "Jpeg",
     "MAIL",
@@ -60,6 +65,7 @@ __all__ = [
     "RobustSGLD",
     "SRAT",
     "Similarity",
+    "SingleStepAT",
     "TAPMEvaluation",
     "TAPMResult",
     "TRADES",

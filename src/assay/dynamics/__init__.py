@@ -1,6 +1,7 @@
 """What training does: the geometry of the last layer, of boundaries and level sets, curvature, and large steps."""
 
 from assay.dynamics.blind_spots import BlindSpotReport, blind_spot_report, other_class
+from assay.dynamics.catastrophic_overfitting import AAEMonitor, overfits_catastrophically
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
 from assay.dynamics.energy import EnergyTracker, energy_gap, joint_energy, marginal_energy
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
@@ -33,6 +34,7 @@ from assay.dynamics.tilting import (
 )
 
 __all__ = [
+    "AAEMonitor",
     "Barrier",
     "BatchPerceptron",
     "BlindSpotReport",
@@ -77,6 +79,7 @@ __all__ = [
     "neural_collapse",
     "ntk_submatrix_velocity",
     "other_class",
+    "overfits_catastrophically",
     "path_width",
     "principal_directions",
     "regularisation_path",

@@ -1,5 +1,6 @@
 """Objectives on (logits, target), and what a small surrogate loss guarantees."""
 
+from assay.losses.aaer import AAERLoss
 from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
@@ -23,6 +24,7 @@ from assay.losses.sup_con import SupConLoss
 from assay.losses.weat import WEATLoss
 
 __all__ = [
+    "AAERLoss",
     "AnyLoss",
     "BinaryCrossEntropy",
     "ComboLoss",
