@@ -1,6 +1,9 @@
 """Training that hardens a model against attacks, and what it has to hold against."""
 
 from assay.defenses.adv_store import AdvStore, generate
+from assay.defenses.fal_theory import FALTheoryReport, fal_theory_report
+from assay.defenses.fedavg import FedAvg, Federation, fedavg
+from assay.defenses.federated_at import FederatedAT
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
@@ -13,6 +16,10 @@ __all__ = [
     "AdvStore",
     "BitDepth",
     "Blur",
+    "FALTheoryReport",
+    "FedAvg",
+    "FederatedAT",
+    "Federation",
     "InputMap",
     "Jpeg",
     "Median",
@@ -24,6 +31,8 @@ __all__ = [
     "TAPMEvaluation",
     "TAPMResult",
     "TRADES",
+    "fal_theory_report",
+    "fedavg",
     "generate",
     "perturbation_similarity",
     "select_sources",

@@ -9,6 +9,7 @@ from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD,
 from assay.dynamics.layer_peeled import LayerPeeledFit, LayerPeeledModel
 from assay.dynamics.level_sets import LevelSetTraversal, LSTResult
 from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
+from assay.dynamics.over_param import TwoLayerReLU, margin, separability, separable_sphere
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
 from assay.dynamics.similarity import structural_similarity
 from assay.dynamics.simplex_etf import simplex_etf
@@ -54,6 +55,7 @@ __all__ = [
     "TiltingReport",
     "Trace",
     "TriangleConfidence",
+    "TwoLayerReLU",
     "adversarial_strength",
     "attach_etf",
     "blind_spot_report",
@@ -64,6 +66,7 @@ __all__ = [
     "head_inputs",
     "linear_mode_barrier",
     "linear_path_confidence",
+    "margin",
     "midpoint_intercept",
     "mirror",
     "neural_collapse",
@@ -72,7 +75,9 @@ __all__ = [
     "path_width",
     "principal_directions",
     "regularisation_path",
+    "separability",
     "separability_report",
+    "separable_sphere",
     "simplex_etf",
     "straight_line",
     "structural_similarity",
