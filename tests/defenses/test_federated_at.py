@@ -134,7 +134,7 @@ def test_servers_against_their_formulas(clients: list[Data]) -> None:
 
     def after(server: str) -> float:
         method = FedAvg(rounds=2, local_steps=1, global_lr=0.5, server=server, loss="absolute", **SGD)  # type: ignore[arg-type]
-        return float(method.run(Constant(), [one], seed=0).model_.w)
+        return float(method.run(Constant(), [one], seed=0).model_.w.detach())
 
     # Each local step is +0.1, the slope of |w - 1| being -1.
     assert after("sgd") == pytest.approx(0.1)
