@@ -5,6 +5,8 @@ codebook. Evaluated are a convolution trained on a few clean images, one trained
 linear softmax. What decides: the oracle agrees with every returned image; the accuracy of the first falls further with
 a larger budget; and the returned images are those of a loop by hand that keeps the last accepted candidate. Support:
 the order of the models, images without the oracle's stop, random steps of the same length, and the oracle on itself.
+In pilots the linear model is last, as expected, but augmentation does not raise FMR: as many steps on 200 digits, and
+raw gradients, with which a model moves little where its loss is flat.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ PAPER = Paper(
         Scale("smoke", 1, {"data": "digits", "generator": "pca", "step": 0.1, "few": 100, "test": 40, "budget": 7,
                            "steps": 60, "oracle": 60}),
         Scale("claim", 5, {"data": "digits", "generator": "vq", "step": 1.0, "few": 200, "test": 200, "budget": 30,
-                           "steps": 200, "oracle": 300}),
+                           "steps": 300, "oracle": 500}),
         Scale("gpu", 5, {"data": "mnist", "generator": "vq", "step": 1.0, "few": 2000, "test": 1000, "budget": 50,
                          "steps": 4000, "oracle": 10_000}),
     ),
@@ -97,10 +99,10 @@ def _images(source: str) -> tuple[Data, Data]:
 
 
 def distorted(x: Tensor, draws: Draws) -> Tensor:
-    """Images turned by up to 20 degrees, scaled and sheared by up to 15%, moved by up to an eighth, with noise 0.1."""
+    """Images turned by up to 12 degrees, scaled and sheared by up to 10%, moved by up to 1/16, with noise 0.1."""
     u = 2 * draws.uniform(6).to(x) - 1
-    turn = u[:, 0] * math.pi / 9
-    scale, shear, move = 1 + 0.15 * u[:, 1:3], 0.15 * u[:, 3], 0.25 * u[:, 4:6]
+    turn = u[:, 0] * math.pi / 15
+    scale, shear, move = 1 + 0.1 * u[:, 1:3], 0.1 * u[:, 3], 0.125 * u[:, 4:6]
     top = torch.stack((turn.cos() * scale[:, 0], -turn.sin() + shear, move[:, 0]), 1)
     bottom = torch.stack((turn.sin(), turn.cos() * scale[:, 1], move[:, 1]), 1)
     grid = F.affine_grid(torch.stack((top, bottom), 1), list(x.shape), align_corners=False)
