@@ -37,8 +37,12 @@ def placed(delta: Float[Tensor, "n t d"], batch: Replies) -> Float[Tensor, "n u 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingTrainer(Trainer):
-    """What C-AdvUL and C-AdvIPO share: the attack, and batches of adversarial and utility rows."""
+    """What C-AdvUL and C-AdvIPO share: the attack, and batches of adversarial and utility rows.
 
+    They train on replies, not on a subject's labelled data, so they are no trainers that a repair could name.
+    """
+
+    kind: ClassVar[str] = "function"
     contract: ClassVar[bool] = True
 
     attack: EmbeddingAttack = EmbeddingAttack()
