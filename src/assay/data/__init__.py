@@ -2,6 +2,7 @@
 
 from assay.data.color import rgb_to_ycbcr, ycbcr_to_rgb
 from assay.data.data import Batch, Data
+from assay.data.federated import dirichlet_split
 from assay.data.kinematics import HUMAN, Skeleton, bone_lengths
 from assay.data.long_tail import make_long_tail
 from assay.data.motions import synthetic_motions
@@ -20,6 +21,7 @@ __all__ = [
     "Data",
     "Skeleton",
     "bone_lengths",
+    "dirichlet_split",
     "load_data",
     "make_long_tail",
     "rgb_to_ycbcr",

@@ -7,6 +7,9 @@ from assay.defenses.awp import AWP
 from assay.defenses.bilevel_at import implicit_hypergradient, log_barrier_attack
 from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.done import DONE
+from assay.defenses.fal_theory import FALTheoryReport, fal_theory_report
+from assay.defenses.fedavg import FedAvg, Federation, fedavg
+from assay.defenses.federated_at import FederatedAT
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
 from assay.defenses.gairat import GAIRAT, gairat_weights
 from assay.defenses.grad_align import GradAlign
@@ -45,6 +48,10 @@ __all__ = [
     "Denoised",
     "DenoisedSmoothing",
     "DnCNN",
+    "FALTheoryReport",
+    "FedAvg",
+    "FederatedAT",
+    "Federation",
     "GAIRAT",
     "GradAlign",
     "InputMap",
@@ -75,6 +82,8 @@ __all__ = [
     "certified_radius_lipschitz",
     "certified_radius_smoothing",
     "cge_gradient",
+    "fal_theory_report",
+    "fedavg",
     "gairat_weights",
     "generate",
     "implicit_hypergradient",

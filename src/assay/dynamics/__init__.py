@@ -12,6 +12,7 @@ from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD,
 from assay.dynamics.layer_peeled import LayerPeeledFit, LayerPeeledModel
 from assay.dynamics.level_sets import LevelSetTraversal, LSTResult
 from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
+from assay.dynamics.over_param import TwoLayerReLU, margin, separability, separable_sphere
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
 from assay.dynamics.similarity import structural_similarity
 from assay.dynamics.simplex_etf import simplex_etf
@@ -60,6 +61,7 @@ __all__ = [
     "TiltingReport",
     "Trace",
     "TriangleConfidence",
+    "TwoLayerReLU",
     "adversarial_strength",
     "attach_etf",
     "blind_spot_report",
@@ -73,6 +75,7 @@ __all__ = [
     "joint_energy",
     "linear_mode_barrier",
     "linear_path_confidence",
+    "margin",
     "marginal_energy",
     "midpoint_intercept",
     "mirror",
@@ -83,7 +86,9 @@ __all__ = [
     "path_width",
     "principal_directions",
     "regularisation_path",
+    "separability",
     "separability_report",
+    "separable_sphere",
     "simplex_etf",
     "straight_line",
     "structural_similarity",

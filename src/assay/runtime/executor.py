@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from assay.runtime.errors import AssayError, InputError, unknown
@@ -44,7 +45,19 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tuple[int, Any]]:
+@contextmanager
+def session(on: str = "local", jobs: int = 1) -> Iterator[None]:
+    """What ``run_tasks`` needs, kept up over several calls of it inside the block: one Ray cluster, or nothing."""
+    if on == "ray" or on.startswith("ray://"):
+        with _cluster(None if on == "ray" else on, jobs):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _cluster(address: str | None, jobs: int) -> Iterator[Any]:
+    """Ray, connected to the cluster at ``address`` or to one that ends with the block; a running one is used as is."""
     try:
         import ray
     except ImportError as error:
@@ -57,6 +70,14 @@ def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tupl
         except ConnectionError as error:
             raise InputError(f"--on {address}: no Ray cluster answers there") from error
     try:
+        yield ray
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tuple[int, Any]]:
+    with _cluster(address, jobs) as ray:
         remote: Any = ray.remote(lambda task: task())
         waiting = {remote.remote(t): i for i, t in enumerate(tasks)}
         while waiting:
@@ -70,6 +91,3 @@ def _ray(tasks: Sequence[Task], address: str | None, jobs: int) -> Iterator[tupl
                         raise cause from None
                     raise AssayError(f"--on ray: a worker failed ({_line(cause)})") from error
                 yield waiting.pop(reference), result
-    finally:
-        if started:
-            ray.shutdown()

@@ -2,6 +2,7 @@
 
 from assay.vision.captioner import Captioner
 from assay.vision.color_spaces import from_lalphabeta, to_lalphabeta
+from assay.vision.conv_ae import ConvAE, ImageGenerator
 from assay.vision.detection import (
     Matches,
     attack_success_rate,
@@ -10,20 +11,37 @@ from assay.vision.detection import (
     fnr_threshold,
     match,
 )
+from assay.vision.fmr import FMREvaluator, FMRReport, fmr_score, sparse_mask
 from assay.vision.geometry import corners, get_transform_matrix, move_points, warp
 from assay.vision.grid_detector import GridDetector, fit_detector
 from assay.vision.hf_captioner import HFCaptioner
 from assay.vision.keypoints import keypoints_from_mask
+from assay.vision.latent_perturber import LatentPerturber
+from assay.vision.oracles import CLIPZeroShot, Ensemble
 from assay.vision.patch_bench import FittedPatchBenchmark, PatchBenchmark, PatchReport, PatchScore
 from assay.vision.patch_mask import patch_mask
 from assay.vision.patch_renderer import PatchRenderer
+from assay.vision.pca_autoencoder import PCAAutoencoder
 from assay.vision.realism import realism_error
 from assay.vision.reap_files import load_reap
 from assay.vision.relight import fit_relight, relight
 from assay.vision.scenes import Scenes, generate_scenes, joined_images, polygon_sign
 from assay.vision.tiny_captioner import TinyCaptioner, TinyViT
+from assay.vision.vqgan import HFVQModel, TamingVQGAN
 
 __all__ = [
+    "CLIPZeroShot",
+    "ConvAE",
+    "Ensemble",
+    "FMREvaluator",
+    "FMRReport",
+    "HFVQModel",
+    "ImageGenerator",
+    "LatentPerturber",
+    "PCAAutoencoder",
+    "TamingVQGAN",
+    "fmr_score",
+    "sparse_mask",
     "Captioner",
     "FittedPatchBenchmark",
     "GridDetector",
