@@ -13,6 +13,7 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
 
 __all__ = [
     "AnyLoss",
@@ -20,6 +21,8 @@ __all__ = [
     "ComboLoss",
     "CompSumLoss",
     "DotRegressionLoss",
+    "HypCrossEntropy",
+    "HypPairwiseConfusion",
     "PredictionEntropyLoss",
     "SoftConfusion",
     "conditional_optimum",
