@@ -1,9 +1,9 @@
 """Hyp-OC: spoofs that were never seen are told from real captures by a head in a Poincare ball.
 
-Exact: the ball's maps are inverse to each other, its distance is the closed form of the model, and as the curvature goes
-to 0 everything becomes Euclidean. Learned, on digits that stand for faces: an encoder trained on the digits 0 to 4; real
-captures are clean digits 5 to 9, spoofs simulated recaptures of others. The head, trained on real captures alone, has to
-find the spoofs, and a head that was not trained, or on shuffled labels, must not.
+Exact: the ball's maps are inverse to each other, its distance is the closed form of the model, and as the curvature
+goes to 0 everything becomes Euclidean. Learned, on digits that stand for faces: an encoder trained on the digits 0 to
+4; real captures are clean digits 5 to 9, spoofs simulated recaptures of others. The head, trained on real captures
+alone, has to find the spoofs; one that was not trained, or on shuffled labels, must not.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _flat_artanh(x: Tensor, y: Tensor, c: float) -> Tensor:
 
 class _MissingCurvature(HypOC):
     def pull(self, real: Tensor) -> Tensor:
-        return _flat_artanh(*real.chunk(2), self.c).mean()
+        a, b = real.chunk(2)
+        return _flat_artanh(a, b, self.c).mean()
 
 
 METHODS: dict[str | None, type[HypOC]] = {
