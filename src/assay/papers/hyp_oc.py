@@ -33,7 +33,7 @@ from assay.training import State, Supervised
 KNOWN = 5  # digits below train the encoder, those from here on stand for faces
 SPOOFS = ("print", "replay", "mask")
 FLAT = 1e-8  # a curvature at which the ball is flat but for about 1e-7
-HEADS = 3
+HEADS = 2
 
 PAPER = Paper(
     slug="hyp-oc",
@@ -68,7 +68,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 150, "real": 100, "test": 60, "encoder": 3, "epochs": 2}),
-        Scale("claim", 6, {"data": "mnist", "train": 1500, "real": 1000, "test": 300, "encoder": 4, "epochs": 10}),
+        Scale("claim", 5, {"data": "mnist", "train": 1000, "real": 1000, "test": 200, "encoder": 4, "epochs": 6}),
         Scale("gpu", 6, {"data": "mnist", "train": 30_000, "real": 20_000, "test": 2000, "encoder": 10, "epochs": 20}),
     ),
 )
@@ -222,7 +222,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     few = real[: min(len(real), 300)].x
     delta = gromov_delta(features(model, few, ["features"])["features"], tries=2, seed=seed)
     given["rows"] = [
-        _averaged("untrained", replace(method, epochs=0), given, 2 * HEADS, seed),
+        _averaged("untrained", replace(method, epochs=0), given, 4 * HEADS, seed),
         *(_averaged(arm, other, given, 1, seed) for arm, other in arms.items()),
         _measured("svm", OneClassSVM(layer="features").fit(model, real), given),
         {"arm": "features", "delta": delta},
