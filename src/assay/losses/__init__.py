@@ -17,6 +17,7 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
 from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.mart import MARTLoss
@@ -32,6 +33,8 @@ __all__ = [
     "DeferredReweighting",
     "DotRegressionLoss",
     "FocalLoss",
+    "HypCrossEntropy",
+    "HypPairwiseConfusion",
     "KLDROLoss",
     "LDAMLoss",
     "MARTLoss",

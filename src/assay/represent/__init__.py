@@ -1,12 +1,34 @@
 """Representations learned without labels, and what they are read with."""
 
+from assay.nets.poincare import (
+    HyperbolicMLR,
+    ToPoincare,
+    dist,
+    expmap,
+    expmap0,
+    logmap0,
+    mobius_add,
+    poincare_mean,
+    project,
+)
 from assay.represent.augment import Augmentation
+from assay.represent.gromov import gromov_delta
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
 
 __all__ = [
     "Augmentation",
+    "HyperbolicMLR",
     "SelfSupervised",
     "SimSiam",
+    "ToPoincare",
+    "dist",
+    "expmap",
+    "expmap0",
+    "gromov_delta",
     "linear_classifier",
+    "logmap0",
+    "mobius_add",
+    "poincare_mean",
+    "project",
     "simsiam_loss",
 ]
