@@ -67,8 +67,8 @@ PAPER = Paper(
         "no-oracle-stop": "the oracle is not asked: the image of the last step is returned",
     },
     scales=(
-        Scale("smoke", 1, {"data": "digits", "generator": "pca", "step": 0.1, "few": 100, "test": 40, "budget": 7,
-                           "steps": 60, "oracle": 60}),
+        Scale("smoke", 1, {"data": "digits", "generator": "pca", "step": 0.5, "few": 100, "test": 25, "budget": 6,
+                           "steps": 30, "oracle": 40}),
         Scale("claim", 5, {"data": "digits", "generator": "vq", "step": 1.0, "few": 200, "test": 200, "budget": 30,
                            "steps": 300, "oracle": 500}),
         Scale("gpu", 5, {"data": "mnist", "generator": "vq", "step": 1.0, "few": 2000, "test": 1000, "budget": 50,
