@@ -25,7 +25,10 @@ METHODS = [
     for c in (getattr(room, n) for n in room.__all__)
     if getattr(c, "kind", None) == "purifier" and not _is_contract(c)
 ]
-SMALL: dict[str, dict[str, Any]] = {"ResUpNet": {"width": 8, "epochs": 5, "encoder_epochs": 2, "batch_size": 32}}
+SMALL: dict[str, dict[str, Any]] = {
+    "RawDefense": {"width": 12, "isp_width": 8, "epochs": 5, "lr": 3e-3},
+    "ResUpNet": {"width": 8, "epochs": 5, "encoder_epochs": 2, "batch_size": 32},
+}
 every = pytest.mark.parametrize(
     "method", [c(**SMALL.get(c.__name__, {})) for c in METHODS], ids=lambda m: type(m).__name__
 )

@@ -4,6 +4,7 @@ from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTra
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
 from assay.defenses.bilevel_at import implicit_hypergradient, log_barrier_attack
+from assay.defenses.camera_networks import LearnedISP, RGBToRawNet
 from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.done import DONE
 from assay.defenses.filters import BitDepth, Blur, Jpeg, Median
@@ -17,6 +18,7 @@ from assay.defenses.mixture_radius import certified_radius_lipschitz, certified_
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
+from assay.defenses.raw_isp import RawDefense, RawDefenseMap, edge_error, image_noise
 from assay.defenses.resupnet import ResUpNet
 from assay.defenses.robust_sgld import RobustSGLD
 from assay.defenses.select_sources import select_sources, transfer_error
@@ -44,6 +46,7 @@ __all__ = [
     "GAIRAT",
     "InputMap",
     "Jpeg",
+    "LearnedISP",
     "MAIL",
     "MART",
     "Median",
@@ -55,7 +58,10 @@ __all__ = [
     "PubDef",
     "Purified",
     "Purifier",
+    "RGBToRawNet",
     "RandomisedPGD",
+    "RawDefense",
+    "RawDefenseMap",
     "ResUpNet",
     "RobustSGLD",
     "SRAT",
@@ -70,7 +76,9 @@ __all__ = [
     "certified_radius_smoothing",
     "cge_gradient",
     "gairat_weights",
+    "edge_error",
     "generate",
+    "image_noise",
     "implicit_hypergradient",
     "log_barrier_attack",
     "mail_weights",
