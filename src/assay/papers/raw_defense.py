@@ -11,7 +11,9 @@ Exact: colours through mosaics, the camera there and back, the size of F, the we
 Support: the loss of clean accuracy, and filters whose strength is chosen on other images, the best under attack of
 those that cost at most six points. Only printed: G alone, S alone, and networks of the same size that go through the
 image and its mean in the place of RAW. An attack through the purifier (the last arm) shows that what is won holds
-only while it is not known. ImageNet, the Zurich pairs, detection and segmentation are not run here.
+only while it is not known. In pilots the error of F to the clean capture was .7 to 1.0 of the noisy capture's, against the
+bound of .5: half of it or more is error on clean images, which longer training would lower; of the noise itself F let
+.38 to .45 through, and .66 to .74 when it was trained on clean images alone. ImageNet, the Zurich pairs, detection and segmentation are not run here.
 """
 
 from __future__ import annotations
@@ -271,6 +273,13 @@ def claims(table: Table) -> list[Claim]:
             "held out: squared error of F(y + n) over that of the capture of y + n, both to the capture of y",
             table.per_seed("ratio"),
             at_most=0.5,
+            refuted_by=("clean-only-F",),
+        ),
+        Claim(
+            "held out: |F(y + n) - F(y)|^2 over that of the captures, what F lets through of the noise",
+            table.per_seed("passed"),
+            at_most=0.55,
+            key=False,
             refuted_by=("clean-only-F",),
         ),
         Claim(
