@@ -11,9 +11,12 @@ Exact: colours through mosaics, the camera there and back, the size of F, the we
 Support: the loss of clean accuracy, and filters whose strength is chosen on other images, the best under attack of
 those that cost at most six points. Only printed: G alone, S alone, and networks of the same size that go through the
 image and its mean in the place of RAW. An attack through the purifier (the last arm) shows that what is won holds
-only while it is not known. In pilots the error of F to the clean capture was .7 to 1.0 of the noisy capture's, against the
-bound of .5: half of it or more is error on clean images, which longer training would lower; of the noise itself F let
-.38 to .45 through, and .66 to .74 when it was trained on clean images alone. ImageNet, the Zurich pairs, detection and segmentation are not run here.
+only while it is not known.
+
+In pilots the error of F to the clean capture was .7 to 1.0 of the noisy capture's, against
+the bound of .5: half of it or more is error on clean images, which longer training would lower; of the noise itself F let
+.38 to .45 through, and .66 to .74 when it was trained on clean images alone. ImageNet, the
+Zurich pairs, detection and segmentation are not run here.
 """
 
 from __future__ import annotations
@@ -192,7 +195,9 @@ def _there_and_back(seed: int) -> float:
 def _size_of_f() -> float:
     """The number of parameters beyond five convolutions of 64 maps and their biases, counted by hand."""
     by_hand = 3 * 64 * 9 + 64 + 3 * (64 * 64 * 9 + 64) + 64 * 4 * 9 + 4
-    return float(sum(p.numel() for p in RGBToRawNet().parameters()) - by_hand)
+    with seeded(0, "size"):
+        net = RGBToRawNet()
+    return float(sum(p.numel() for p in net.parameters()) - by_hand)
 
 
 def _demosaiced(pattern: Pattern, seed: int) -> float:
