@@ -13,10 +13,10 @@ those that cost at most six points. Only printed: G alone, S alone, and networks
 image and its mean in the place of RAW. An attack through the purifier (the last arm) shows that what is won holds
 only while it is not known.
 
-In pilots the error of F to the clean capture was .7 to 1.0 of the noisy capture's, against
-the bound of .5: half of it or more is error on clean images, which longer training would lower; of the noise itself F let
-.38 to .45 through, and .66 to .74 when it was trained on clean images alone. ImageNet, the
-Zurich pairs, detection and segmentation are not run here.
+In pilots of one seed the error of F to the clean capture was .7 to 1.0 of that of the noisy capture, against the
+bound of .5. Half of it or more is error on clean images, which longer training may lower. Of the noise itself F let
+.38 to .45 through, and .66 to .74 when it was trained on clean images alone. ImageNet, the Zurich pairs, detection
+and segmentation are not run here.
 """
 
 from __future__ import annotations
