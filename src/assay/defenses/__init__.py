@@ -5,6 +5,7 @@ from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTra
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
 from assay.defenses.bilevel_at import implicit_hypergradient, log_barrier_attack
+from assay.defenses.camera_networks import LearnedISP, RGBToRawNet
 from assay.defenses.denoisers import ConvDecoder, ConvEncoder, DenoiseMap, DnCNN
 from assay.defenses.done import DONE
 from assay.defenses.fal_theory import FALTheoryReport, fal_theory_report
@@ -22,6 +23,7 @@ from assay.defenses.mixture_radius import certified_radius_lipschitz, certified_
 from assay.defenses.pgd_training import PGDTraining
 from assay.defenses.pubdef import PubDef
 from assay.defenses.purifier import InputMap, Purified, Purifier
+from assay.defenses.raw_isp import RawDefense, RawDefenseMap, edge_error, image_noise
 from assay.defenses.resupnet import ResUpNet
 from assay.defenses.robust_sgld import RobustSGLD
 from assay.defenses.select_sources import select_sources, transfer_error
@@ -56,6 +58,7 @@ __all__ = [
     "GradAlign",
     "InputMap",
     "Jpeg",
+    "LearnedISP",
     "MAIL",
     "MART",
     "Median",
@@ -67,7 +70,10 @@ __all__ = [
     "PubDef",
     "Purified",
     "Purifier",
+    "RGBToRawNet",
     "RandomisedPGD",
+    "RawDefense",
+    "RawDefenseMap",
     "ResUpNet",
     "RobustSGLD",
     "SRAT",
@@ -85,7 +91,9 @@ __all__ = [
     "fal_theory_report",
     "fedavg",
     "gairat_weights",
+    "edge_error",
     "generate",
+    "image_noise",
     "implicit_hypergradient",
     "log_barrier_attack",
     "mail_weights",

@@ -1,5 +1,14 @@
 """Methods for images of scenes: patches on real objects and what they do to detectors; captioners."""
 
+from assay.data.isp import (
+    Metadata,
+    SimpleISP,
+    UnprocessISP,
+    demosaic_bilinear,
+    demosaic_malvar,
+    mosaic,
+    shot_and_read_noise,
+)
 from assay.vision.captioner import Captioner
 from assay.vision.color_spaces import from_lalphabeta, to_lalphabeta
 from assay.vision.conv_ae import ConvAE, ImageGenerator
@@ -47,16 +56,21 @@ __all__ = [
     "GridDetector",
     "HFCaptioner",
     "Matches",
+    "Metadata",
     "PatchBenchmark",
     "PatchRenderer",
     "PatchReport",
     "PatchScore",
     "Scenes",
+    "SimpleISP",
     "TinyCaptioner",
     "TinyViT",
+    "UnprocessISP",
     "attack_success_rate",
     "average_precision",
     "corners",
+    "demosaic_bilinear",
+    "demosaic_malvar",
     "f1_threshold",
     "fit_detector",
     "fit_relight",
@@ -68,11 +82,13 @@ __all__ = [
     "keypoints_from_mask",
     "load_reap",
     "match",
+    "mosaic",
     "move_points",
     "patch_mask",
     "polygon_sign",
     "realism_error",
     "relight",
+    "shot_and_read_noise",
     "to_lalphabeta",
     "warp",
 ]
