@@ -26,12 +26,8 @@ METHODS = [
     if getattr(c, "kind", None) == "purifier" and not _is_contract(c)
 ]
 SMALL: dict[str, dict[str, Any]] = {
-<<<<<<< HEAD
-    "ResUpNet": {"width": 8, "epochs": 8, "encoder_epochs": 2, "batch_size": 32, "lr": 3e-3}
-=======
     "RawDefense": {"width": 12, "isp_width": 8, "epochs": 5, "lr": 3e-3},
-    "ResUpNet": {"width": 8, "epochs": 5, "encoder_epochs": 2, "batch_size": 32},
->>>>>>> i5d
+    "ResUpNet": {"width": 8, "epochs": 8, "encoder_epochs": 2, "batch_size": 32, "lr": 3e-3},
 }
 every = pytest.mark.parametrize(
     "method", [c(**SMALL.get(c.__name__, {})) for c in METHODS], ids=lambda m: type(m).__name__
