@@ -226,6 +226,8 @@ def claims(table: Table) -> list[Claim]:
             "success of GCG after C-AdvUL, less a third of that before",
             rate("gcg", UL) - rate("gcg", ALIGNED) / 3,
             at_most=0.0,
+            rule="k-of-n",
+            k=4,
             refuted_by=("ascent",),
         ),
         Claim(
