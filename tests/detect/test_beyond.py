@@ -149,7 +149,7 @@ def test_nearest_neighbours_are_scikit_learns(model: nn.Module, data: Data) -> N
     )
     expected = NearestNeighbors(n_neighbors=5).fit(bank).kneighbors(probe)[0][:, -1]
     np.testing.assert_allclose(fitted.score(load_data("digits:test").x[:40]).numpy(), expected, atol=1e-6)
-    with pytest.raises(InputError, match="k is 0"):
+    with pytest.raises(InputError, match="k=0"):
         KNN(k=0).fit(model, data)
 
 
