@@ -1,6 +1,7 @@
 """PGD-20 side by side: assay, torchattacks, foolbox and ART on the same weights and images, in one run.
 
-``python bench/attacks.py [--data digits|cifar10] [--peer-python PATH]``; cifar10 (8/255) needs ASSAY_DATA. Peers run
+``python bench/attacks.py [--data digits|cifar10] [--peer-python PATH]``; cifar10 (8/255) needs ASSAY_DATA. With
+``--resnet`` only the engine's overhead on a ResNet of width 16 and 128 CIFAR-10 images is measured. Peers run
 in a subprocess of their own environment (bench/peers/attacks/.venv, made from requirements.txt) and exchange npz and
 safetensors. Reports robust accuracy, CPU time (median of five after one warm-up) and its ratio to the peer's, for an
 undefended and an adversarially trained model; then the engine's overhead: its time over that of bare passes through the
@@ -234,8 +235,29 @@ def models(data: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
     return {"undefended": plain, "robust": robust}, test.x[: case.images], test.y[: case.images]
 
 
+def on_resnet() -> list[dict[str, Any]]:
+    """The engine's overhead on a ResNet, trained on 1,500 CIFAR-10 images, with and without early stop."""
+    from assay.attacks import PGD, Linf
+    from assay.data import load_data
+    from assay.nets import ResNet
+    from assay.runtime.random import seeded
+    from assay.training import Supervised
+
+    test = load_data("cifar10").limit(128)
+    with seeded(0):
+        net = ResNet((3, 32, 32), 10, 16)
+    net = Supervised(epochs=2).fit(net, load_data("cifar10", "train").limit(1500), seed=0)
+    rows = []
+    for name, early in (("assay", True), ("assay, all steps", False)):
+        attack = PGD(ball=Linf(8 / 255), steps=STEPS, early_stop=early)
+        ratio = overhead(net, attack, test.x, test.y)
+        rows.append({"data": "cifar10", "model": "ResNet-16", "attack": name, "overhead": round(ratio, 3)})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--resnet", action="store_true")
     parser.add_argument("--data", choices=CASES, default="digits")
     parser.add_argument("--peer-python", type=Path, default=ENVIRONMENT)
     parser.add_argument("--peer", choices=PEERS)
@@ -244,6 +266,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.peer:
         run_peer(given.peer, CASES[given.data], given.folder)
+        return
+    if given.resnet:
+        sys.stdout.writelines(json.dumps(row) + "\n" for row in on_resnet())
         return
     attacked, x, y = models(given.data)
     for label, model in attacked.items():
