@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import assay
 from assay.subject import Subject
+
+settings.register_profile("assay", database=None)
+settings.load_profile("assay")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,7 +37,7 @@ def smooth(seed: int = 0) -> nn.Module:
     radius=st.floats(1e-4, 10),
     steps=st.integers(1, 12),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_linear_maps_have_a_closed_form(seed: int, kind: Kind, radius: float, steps: int) -> None:
     phi, x, u = linear(seed)
     g = phi.weight.detach().T @ u

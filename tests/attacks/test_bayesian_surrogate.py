@@ -107,7 +107,7 @@ def test_a_stopped_sampler_goes_on_where_it_was() -> None:
 
 
 @given(step=st.integers(0, 1000), length=st.integers(1, 300))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_cycle_repeats_and_falls(step: int, length: int) -> None:
     assert cosine_cycle(step, length) == cosine_cycle(step + 3 * length, length)
     assert 0 < cosine_cycle(step, length) <= 1

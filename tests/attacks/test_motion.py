@@ -121,7 +121,7 @@ def test_trajectories_do_not_affect_each_other() -> None:
 
 
 @given(st.integers(1, 4), st.integers(5, 9), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_smi_is_the_derivative_through_the_recursion(order: int, t: int, seed: int) -> None:
     """A change of one frame is run on through x_s = sum_j beta_j(s) x_{s-j} + e_s for as many frames as lags."""
     x, weight = drawn(t, seed=seed), drawn(t, t, seed=seed + 1)

@@ -65,7 +65,7 @@ def reference(name: str, values: list[int], k: int, t: int, rank: int) -> list[i
     t=st.integers(0, 18),
     rank=st.integers(1, 18),
 )
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_picks_are_those_of_the_text(values: list[int], k: int, t: int, rank: int) -> None:
     n = len(values)
     k, t, rank = min(k, n), min(t, n), min(rank, k, n)
@@ -116,7 +116,7 @@ def test_ratio_by_simulation_and_under_the_recursion_with_record_rates(k: int) -
 
 
 @given(seed=st.integers(0, 100), n=st.integers(3, 60), share=st.floats(0, 1))
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 def test_all_coincide_at_k_1(seed: int, n: int, share: float) -> None:
     """One pick: the classical secretary's."""
     values = torch.rand(20, n, generator=torch_rng(seed, "values"), dtype=torch.float64)

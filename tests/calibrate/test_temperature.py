@@ -31,7 +31,7 @@ def test_edges() -> None:
     assert TemperatureScaling().fit(Outputs(torch.ones(4, 3)), y[:4]).temperature_ == 1.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.floats(0.3, 5.0))
 def test_scaling_the_logits_scales_the_temperature(seed: int, factor: float) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -33,7 +33,7 @@ def zeros(model: nn.Module) -> list[tuple[int, int]]:
 
 
 @given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=40), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lowest_is_a_stable_sort(values: list[int], data: st.DataObject) -> None:
     k = data.draw(st.integers(0, len(values)))
     scores = torch.tensor(values, dtype=torch.float32)

@@ -16,7 +16,7 @@ from assay.runtime.random import seeded, torch_rng
 
 
 @given(bits=st.integers(2, 16), seed=st.integers(0, 1000), size=st.floats(1e-6, 1e6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_weight_is_on_the_grid_within_half_a_step(bits: int, seed: int, size: float) -> None:
     weight = size * torch.randn(5, 3, 3, 3, generator=torch_rng(seed, "w"))
     rounded, scale = quantise(weight, bits)

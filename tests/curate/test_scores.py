@@ -70,7 +70,7 @@ def test_el2n_by_hand() -> None:
     assert torch.allclose(el2n_scores(three, None, y[:1], ord="sum-margin"), torch.tensor([0.6]).double())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(2, 12), st.floats(0.01, 30))
 def test_el2n_ranges(seed: int, classes: int, scale: float) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -148,7 +148,7 @@ def test_forgetting_by_hand_and_by_batches() -> None:
         tracker.update(torch.tensor([5]), torch.tensor([True]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.floats(0.05, 1), st.floats(0, 0.9), st.integers(0, 99))
 def test_windows_of_the_ranking(values: list[int], keep: float, offset: float, seed: int) -> None:
     scores = torch.tensor(values, dtype=torch.float64)

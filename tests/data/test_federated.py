@@ -13,7 +13,7 @@ from assay.runtime.errors import InputError
 Y = torch.arange(600) % 6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(20, 200), clients=st.integers(1, 6), alpha=st.sampled_from([0.1, 1.0, 50.0]), seed=st.integers(0, 99)
 )

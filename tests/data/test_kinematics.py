@@ -17,7 +17,7 @@ angles = st.floats(-3, 3, allow_nan=False, width=32)
 
 
 @given(st.tuples(angles, angles, angles))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rotation_is_the_exponential_of_the_cross_product(vector: tuple[float, float, float]) -> None:
     x, y, z = vector
     cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)

@@ -53,7 +53,7 @@ def blocks_of(x: torch.Tensor, k: int) -> torch.Tensor:
     return out.flatten(2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(costs, st.floats(1e-3, 1e6))
 def test_inverse_gap_weighting_bounds_the_gap(yhat: list[float], gamma: float) -> None:
     y = torch.tensor(yhat, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_inverse_gap_weighting_bounds_the_gap(yhat: list[float], gamma: float) -
     assert p.min() >= 1 / (k + gamma) - 1e-15
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(costs, st.floats(1e-3, 1e6))
 def test_fast_igw_is_scale_free_and_rests_on_a_free_arm(yhat: list[float], gamma: float) -> None:
     y = torch.tensor(yhat, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_fast_igw_is_scale_free_and_rests_on_a_free_arm(yhat: list[float], gamma
     torch.testing.assert_close(fast_igw(y + 0.1, gamma), fast_igw(2 * (y + 0.1), gamma))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(2, 10), st.floats(0, 3), st.integers(0, 10**6))
 def test_per_round_inequalities(k: int, exponent: float, seed: int) -> None:
     """Regret of a round against the squared and the triangular error (Foster & Rakhlin, Foster & Krishnamurthy)."""

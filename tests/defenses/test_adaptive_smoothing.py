@@ -52,7 +52,7 @@ def train() -> Data:
 
 
 @given(st.floats(0, 1), st.floats(0.1, 5), st.floats(0.1, 5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_mixture_is_the_logarithm_of_mixed_probabilities(
     alpha: float, std_scale: float, robust_scale: float
 ) -> None:

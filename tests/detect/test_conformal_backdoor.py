@@ -54,7 +54,7 @@ def test_the_dkw_level_of_the_dossier() -> None:
     assert dkw_level(1000, 0.1, 0.05, one_sided=True) < dkw_level(1000, 0.1, 0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3000), st.floats(0.01, 0.5), st.floats(0.01, 0.5))
 def test_ranks_are_the_least_that_keep_their_promise(n: int, alpha: float, delta: float) -> None:
     """The share of clean inputs above the k-th of n scores is Beta(n + 1 - k, k)."""

@@ -94,7 +94,7 @@ def test_distances_equal_sklearn_and_the_posterior_is_lda() -> None:
     np.testing.assert_allclose(softmax(-d / 2 + np.log(prior), 1), lda.predict_proba(f.numpy()), atol=1e-8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_distances_do_not_change_under_affine_maps(seed: int) -> None:
     f, y = blobs()

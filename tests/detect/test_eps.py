@@ -47,7 +47,7 @@ def model(data: Data) -> nn.Module:
 
 
 @given(st.integers(2, 7), st.integers(0, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_estimators_are_their_double_loops(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     xx, yy, xy = (rng.random((n, n)) for _ in range(3))

@@ -120,7 +120,7 @@ def test_similarity_is_that_of_a_plain_filter() -> None:
     torch.testing.assert_close(structural_similarity(x, y), structural_similarity(2 * x, 2 * y, data_range=2.0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=30), st.integers(1, 3), st.integers(0, 5))
 def test_pairs_are_permutations_to_other_classes(labels: list[int], shifts: int, seed: int) -> None:
     y = torch.tensor(labels)

@@ -21,7 +21,7 @@ def _separable(seed: int, n: int = 40, d: int = 4) -> tuple[np.ndarray, np.ndarr
     return x, (x @ w > 0).astype(int)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_huge_steps_are_the_batch_perceptron(seed: int) -> None:
     paths: dict[str, list[np.ndarray]] = {"descent": [], "perceptron": []}
@@ -34,7 +34,7 @@ def test_huge_steps_are_the_batch_perceptron(seed: int) -> None:
         assert np.linalg.norm(th - p) <= 1e-6 * np.linalg.norm(p)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 100.0]))
 def test_iterations_obey_their_bounds(seed: int, step: float) -> None:
     x, y = _separable(seed)

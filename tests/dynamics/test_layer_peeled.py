@@ -20,7 +20,7 @@ def off_diagonal(cos: torch.Tensor) -> torch.Tensor:
 
 
 @given(k=st.integers(2, 12), e_w=st.floats(0.2, 6), e_h=st.floats(0.2, 6), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 def test_balanced_classes_attain_the_closed_form(k: int, e_w: float, e_h: float, seed: int) -> None:
     model = LayerPeeledModel(counts=(3,) * k, dim=k + 2, e_w=e_w, e_h=e_h)
     rows = simplex_etf(k, k + 2)
@@ -38,7 +38,7 @@ def test_balanced_classes_attain_the_closed_form(k: int, e_w: float, e_h: float,
     e_h=st.floats(0.5, 8),
     classifier=st.sampled_from(["learned", "etf"]),
 )
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 def test_the_certificate_is_tight_and_the_constraints_are_kept(counts: list[int], e_h: float, classifier: str) -> None:
     k = len(counts)
     found = LayerPeeledModel(counts=tuple(counts), dim=2 * k, e_h=e_h, classifier=classifier).solve()

@@ -29,7 +29,7 @@ def network(seed: int = 0) -> MLP:
 
 
 @given(k=st.integers(2, 40), extra=st.integers(0, 30), scale=st.floats(0.01, 100), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 def test_gram_matrix_of_a_frame(k: int, extra: int, scale: float, seed: int) -> None:
     rows = simplex_etf(k, k - 1 + extra, scale=scale, seed=seed)
     gram = (torch.eye(k, dtype=torch.float64) - 1 / k) * k / (k - 1)

@@ -39,7 +39,7 @@ def blobs(seed: int, n: int = 60, d: int = 6, classes: int = 2) -> tuple[np.ndar
 
 
 @given(seed=st.integers(0, 100), scale=st.floats(1e-3, 1e3), b=st.floats(-5, 5))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 def test_distances_follow_the_cosine_whatever_the_intercept(seed: int, scale: float, b: float) -> None:
     x, y = blobs(seed)
     w = scale * numpy_rng(seed, "w").normal(size=6)
@@ -54,7 +54,7 @@ def test_distances_follow_the_cosine_whatever_the_intercept(seed: int, scale: fl
 
 
 @given(seed=st.integers(0, 100), b=st.floats(-5, 5))
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 def test_mirror_is_its_own_inverse_and_half_of_it_projects(seed: int, b: float) -> None:
     x, _ = blobs(seed)
     w = numpy_rng(seed, "w").normal(size=6)

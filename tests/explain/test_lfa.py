@@ -54,7 +54,7 @@ def named(name: str, **options: object) -> LFA:
 
 @pytest.mark.parametrize("name", EIGHT)
 @given(seed=st.integers(0, 99), baseline=st.floats(-1, 1))
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6)
 def test_linear_f_is_recovered(name: str, seed: int, baseline: float) -> None:
     model, (x, y) = linear(seed=seed), inputs(seed=seed)
     additive = named(name).neighbourhood.additive

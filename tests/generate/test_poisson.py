@@ -31,7 +31,7 @@ def test_density_is_students_t(D: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(1, 1e6), st.floats(0.01, 50))
 def test_density_integrates_to_one(D: float, sigma: float) -> None:
     kernel = PerturbationKernel(1, D)

@@ -57,7 +57,7 @@ def test_bad_benchmarks(rows, verdicts, predicted):
         corrected_benchmark({"m": np.array(predicted)}, np.array([0, 1, 0]), np.array(rows), verdicts, np.array([1, 0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHARE, SHARE, SHARE, SHARE)
 def test_crossover_is_where_the_curves_meet(b, e, other_b, other_e):
     at = crossover_prevalence(b, e, other_b, other_e)

@@ -62,7 +62,7 @@ def test_asymmetric_flips_are_found(seed):
     assert abs(found.error_rate_ - wrong.mean()) < 0.04
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(5, 80))
 def test_invariants(seed, c, n):
     _, y, p = problem(seed, n, c)
@@ -76,7 +76,7 @@ def test_invariants(seed, c, n):
     assert np.array_equal(ConfidentLearning().fit(y[order], p[order]).suspects_, found["noise-rate"][order])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_rounding_and_selection(seed):
     rng = np.random.default_rng(seed)

@@ -98,7 +98,7 @@ def test_transform_closed_forms() -> None:
     assert np.allclose(t_transform(b, 1 + 1e-9, 4), t_transform(b, 1, 4), atol=1e-6)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.floats(0.001, 1), st.floats(-8, 8)), min_size=2, max_size=6),
     st.floats(0, 3),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,7 +22,6 @@ def pair(seed: int, n: int = 30, c: int = 5, scale: float = 3.0) -> tuple[Tensor
     return z, z_adv, torch.randint(c, (n,), generator=g)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 12), st.floats(0.01, 30))
 def test_cross_entropy_in_energies(seed: int, c: int, scale: float) -> None:
     z, _, y = pair(seed, c=c, scale=scale)

@@ -34,7 +34,7 @@ def same(mine: Tensor, theirs: Tensor, steps: Tensor) -> None:
 
 
 @given(bits=bits_, seed=seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_symmetric_weights_are_torchs(bits: int, seed: int) -> None:
     w, limit = drawn(seed, 6, 5, 3), 2 ** (bits - 1) - 1
     step = w.abs().max() / limit
@@ -46,7 +46,7 @@ def test_symmetric_weights_are_torchs(bits: int, seed: int) -> None:
 
 
 @given(bits=bits_, seed=seeds, shift=st.floats(-0.5, 0.5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_asymmetric_activations_are_torchs_with_their_gradient(bits: int, seed: int, shift: float) -> None:
     a, weigh = (drawn(seed, 8, 7) + shift).requires_grad_(), drawn(seed + 1, 8, 7)
     low, high = a.detach().min() * 0.7, a.detach().max() * 0.7

@@ -34,7 +34,7 @@ def points(c: float, seed: int, n: int = 20, d: int = 4) -> torch.Tensor:
 
 
 @given(curvatures, st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_identities(c: float, seed: int) -> None:
     x, y = points(c, seed), points(c, seed + 100)
     zero = torch.zeros_like(x)

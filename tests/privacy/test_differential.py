@@ -8,7 +8,7 @@ from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -91,8 +91,9 @@ def test_the_median_s_path_length_is_the_formula_and_the_search(seed: int) -> No
     assert found.tolist() == formula.tolist() == list(shortest(tuple(x), k).values())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.sampled_from(list(STATISTICS)), st.floats(0, 2))
+@example([-1.330978824783772, 0.0], "clipped", 0.0)  # sums that round differently at the ends of the support
 def test_one_replaced_point_moves_length_and_density_by_little(values: list[float], name: str, rho: float) -> None:
     estimator, x = STATISTICS[name][0], np.array(values)
     y = np.append(x[1:], -x[0] / 2 + 1)

@@ -62,7 +62,7 @@ def test_selective_query_on_a_table_made_by_hand() -> None:
 
 
 @given(st.integers(0, 500), st.integers(2, 6), st.integers(6, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_selection_fills_quota_and_then_takes_the_hardest(seed: int, classes: int, p: int) -> None:
     g = torch.Generator().manual_seed(seed)
     probs = (2 * torch.randn(p, classes, generator=g, dtype=torch.float64)).softmax(1)

@@ -34,7 +34,7 @@ def drawn(*shape: int, stream: str = "x", scale: float = 1.0) -> Tensor:
 # ---- bits ----
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
 def test_bits_are_numpys_for_every_pattern(words: list[int]) -> None:
     raw = np.array(words, dtype=np.uint32)
@@ -45,7 +45,7 @@ def test_bits_are_numpys_for_every_pattern(words: list[int]) -> None:
     assert (((sign << 31) | (exponent << 23) | fraction) == raw).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False))
 def test_bits_are_structs_and_the_three_parts_give_the_number_back(value: float) -> None:
     (word,) = struct.unpack("!I", struct.pack("!f", value))

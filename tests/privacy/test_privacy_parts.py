@@ -155,7 +155,7 @@ def test_shadows_refuse(data: Data) -> None:
             train_shadows(reference, k, seed=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=60))
 def test_roc_equals_sklearn(rows: list[tuple[int, bool]]) -> None:
     scores, member = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
@@ -172,7 +172,7 @@ def test_roc_equals_sklearn(rows: list[tuple[int, bool]]) -> None:
     assert kept.statistic == "auroc"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 0.2, 0.5]), st.integers(1, 50))
 def test_tpr_is_the_best_within_the_false_positive_rate(seed: int, rate: float, levels: int) -> None:
     rng = np.random.default_rng(seed)

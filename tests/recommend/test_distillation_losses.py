@@ -20,7 +20,7 @@ def case(seed: int, n: int = 6, items: int = 9) -> tuple[torch.Tensor, torch.Ten
 
 
 @given(st.integers(0, 10_000), st.integers(1, 8), st.floats(0, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pair_form_is_zero_on_equal_sets_and_at_least_the_margin_elsewhere(seed: int, k: int, margin: float) -> None:
     scores, lists = case(seed)
     own = scores[:, 1:].argsort(1, descending=True)[:, :k] + 1
@@ -31,7 +31,7 @@ def test_pair_form_is_zero_on_equal_sets_and_at_least_the_margin_elsewhere(seed:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_gradients_raise_what_is_missing_and_lower_what_is_wrong(seed: int, k: int) -> None:
     scores, lists = case(seed)
     scores.requires_grad_()
@@ -86,7 +86,7 @@ def test_ranking_loss_is_torch_s(margins: tuple[float, float]) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_outsiders_are_all_items_that_are_not_listed(seed: int, k: int) -> None:
     _, lists = case(seed)
     found = outside(lists[:, :k], torch.arange(9 - k).expand(len(lists), -1).contiguous())

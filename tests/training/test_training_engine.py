@@ -195,7 +195,7 @@ def test_the_average_is_the_closed_form(data: Data) -> None:
 
 
 @given(total=st.integers(2, 500), warmup=st.floats(0, 0.9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_schedules(total: int, warmup: float) -> None:
     for schedule in ("constant", "cosine", "onecycle", "linear"):
         plan = Plan(schedule=schedule, warmup=warmup)
@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_stops_training(data: Data, value: float) -> N
 
 
 @given(order=st.permutations(range(12)), size=st.integers(1, 12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_memory_is_by_index_whatever_the_batches(order: list[int], size: int) -> None:
     index = torch.tensor([40, 3, 17, 8, 99, 1, 2, 60, 5, 77, 30, 12])
     samples = Data(torch.zeros(12, 1), torch.zeros(12, dtype=torch.int64), ("a", "b"), index=index)

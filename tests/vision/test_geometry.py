@@ -21,7 +21,7 @@ def quads(count: int, seed: int, points: int = 4) -> Tensor:
     return base * (0.5 + 4 * size) + 500 * place
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([3, 4]))
 def test_key_points_are_met(seed: int, points: int) -> None:
     target = quads(5, seed, points)

@@ -12,6 +12,7 @@ from assay.privacy.differential.piecewise_constant import PiecewiseConstant
 from assay.runtime.errors import InputError
 
 Sample = tuple[float, ...]
+ROUNDING = 1e-12  # of the range: edges that are one number in exact arithmetic differ by less
 
 
 def neighbours(universe: Sequence[float], n: int) -> Iterator[tuple[Sample, Sample]]:
@@ -29,7 +30,8 @@ def dp_audit_exact(
 
     ``mechanism`` gives the density of its output on a sample; the order of a sample is taken not to matter. A mechanism
     is eps-DP on this universe exactly where the result is at most eps; math.inf where supports differ. The number of
-    samples grows as n^(|universe| - 1). InputError for fewer than two values or n < 1.
+    samples grows as n^(|universe| - 1). Pieces narrower than 1e-12 of the range are taken for rounding. InputError for
+    fewer than two values or n < 1.
     """
     if len(set(universe)) < 2 or n < 1:
         raise InputError(f"dp_audit_exact: {len(set(universe))} values, n={n}; expected two or more, n >= 1")
@@ -44,9 +46,10 @@ def dp_audit_exact(
 
 
 def _log_ratio(p: PiecewiseConstant, q: PiecewiseConstant) -> float:
-    """The largest |log p - log q|, seen in the middle of every piece of either."""
+    """The largest |log p - log q|, seen in the middle of every piece of either that is wider than rounding."""
     edges = np.unique(np.concatenate((p.edges, q.edges)))
-    middle = (edges[1:] + edges[:-1]) / 2
+    wide = np.diff(edges) > ROUNDING * (edges[-1] - edges[0])
+    middle = ((edges[1:] + edges[:-1]) / 2)[wide]
     first, second = p.log_pdf(middle), q.log_pdf(middle)
     either = np.isfinite(first) | np.isfinite(second)
     return float(np.abs(first[either] - second[either]).max())

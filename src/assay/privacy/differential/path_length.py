@@ -95,6 +95,14 @@ class Quantile(OrderStatistic):
         return row[k : k + 2 * n + 1]
 
 
+def _within(means: Float[np.ndarray, " m"], row: Float[np.ndarray, " 3n"]) -> Float[np.ndarray, " m"]:
+    """``means`` of windows without the rounding of their sums where it shows: no mean leaves the row's range, and those
+    of the first and the last window, whose values are all alike, are its ends. Neighbours share a support by this."""
+    means = means.clip(row[0], row[-1])
+    means[0], means[-1] = row[0], row[-1]
+    return means
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrimmedMean(OrderStatistic):
     """The mean without the m = floor(trim n) smallest and largest; ``trim`` in [0, 0.5), 0 is the mean."""
@@ -117,7 +125,7 @@ class TrimmedMean(OrderStatistic):
         values = (total[start + n - m] - total[start + m]) / (n - 2 * m)
         values[(start + m < n) & np.isinf(row[0])] = -math.inf
         values[(start + n - m > 2 * n) & np.isinf(row[-1])] = math.inf
-        return values
+        return _within(values, row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +140,7 @@ class WinsorisedMean(TrimmedMean):
         ends = row[start + m] + row[start + n - m - 1] if m else 0.0
         finite = np.isfinite(inner)
         inner[finite] = (((n - 2 * m) * inner + m * ends) / n)[finite]
-        return inner
+        return _within(inner, row)
 
 
 @dataclass(frozen=True, kw_only=True)
