@@ -2,6 +2,14 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.box_theory import (
+    box_reconstruction_theory,
+    init_tightness_theory,
+    is_propagation_invariant,
+    layerwise_box,
+    optimal_box,
+    sign_rank_one,
+)
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
@@ -34,7 +42,13 @@ __all__ = [
     "SetPredictor",
     "SmoothedScores",
     "bernstein_bound",
+    "box_reconstruction_theory",
     "hoeffding_bound",
+    "init_tightness_theory",
+    "is_propagation_invariant",
+    "layerwise_box",
     "noisy_outputs",
+    "optimal_box",
     "rct_loss",
+    "sign_rank_one",
 ]
