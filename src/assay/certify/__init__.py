@@ -13,6 +13,14 @@ from assay.certify.box_theory import (
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
+from assay.certify.pac_bayes import (
+    binary_kl,
+    catoni_bound,
+    kl_inverse,
+    maurer_bound,
+    mcallester_bound,
+    monte_carlo_bound,
+)
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
@@ -42,11 +50,17 @@ __all__ = [
     "SetPredictor",
     "SmoothedScores",
     "bernstein_bound",
+    "binary_kl",
     "box_reconstruction_theory",
+    "catoni_bound",
     "hoeffding_bound",
     "init_tightness_theory",
     "is_propagation_invariant",
+    "kl_inverse",
     "layerwise_box",
+    "maurer_bound",
+    "mcallester_bound",
+    "monte_carlo_bound",
     "noisy_outputs",
     "optimal_box",
     "rct_loss",
