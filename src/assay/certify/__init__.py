@@ -21,6 +21,7 @@ from assay.certify.pac_bayes import (
     mcallester_bound,
     monte_carlo_bound,
 )
+from assay.certify.pac_bayes_posterior import FittedPosterior, PACBayesPosterior, RiskCertificate
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
@@ -32,6 +33,9 @@ from assay.certify.smoothing import RandomizedSmoothing
 __all__ = [
     "APS",
     "IBP",
+    "FittedPosterior",
+    "PACBayesPosterior",
+    "RiskCertificate",
     "LAC",
     "PTT",
     "RAPS",

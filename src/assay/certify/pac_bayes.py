@@ -79,7 +79,7 @@ def catoni_bound(risk: ArrayLike, kl: ArrayLike, n: int, delta: float = 0.05, *,
 def monte_carlo_bound(risk: ArrayLike, draws: int, delta: float = 0.01) -> Numbers:
     """An upper bound on a mean in [0, 1] from the mean ``risk`` of draws of it: kl^-1(risk, ln(2 / delta) / draws).
 
-    Langford and Caruana, 2001, as used by Dziugaite and Roy (2017, arXiv:1703.11008, section 5). It holds with
+    Langford and Caruana, 2001, as used by Dziugaite and Roy (2017, arXiv:1703.11008). It holds with
     probability at least 1 - delta over the draws.
     """
     spent = _complexity("monte_carlo_bound", risk, 0.0, draws, delta) + np.log(2)
