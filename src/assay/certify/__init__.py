@@ -2,9 +2,26 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.box_theory import (
+    box_reconstruction_theory,
+    init_tightness_theory,
+    is_propagation_invariant,
+    layerwise_box,
+    optimal_box,
+    sign_rank_one,
+)
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
+from assay.certify.pac_bayes import (
+    binary_kl,
+    catoni_bound,
+    kl_inverse,
+    maurer_bound,
+    mcallester_bound,
+    monte_carlo_bound,
+)
+from assay.certify.pac_bayes_posterior import FittedPosterior, PACBayesPosterior, RiskCertificate
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
@@ -16,6 +33,9 @@ from assay.certify.smoothing import RandomizedSmoothing
 __all__ = [
     "APS",
     "IBP",
+    "FittedPosterior",
+    "PACBayesPosterior",
+    "RiskCertificate",
     "LAC",
     "PTT",
     "RAPS",
@@ -34,7 +54,19 @@ __all__ = [
     "SetPredictor",
     "SmoothedScores",
     "bernstein_bound",
+    "binary_kl",
+    "box_reconstruction_theory",
+    "catoni_bound",
     "hoeffding_bound",
+    "init_tightness_theory",
+    "is_propagation_invariant",
+    "kl_inverse",
+    "layerwise_box",
+    "maurer_bound",
+    "mcallester_bound",
+    "monte_carlo_bound",
     "noisy_outputs",
+    "optimal_box",
     "rct_loss",
+    "sign_rank_one",
 ]
