@@ -2,18 +2,30 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
+from assay.certify.gaussian_training import GaussianTraining
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
+from assay.certify.macer import MACER, soft_radius
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
 from assay.certify.rscp import RSCP, FittedRSCP
 from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
+from assay.certify.smooth_adv import SmoothAdv
+from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 
 __all__ = [
+    "soft_radius",
+    "consistency_regulariser",
+    "SmoothedClassifier",
+    "SmoothAdv",
+    "MACER",
+    "GaussianTraining",
+    "ConsistencyTraining",
     "APS",
     "IBP",
     "LAC",
