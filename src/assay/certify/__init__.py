@@ -10,9 +10,12 @@ from assay.certify.box_theory import (
     optimal_box,
     sign_rank_one,
 )
+from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
+from assay.certify.gaussian_training import GaussianTraining
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
+from assay.certify.macer import MACER, soft_radius
 from assay.certify.pac_bayes import (
     binary_kl,
     catoni_bound,
@@ -27,36 +30,44 @@ from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
 from assay.certify.rscp import RSCP, FittedRSCP
 from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
+from assay.certify.smooth_adv import SmoothAdv
+from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 
 __all__ = [
     "APS",
-    "IBP",
-    "FittedPosterior",
-    "PACBayesPosterior",
-    "RiskCertificate",
-    "LAC",
-    "PTT",
-    "RAPS",
-    "RSCP",
     "Bounder",
     "Certificate",
     "Certifier",
+    "ConsistencyTraining",
     "FittedPTT",
+    "FittedPosterior",
     "FittedRSCP",
     "FittedSets",
+    "GaussianTraining",
+    "IBP",
     "Intervals",
+    "LAC",
+    "MACER",
+    "PACBayesPosterior",
+    "PTT",
+    "RAPS",
+    "RSCP",
     "RSCPPlus",
     "RandomizedSmoothing",
     "Region",
+    "RiskCertificate",
     "RobustConformalTraining",
     "SetPredictor",
+    "SmoothAdv",
+    "SmoothedClassifier",
     "SmoothedScores",
     "bernstein_bound",
     "binary_kl",
     "box_reconstruction_theory",
     "catoni_bound",
+    "consistency_regulariser",
     "hoeffding_bound",
     "init_tightness_theory",
     "is_propagation_invariant",
@@ -69,4 +80,5 @@ __all__ = [
     "optimal_box",
     "rct_loss",
     "sign_rank_one",
+    "soft_radius",
 ]
