@@ -9,6 +9,7 @@ from assay.curate.el2n import el2n_runs, el2n_scores
 from assay.curate.forgetting import ForgettingTracker, forget_scores
 from assay.curate.gains import confidence_gains, entropy_gains, margin_gains
 from assay.curate.grand import grand_runs, grand_scores
+from assay.curate.memorization import Memorization, influence_scores, memorization_of, memorization_scores, subset_masks
 from assay.curate.query import Pool, Query, QuerySampler
 from assay.curate.rad import RADistribution, RADSampler, inverse_gains, rad_distribution
 from assay.curate.random_query import RandomQuery
@@ -24,6 +25,7 @@ __all__ = [
     "Distilled",
     "FittedDiet",
     "ForgettingTracker",
+    "Memorization",
     "Pool",
     "Query",
     "QueryRound",
@@ -45,9 +47,13 @@ __all__ = [
     "grand_runs",
     "grand_scores",
     "inclusion_probabilities",
+    "influence_scores",
     "inverse_gains",
     "margin_gains",
+    "memorization_of",
+    "memorization_scores",
     "offset_subset",
     "prune_by_score",
     "rad_distribution",
+    "subset_masks",
 ]
