@@ -18,6 +18,7 @@ from assay.runtime.errors import AccessError, InputError, unknown
 from assay.subject import Access, Subject
 from assay.training import State, Trainer
 from assay.training.engine import Hook
+from assay.unlearn.forget_sets import from_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +97,14 @@ def recipe_of(subject: Subject, who: str) -> Trainer:
 def forget_set(train: Data, spec: str) -> tuple[Data, Data]:
     """``train`` in two parts: what is to be forgotten, and the rest.
 
-    ``spec`` is "class=NAME" (a class's name, else its number from 0) or the path of a text file with one sample index a
-    line (blank lines are skipped). Raises InputError where it names no sample, an unknown one, one twice, or all.
+    ``spec`` is "class=NAME" (a class's name, else its number from 0), "random=SHARE", "subclass=CLASS:CLUSTER" (0 the
+    largest of four clusters of a class), "FIELD=VALUE" for a field of the data (groups, marks of poisoned samples), or
+    the path of a text file with one sample index a line (blank lines are skipped). Raises InputError where it names no
+    sample, an unknown one, one twice, or all.
     """
     kind, equals, name = spec.partition("=")
+    if equals and (found := from_spec(train, kind, name)) is not None:
+        return found
     if equals and kind == "class":
         chosen = train.y == _class(train, name)
         if not chosen.any():
@@ -125,7 +130,8 @@ def _indices(train: Data, path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
         raise InputError(
-            f"forget {str(path)!r}: {reason}; expected class=NAME or a text file with one index a line"
+            f"forget {str(path)!r}: {reason}; expected class=NAME, random=SHARE, subclass=CLASS:CLUSTER, FIELD=VALUE "
+            "or a text file with one index a line"
         ) from error
     known = set(train.index.tolist())
     found: dict[int, int] = {}
