@@ -328,7 +328,7 @@ def claims(table: Table) -> list[Claim]:
 def _support(table: Table) -> list[Claim]:
     """What else the paper says."""
     removal = {name: table.per_seed(name, arm="removal") for name in ("most", "least", "any")}
-    tails, private = ({"arm": arm} for arm in ("tails", "randomised response"))
+    tails, private = "tails", "randomised response"
     return [
         Claim(
             "a learner that always says the same memorises nothing: largest value",
@@ -353,32 +353,32 @@ def _support(table: Table) -> list[Claim]:
         Claim("without the tenth least memorised test accuracy loses", removal["least"], at_most=0.002, key=False),
         Claim(
             "randomised response: standard errors between singletons mislabelled and (K-1) / (e^eps + K - 1)",
-            table.per_seed("rr_apart", **private),
+            table.per_seed("rr_apart", arm=private),
             at_most=3.0,
             key=False,
         ),
         Claim(
             "randomised response: share of singletons mislabelled less the bound 1 - e^eps / K of any private learner",
-            table.per_seed("above", **private),
+            table.per_seed("above", arm=private),
             at_least=0.0,
             key=False,
         ),
         Claim(
             "randomised response: squared correlation over eps of added error with sum tau errn",
-            table.per_seed("r2", **private),
+            table.per_seed("r2", arm=private),
             at_least=0.95,
             key=False,
         ),
-        Claim("n tau_1 under Zipf's law", table.per_seed("zipf", **tails), at_least=0.4, at_most=0.8, key=False),
+        Claim("n tau_1 under Zipf's law", table.per_seed("zipf", arm=tails), at_least=0.4, at_most=0.8, key=False),
         Claim(
             "tau_1 under Zipf's law over the weight of [1/(3n), 2/n] divided by 5n",
-            table.per_seed("over_bound", **tails),
+            table.per_seed("over_bound", arm=tails),
             at_least=1.0,
             key=False,
         ),
         Claim(
             "25 points of equal frequency, 1000 samples: what ignoring singletons changes in the error",
-            table.per_seed("short", **tails),
+            table.per_seed("short", arm=tails),
             at_most=1e-3,
             key=False,
         ),
