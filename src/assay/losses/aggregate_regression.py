@@ -93,7 +93,8 @@ class AggregateLinearRegression:
         mean, response = bags.mean - x0, bags.response - y0
         scatter = bags.within.T @ (bags.within / self.shrinkage(bags.size)[bags.bag, None])
         gram = (mean.T @ mean + rho * scatter) / m + self.ridge * np.eye(d)
-        if not np.linalg.cond(gram) < SINGULAR:
+        spectrum = np.linalg.eigvalsh(gram)
+        if not spectrum[0] * SINGULAR > spectrum[-1]:
             raise InputError(
                 f"AggregateLinearRegression: the system of {m} bags in {d} dimensions is singular at rho={rho}, "
                 f"ridge={self.ridge}; expected more bags than dimensions, rho > 0 or ridge > 0"
@@ -138,7 +139,6 @@ def _bags(x: np.ndarray, bag: np.ndarray, bag_mean: np.ndarray) -> _Bags:
     if not (np.isfinite(x).all() and np.isfinite(response).all()):
         raise InputError(f"{where}: x or bag_mean is not finite; expected finite numbers")
     size = np.bincount(bag, minlength=m).astype(float)
-    mean = np.zeros((m, x.shape[1]))
-    np.add.at(mean, bag, x)
-    mean /= size[:, None]
+    starts = np.concatenate([[0], np.cumsum(size[:-1])]).astype(int)
+    mean = np.add.reduceat(x[np.argsort(bag, kind="stable")], starts) / size[:, None]
     return _Bags(mean, response, x - mean[bag], bag, size)
