@@ -2,8 +2,9 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.crown import CROWN
 from assay.certify.ibp import IBP
-from assay.certify.intervals import Intervals
+from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
@@ -15,6 +16,7 @@ from assay.certify.smoothing import RandomizedSmoothing
 
 __all__ = [
     "APS",
+    "CROWN",
     "IBP",
     "LAC",
     "PTT",
@@ -27,6 +29,7 @@ __all__ = [
     "FittedRSCP",
     "FittedSets",
     "Intervals",
+    "LinearBounds",
     "RSCPPlus",
     "RandomizedSmoothing",
     "Region",

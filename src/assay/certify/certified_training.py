@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.certify.bounds.engine import Sweep, sweep
 from assay.certify.bounds.graph import graph_of
-from assay.certify.bounds.module import REFINE, Method, bounds_of, margins
+from assay.certify.bounds.module import REFINE, Method, lower_of, margins
 from assay.certify.bounds.perturbation import LpBall
 from assay.certify.loss_fusion import fused_loss
 from assay.data import Batch
@@ -113,8 +113,7 @@ def bounded(
 def margin_bounds(run: Sweep, y: Int[Tensor, " n"], method: Method = "IBP") -> Float[Tensor, "n c"]:
     """Lower bounds of z_y - z_j for every class j, 0 at j = y; the last linear layer is merged with the margins."""
     x, classes = run.values[run.graph.output].lower, run.values[run.graph.output].lower.shape[1]
-    found = bounds_of(run, margins(y, classes, x), method, upper=False)[0]
-    assert found is not None
+    found = lower_of(run, margins(y, classes, x), method)
     others = torch.arange(classes - 1, device=y.device).expand(len(y), -1)
     others = others + (others >= y[:, None]).long()
     return found.new_zeros(len(y), classes).scatter(1, others, found)

@@ -74,7 +74,6 @@ class Call:
     layout: Layout = Layout()
     options: dict[str, Any] = field(default_factory=dict)
     slope: Tensor | None = None
-    name: str = ""
     kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     @property
