@@ -277,18 +277,33 @@ def rows_at_once(run: Sweep) -> int:
 def backward(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> Tensor:
     """Lower bounds (s, n) of a . node, for coefficients a (s, *shape of node).
 
-    ``elide``: only through the linear operators at the end, then over the intervals of what enters them.
+    ``elide``: only through the linear operators at the end, then over the forms or intervals of what enters them.
     """
     found, constant = coefficients(run, node, a, elide=elide)
     for source, part in found.items():
         if source in run.roots:
             around, x = run.roots[source]
             constant = constant + around.least(part, x)
+        elif source in run.forms:
+            constant = constant + _through_form(run, source, part)
         else:
             box, layout = run.values[source], run.layout(source)
             least = part.clamp(min=0) * box.lower + part.clamp(max=0) * box.upper
             constant = constant + layout.rows(least, run.n).sum(2)
     return constant
+
+
+def _through_form(run: Sweep, node: fx.Node, a: Tensor) -> Tensor:
+    """Lower bounds (s, n) of a . node from the form of node."""
+    ((around, x),) = run.roots.values()
+    form, layout = run.forms[node], run.layout(node)
+    rows = layout.rows(a, run.n)  # (s, n, m)
+    up, down = rows.clamp(min=0), rows.clamp(max=0)
+    low, high = layout.rows(form.lower_slope, run.n), layout.rows(form.upper_slope, run.n)
+    slope = torch.einsum("snm,knm->snk", up, low) + torch.einsum("snm,knm->snk", down, high)
+    constant = (up * layout.rows(form.lower_intercept[None], run.n)).sum(2)
+    constant = constant + (down * layout.rows(form.upper_intercept[None], run.n)).sum(2)
+    return around.least(slope.reshape(*slope.shape[:2], *x.shape[1:]), x) + constant
 
 
 def coefficients(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> tuple[dict[fx.Node, Tensor], Tensor]:
