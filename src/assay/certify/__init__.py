@@ -2,6 +2,9 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.bounds import LpBall, Perturbation, SynonymSet
+from assay.certify.bounds.alpha import Alpha
+from assay.certify.bounds.module import BoundedModule, margins
 from assay.certify.box_theory import (
     box_reconstruction_theory,
     init_tightness_theory,
@@ -10,11 +13,14 @@ from assay.certify.box_theory import (
     optimal_box,
     sign_rank_one,
 )
+from assay.certify.certified_training import CertifiedTrainer, CROWNIBPTraining, EpsScheduler
 from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
+from assay.certify.crown import CROWN
 from assay.certify.gaussian_training import GaussianTraining
 from assay.certify.ibp import IBP
-from assay.certify.intervals import Intervals
+from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
+from assay.certify.loss_fusion import loss_fusion_bound
 from assay.certify.macer import MACER, soft_radius
 from assay.certify.pac_bayes import (
     binary_kl,
@@ -34,24 +40,35 @@ from assay.certify.smooth_adv import SmoothAdv
 from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
+from assay.certify.weight_perturbation import FlatTraining, weight_balls, weight_loss_bound, worst_weight_loss
 
 __all__ = [
     "APS",
+    "Alpha",
+    "BoundedModule",
     "Bounder",
+    "CROWN",
+    "CROWNIBPTraining",
     "Certificate",
+    "CertifiedTrainer",
     "Certifier",
     "ConsistencyTraining",
+    "EpsScheduler",
     "FittedPTT",
     "FittedPosterior",
     "FittedRSCP",
     "FittedSets",
+    "FlatTraining",
     "GaussianTraining",
     "IBP",
     "Intervals",
     "LAC",
+    "LinearBounds",
+    "LpBall",
     "MACER",
     "PACBayesPosterior",
     "PTT",
+    "Perturbation",
     "RAPS",
     "RSCP",
     "RSCPPlus",
@@ -63,6 +80,7 @@ __all__ = [
     "SmoothAdv",
     "SmoothedClassifier",
     "SmoothedScores",
+    "SynonymSet",
     "bernstein_bound",
     "binary_kl",
     "box_reconstruction_theory",
@@ -73,6 +91,8 @@ __all__ = [
     "is_propagation_invariant",
     "kl_inverse",
     "layerwise_box",
+    "loss_fusion_bound",
+    "margins",
     "maurer_bound",
     "mcallester_bound",
     "monte_carlo_bound",
@@ -81,4 +101,7 @@ __all__ = [
     "rct_loss",
     "sign_rank_one",
     "soft_radius",
+    "weight_balls",
+    "weight_loss_bound",
+    "worst_weight_loss",
 ]
