@@ -29,6 +29,7 @@ from assay.certify.rscp import RSCP, FittedRSCP
 from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
+from assay.certify.tightness import propagation_boxes, propagation_tightness
 
 __all__ = [
     "APS",
@@ -67,6 +68,8 @@ __all__ = [
     "monte_carlo_bound",
     "noisy_outputs",
     "optimal_box",
+    "propagation_boxes",
+    "propagation_tightness",
     "rct_loss",
     "sign_rank_one",
 ]
