@@ -1,0 +1,25 @@
+"""The bound engine: intervals and linear relaxations through a ``torch.export`` graph."""
+
+from assay.certify.bounds import affine, relu  # noqa: F401  the rules register themselves
+from assay.certify.bounds.graph import Graph, forget, graph_of
+from assay.certify.bounds.interval import SLACK, Interval
+from assay.certify.bounds.perturbation import LpBall, Perturbation
+from assay.certify.bounds.registry import Call, Form, Layout, Rule, register
+from assay.certify.bounds.relaxation import Lines, Unary
+
+__all__ = [
+    "SLACK",
+    "Call",
+    "Form",
+    "Graph",
+    "Interval",
+    "Layout",
+    "Lines",
+    "LpBall",
+    "Perturbation",
+    "Rule",
+    "Unary",
+    "forget",
+    "graph_of",
+    "register",
+]
