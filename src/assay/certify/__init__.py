@@ -11,6 +11,7 @@ from assay.certify.box_theory import (
     sign_rank_one,
 )
 from assay.certify.ibp import IBP
+from assay.certify.ibp_training import IBPTraining
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
 from assay.certify.pac_bayes import (
@@ -27,6 +28,7 @@ from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
 from assay.certify.rscp import RSCP, FittedRSCP
 from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
+from assay.certify.sabr import SABR
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 from assay.certify.tightness import propagation_boxes, propagation_tightness
@@ -34,6 +36,8 @@ from assay.certify.tightness import propagation_boxes, propagation_tightness
 __all__ = [
     "APS",
     "IBP",
+    "IBPTraining",
+    "SABR",
     "FittedPosterior",
     "PACBayesPosterior",
     "RiskCertificate",

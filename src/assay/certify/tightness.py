@@ -13,7 +13,8 @@ from assay.certify.bounds import LpBall, graph_of
 from assay.certify.bounds.affine import Linear
 from assay.certify.bounds.engine import Sweep, sweep
 from assay.certify.bounds.graph import owner_of, place_of
-from assay.runtime.checks import check_inputs, check_labels
+from assay.certify.margins import elided, specification
+from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import BATCH, device_of, evaluating
 
@@ -85,24 +86,10 @@ def propagation_boxes(
 def _boxes(run: Sweep, e: Tensor, y: Tensor | None, relu: Pattern) -> tuple[Tensor, Tensor]:
     """|J| e and the layer-wise radius (n, k) of the margins of one batch."""
     radii = _radii(run, e, relu)
-    node, a = _elided(run, _specification(run.values[run.graph.output].lower, y))
+    node, a, _ = elided(run, specification("propagation_tightness", run.values[run.graph.output].lower, y))
     layered = (a.abs() * radii[node]).flatten(2).sum(2)
     best = (_jacobian(run, node, a, relu).abs() * e).flatten(2).sum(2)
     return best.T, layered.T
-
-
-def _specification(logits: Tensor, y: Tensor | None) -> Float[Tensor, "k n c"]:
-    """The rows whose products with the logits are measured."""
-    if logits.dim() != 2:
-        raise InputError(f"propagation_tightness: outputs have shape {tuple(logits.shape)}; expected logits (n, c)")
-    n, c = logits.shape
-    every = torch.eye(c, dtype=logits.dtype, device=logits.device)
-    if y is None:
-        return every[:, None].expand(c, n, c)
-    check_labels("propagation_tightness", y, n, c)
-    others = torch.arange(c, device=y.device).expand(n, c)
-    others = others[others != y[:, None]].view(n, c - 1)
-    return (every[y][:, None] - every[others]).movedim(1, 0)
 
 
 def _rule(run: Sweep, node: fx.Node) -> Linear | None:
@@ -133,18 +120,6 @@ def _radii(run: Sweep, e: Tensor, relu: Pattern) -> dict[fx.Node, Tensor]:
                 inputs[0] * _alive(run, node, relu) if rule is None else rule.size(run.calls[node][1], *inputs)
             )
     return found
-
-
-def _elided(run: Sweep, a: Tensor) -> tuple[fx.Node, Tensor]:
-    """The specification carried back through the last layer that mixes elements, so that their product is one layer."""
-    node, mixed = run.graph.output, False
-    while not mixed and node in run.calls and len(run.sources[node]) == 1:
-        rule = _rule(run, node)
-        if rule is None:
-            break
-        (a,) = rule.transpose(run.calls[node][1], a)
-        node, mixed = run.sources[node][0], rule.mixes
-    return node, a
 
 
 def _jacobian(run: Sweep, start: fx.Node, a: Tensor, relu: Pattern) -> Tensor:
