@@ -28,7 +28,7 @@ def both(model: nn.Module, x: Tensor, ball: LpBall, refine: bool) -> tuple[Tenso
     """Bounds (n, c) on the logits by a backward pass."""
     graph = graph_of(model, x)
     with torch.no_grad():
-        run = sweep(graph, model, x.double(), ball, refine=refine, slack=SLACK)
+        run = sweep(graph, model, x.double(), ball, refine="backward" if refine else None, slack=SLACK)
         classes = run.values[graph.output].lower.shape[1]
         a = torch.eye(classes, dtype=torch.float64)[:, None].expand(-1, len(x), -1)
         return backward(run, graph.output, a).T, -backward(run, graph.output, -a).T

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.certify.bounds.interval import Interval
+from assay.certify.bounds.interval import Ball, Interval
 from assay.certify.bounds.registry import Call, Form, Rule, leaves, register
 
 aten = torch.ops.aten
@@ -46,7 +46,20 @@ class Linear(Rule):
     def interval(self, call: Call) -> Interval:
         middle = self._shifted(call, self.linear(call, *(x.center for x in call.inputs)))
         radius = self.size(call, *(x.radius for x in call.inputs))
+        box, first = Interval(middle - radius, middle + radius), call.inputs[0]
+        return box if not isinstance(first, Ball) or len(call.inputs) > 1 else self.round(call, first).within(box)
+
+    def round(self, call: Call, ball: Ball) -> Interval:
+        """The output's interval over an l2 ball: linear(x) + constant +- sqrt(squares(eps^2))."""
+        squares = self.squares(call, ball.eps**2)
+        if squares is None:
+            return Interval(*(torch.full((1,), s * torch.inf).to(ball.x) for s in (-1, 1)))
+        middle, radius = self._shifted(call, self.linear(call, ball.x)), squares.sqrt()
         return Interval(middle - radius, middle + radius)
+
+    def squares(self, call: Call, t: Tensor) -> Tensor | None:
+        """The linear part with each coefficient squared; None where there is none and the box has to do."""
+        return None
 
     def rounding(self, call: Call, out: Interval) -> Tensor | None:
         size, constant = self.size(call, *(x.magnitude for x in call.inputs)), self.constant(call)
@@ -74,19 +87,36 @@ class Linear(Rule):
 
 
 class Matrix(Linear):
-    """``linear(x, weight, bias)`` with x perturbed: a product on the last axis."""
+    """``linear(x, weight, bias)`` with x or the weight perturbed: a product on the last axis.
+
+    A perturbed weight has one matrix for each sample, (n, out, in); x is then (n, in).
+    """
 
     def linear(self, call: Call, *inputs: Tensor) -> Tensor:
-        return inputs[0] @ call.args[1].T
+        x, weight, by_weight = self._parts(call)
+        return (inputs[0] @ x[:, :, None])[..., 0] if by_weight else inputs[0] @ weight.T
 
     def size(self, call: Call, *inputs: Tensor) -> Tensor:
-        return inputs[0] @ call.args[1].abs().T
+        x, weight, by_weight = self._parts(call)
+        return (inputs[0] @ x.abs()[:, :, None])[..., 0] if by_weight else inputs[0] @ weight.abs().T
+
+    def squares(self, call: Call, t: Tensor) -> Tensor:
+        x, weight, by_weight = self._parts(call)
+        return (t @ (x**2)[:, :, None])[..., 0] if by_weight else t @ (weight**2).T
 
     def constant(self, call: Call) -> Tensor | None:
         return call.args[2] if len(call.args) > 2 else None
 
     def transpose(self, call: Call, a: Tensor) -> tuple[Tensor, ...]:
-        return (a @ call.args[1],)
+        x, weight, by_weight = self._parts(call)
+        return (a[..., None] * x[:, None] if by_weight else a @ weight,)
+
+    def _parts(self, call: Call) -> tuple[Any, Any, bool]:
+        x, weight = call.args[:2]
+        by_weight = isinstance(weight, Interval)
+        if by_weight and not isinstance(x, Interval) and x.dim() != 2:
+            raise call.error(f"a perturbed weight on shape {tuple(x.shape)}", "(n, d)")
+        return x, weight, by_weight
 
 
 class Convolution(Linear):
@@ -97,6 +127,9 @@ class Convolution(Linear):
 
     def size(self, call: Call, *inputs: Tensor) -> Tensor:
         return self._run(call, inputs[0], call.args[1].abs())
+
+    def squares(self, call: Call, t: Tensor) -> Tensor:
+        return self._run(call, t, call.args[1] ** 2)
 
     def constant(self, call: Call) -> Tensor | None:
         bias = call.args[2] if len(call.args) > 2 else None
@@ -210,6 +243,10 @@ class Monotone(Linear):
 
 class Reshape(Monotone):
     """The same values in another shape."""
+
+    def interval(self, call: Call) -> Interval:
+        box, first = super().interval(call), call.inputs[0]
+        return first.reshape(*box.lower.shape) if isinstance(first, Ball) else box
 
     def transpose(self, call: Call, a: Tensor) -> tuple[Tensor, ...]:
         return (a.reshape(len(a), *call.inputs[0].lower.shape),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,87 +12,145 @@ from torch import Tensor, fx, nn
 from assay.certify.bounds.graph import Graph, cast, evaluate, owner_of, place_of
 from assay.certify.bounds.interval import Interval
 from assay.certify.bounds.perturbation import Perturbation
-from assay.certify.bounds.registry import Call, Layout, Rule, leaves, rule_of
+from assay.certify.bounds.registry import Call, Form, Layout, Rule, leaves, rule_of
 from assay.runtime.errors import InputError
 
 aten = torch.ops.aten
 BUDGET = 2**24  # coefficients held at once in a backward pass
+Refine = Literal["backward", "forward"] | None
 
 
 @dataclass
 class Sweep:
-    """Bounds on every tensor of a graph for one batch; see ``sweep``."""
+    """Bounds on every tensor of a graph for one batch of n samples; see ``sweep``.
+
+    roots: what is perturbed, with the set and its centre (n, ...); values: an Interval or a constant for each node;
+    calls and sources: the rule of each operator that something perturbed enters, and its perturbed inputs; noise: what
+    rounding may add to each output; forms: linear bounds, where they were asked for.
+    """
 
     graph: Graph
     roots: dict[fx.Node, tuple[Perturbation, Tensor]]
     n: int
     slack: float
+    refine: Refine
     options: dict[str, Any]
     values: dict[fx.Node, Any] = field(default_factory=dict)
     calls: dict[fx.Node, tuple[Rule, Call]] = field(default_factory=dict)
     sources: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
     noise: dict[fx.Node, Tensor] = field(default_factory=dict)
+    forms: dict[fx.Node, Form] = field(default_factory=dict)
     settled: set[fx.Node] = field(default_factory=set)
+
+    def layout(self, node: fx.Node) -> Layout:
+        """Where the samples lie in a node's tensor."""
+        return self.graph.layouts.get(node, Layout())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that everything is computed in."""
+        return next(iter(self.roots.values()))[1].dtype
 
 
 def sweep(
     graph: Graph,
     model: nn.Module,
     x: Tensor,
-    perturbation: Perturbation,
+    perturbation: Perturbation | None,
     *,
-    refine: bool = False,
+    weights: Mapping[str, Perturbation] | None = None,
+    refine: Refine = None,
     slack: float = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> Sweep:
-    """Intervals of every tensor, for inputs in ``perturbation`` around x (n, ...), in x's precision.
+    """Intervals of every tensor, for inputs in ``perturbation`` (None: exact) around x (n, ...), in x's precision.
 
-    ``refine``: the inputs of operators that are not linear get bounds from a backward pass of their own (CROWN), cut
-    with the intervals. ``slack`` times the magnitudes that enter an operator is added to its output's bounds
-    (SLACK: what float32 may round).
+    ``weights``: sets around parameters by their dotted name. ``refine``: the inputs of operators that are not linear
+    get bounds from a backward pass of their own (CROWN), or from linear forms carried along, cut with the intervals.
+    ``slack`` times the magnitudes that enter an operator is added to its output's bounds (SLACK: what float32 may
+    round).
     """
-    run = Sweep(graph, {graph.input: (perturbation, x)}, len(x), slack, dict(options or {}))
-    state = graph.state(model, x.dtype)
-
-    def step(node: fx.Node, args: Any, kwargs: Any) -> Any:
-        return _step(run, node, args, kwargs, refine)
-
-    run.values.update({**state, graph.input: perturbation.box(x)})
-    run.settled.add(graph.input)
-    evaluate(graph, run.values, step)
+    run = Sweep(graph, {}, len(x), slack, refine, dict(options or {}))
+    run.values = {**graph.state(model, x.dtype), graph.input: x}
+    if perturbation is not None:
+        run.roots[graph.input] = (perturbation, x)
+    run.roots.update(_weights(graph, run.values, weights or {}, len(x)))
+    for node, (around, centre) in run.roots.items():
+        run.values[node] = around.around(centre)
+        run.settled.add(node)
+        if refine == "forward":
+            run.forms[node] = _identity(run, node)
+    evaluate(graph, run.values, lambda node, args, kwargs: _step(run, node, args, kwargs))
     return run
 
 
-def _step(run: Sweep, node: fx.Node, args: Any, kwargs: Any, refine: bool) -> Any:
+def _weights(
+    graph: Graph, values: Mapping[fx.Node, Any], weights: Mapping[str, Perturbation], n: int
+) -> dict[fx.Node, tuple[Perturbation, Tensor]]:
+    """The perturbed parameters, each repeated (without copying) for every sample: (n, *shape)."""
+    nodes = {name: node for node, name in graph.names.items()}
+    unknown = sorted(set(weights) - set(nodes))
+    if unknown:
+        raise InputError(f"bounds: {unknown[0]!r} is no parameter that the model uses; expected one of {sorted(nodes)}")
+    return {nodes[k]: (p, values[nodes[k]].expand(n, *values[nodes[k]].shape)) for k, p in weights.items()}
+
+
+def _step(run: Sweep, node: fx.Node, args: Any, kwargs: Any) -> Any:
     op: Any = aten.reshape.default if node.target is aten.view.default else node.target
     touched = [v for v in leaves((args, kwargs)) if isinstance(v, Interval)]
     if not touched or op is aten.sym_size.int:
         shaped = [v.lower if isinstance(v, Interval) else v for v in args]
-        return cast(op(*shaped, **kwargs), run.roots[run.graph.input][1].dtype)
+        return cast(op(*shaped, **kwargs), run.dtype)
     rule = rule_of(op, len(touched))
     if rule is None:
         raise InputError(f"bounds: no rule for {owner_of(node)} at {place_of(node)!r}; expected an operator with one")
     sources = tuple(v for v in leaves((node.args, node.kwargs)) if isinstance(run.values.get(v), Interval))
-    layout = run.graph.layouts.get(node, Layout())
-    call = Call(op, tuple(args), kwargs, place_of(node), run.n, layout, run.options)
-    if refine and not rule.exact and _refine(run, rule, call, sources):
+    call = Call(op, tuple(args), kwargs, place_of(node), run.n, run.layout(node), run.options, None, node.name)
+    if run.refine == "backward" and not rule.exact and _refine(run, rule, call, sources):
         fresh = fx.node.map_arg((node.args, node.kwargs), run.values.__getitem__)
-        call = Call(op, tuple(fresh[0]), fresh[1], call.place, run.n, layout, run.options)
+        call = call.having(tuple(fresh[0]), fresh[1])
     out = rule.interval(call)
-    if run.slack:
-        noise = rule.rounding(call, out)
-        if noise is not None:
-            run.noise[node] = run.slack * noise
-            out = out.widen(run.noise[node])
+    noise = rule.rounding(call, out) if run.slack else None
+    if noise is not None:
+        run.noise[node] = noise = run.slack * noise
+        out = out.widen(noise)
     run.calls[node], run.sources[node] = (rule, call), sources
+    if run.refine == "forward":
+        form = rule.forward(call, tuple(run.forms[s] for s in sources))
+        if noise is not None:
+            form = Form(form.lower_slope, form.lower_intercept - noise, form.upper_slope, form.upper_intercept + noise)
+        run.forms[node] = form
+        out = _concrete(run, node, form).within(out)
     return out
+
+
+def _identity(run: Sweep, node: fx.Node) -> Form:
+    """A root as a form of itself: slopes (elements, n, ...)."""
+    if len(run.roots) > 1:
+        raise InputError("bounds: forward mode with several perturbed tensors; expected the input alone")
+    x = run.roots[node][1]
+    size = x[0].numel()
+    eye = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
+    return Form(eye, torch.zeros_like(x), eye, torch.zeros_like(x))
+
+
+def _concrete(run: Sweep, node: fx.Node, form: Form) -> Interval:
+    """The least and the largest value of a form over the root's set."""
+    ((around, x),) = run.roots.values()
+    shape, layout = form.lower_intercept.shape, run.layout(node)
+    ends = []
+    for slope, sign in ((form.lower_slope, 1), (form.upper_slope, -1)):
+        rows = layout.rows(sign * slope, run.n)  # (elements, n, m)
+        least = around.least(rows.permute(2, 1, 0).reshape(-1, *x.shape), x)  # (m, n)
+        ends.append(sign * layout.back(least.T[None], shape, run.n)[0])
+    return Interval(ends[0] + form.lower_intercept, ends[1] + form.upper_intercept)
 
 
 def _refine(run: Sweep, rule: Rule, call: Call, sources: tuple[fx.Node, ...]) -> bool:
     """Better bounds for the inputs of an operator, where its relaxation uses them; whether there are any."""
     wanted, changed = rule.needed(call), False
     for k, source in enumerate(sources):
-        if source in run.settled or _exact(run, source):
+        if source in run.settled or is_exact(run, source):
             continue
         now = run.values[source]
         mask = wanted[k] if wanted is not None else torch.ones_like(now.lower, dtype=torch.bool)
@@ -103,7 +161,7 @@ def _refine(run: Sweep, rule: Rule, call: Call, sources: tuple[fx.Node, ...]) ->
     return changed
 
 
-def _exact(run: Sweep, node: fx.Node) -> bool:
+def is_exact(run: Sweep, node: fx.Node) -> bool:
     """Whether the interval cannot be better: one linear operator after moves of a box."""
     mixed = False
     while node in run.calls:
@@ -121,41 +179,47 @@ def selected(run: Sweep, node: fx.Node, mask: Tensor) -> Interval | None:
     """
     if not mask.any():
         return None
-    layout = run.graph.layouts.get(node, Layout())
+    value, layout = run.values[node], run.layout(node)
     index = layout.rows(torch.arange(mask.numel(), device=mask.device).reshape(1, *mask.shape), run.n)[0]
     chosen = layout.rows(mask[None], run.n)[0]
     count = int(chosen.sum(1).max())
     order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :count]
-    where = index.gather(1, order)  # (n, count) positions in the flat tensor, the chosen ones of each sample first
-    value = run.values[node]
-    lower, upper = value.lower.flatten().clone(), value.upper.flatten().clone()
-    for part in where.split(_chunk(run, mask.numel()), dim=1):
+    where = index.gather(1, order)  # (n, count) positions in the flat tensor, each sample's chosen ones first
+    lower, upper = value.lower.flatten(), value.upper.flatten()
+    for part in where.split(rows_at_once(run), dim=1):
         rows = part.T  # (s, n)
-        a = torch.zeros((len(rows), mask.numel()), dtype=lower.dtype, device=lower.device).scatter_(1, rows, 1.0)
+        a = torch.zeros((len(rows), mask.numel()), dtype=run.dtype, device=rows.device).scatter_(1, rows, 1.0)
         low = backward(run, node, torch.cat((a, -a)).reshape(-1, *mask.shape))
-        s = len(rows)
-        lower = lower.scatter(0, rows.flatten(), low[:s].flatten())
-        upper = upper.scatter(0, rows.flatten(), -low[s:].flatten())
+        lower = lower.scatter(0, rows.flatten(), low[: len(rows)].flatten())
+        upper = upper.scatter(0, rows.flatten(), -low[len(rows) :].flatten())
     lower, upper = lower.reshape(mask.shape), upper.reshape(mask.shape)
     return Interval(torch.where(mask, lower, value.lower), torch.where(mask, upper, value.upper))
 
 
-def _chunk(run: Sweep, size: int) -> int:
-    """How many rows of a specification one backward pass takes: two signs each, on the largest tensor."""
-    widest = max((v.lower.numel() for v in run.values.values() if isinstance(v, Interval)), default=size)
+def rows_at_once(run: Sweep) -> int:
+    """How many elements one backward pass bounds from both sides, so that the largest tensor fits in BUDGET."""
+    widest = max(v.lower.numel() for v in run.values.values() if isinstance(v, Interval))
     return max(1, BUDGET // (2 * widest))
 
 
-def backward(run: Sweep, node: fx.Node, a: Tensor) -> Tensor:
-    """Lower bounds (s, n) of a . node, for coefficients a (s, *shape of node)."""
-    found, constant = coefficients(run, node, a)
-    for root, part in found.items():
-        perturbation, x = run.roots[root]
-        constant = constant + perturbation.least(part, x)
+def backward(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> Tensor:
+    """Lower bounds (s, n) of a . node, for coefficients a (s, *shape of node).
+
+    ``elide``: only through the linear operators at the end, then over the intervals of what enters them.
+    """
+    found, constant = coefficients(run, node, a, elide=elide)
+    for source, part in found.items():
+        if source in run.roots:
+            around, x = run.roots[source]
+            constant = constant + around.least(part, x)
+        else:
+            box, layout = run.values[source], run.layout(source)
+            least = part.clamp(min=0) * box.lower + part.clamp(max=0) * box.upper
+            constant = constant + layout.rows(least, run.n).sum(2)
     return constant
 
 
-def coefficients(run: Sweep, node: fx.Node, a: Tensor) -> tuple[dict[fx.Node, Tensor], Tensor]:
+def coefficients(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> tuple[dict[fx.Node, Tensor], Tensor]:
     """The linear lower bound of a . node on the roots: coefficients (s, *shape) of each, constant (s, n).
 
     Nodes are visited in reverse order, so that all uses of a tensor have been added up when it is reached.
@@ -164,8 +228,10 @@ def coefficients(run: Sweep, node: fx.Node, a: Tensor) -> tuple[dict[fx.Node, Te
     for current in reversed(run.graph.nodes):
         if current not in held or current not in run.calls:
             continue
-        part = held.pop(current)
         rule, call = run.calls[current]
+        if elide and not rule.exact:
+            continue
+        part = held.pop(current)
         if current in run.noise:
             constant = constant - call.dot(part.abs(), run.noise[current])
         parts, more = rule.backward(call, part)

@@ -31,6 +31,10 @@ class Interval:
         """The largest absolute value inside."""
         return self.lower.abs().maximum(self.upper.abs())
 
+    def reshape(self, *shape: int) -> Interval:
+        """The same elements in another shape."""
+        return Interval(self.lower.reshape(shape), self.upper.reshape(shape))
+
     def widen(self, by: Tensor | float) -> Interval:
         """The interval with ``by`` added at both ends."""
         return Interval(self.lower - by, self.upper + by)
@@ -39,3 +43,16 @@ class Interval:
         """The intersection; where rounding leaves it empty, the two ends meet."""
         lower = self.lower.maximum(other.lower)
         return Interval(lower, self.upper.minimum(other.upper).maximum(lower))
+
+
+@dataclass(frozen=True)
+class Ball(Interval):
+    """The box around an l2 ball: {x' : ||(x' - x) / eps||_2 <= 1}, eps of the same shape, 0 where an element stays."""
+
+    x: Tensor
+    eps: Tensor
+
+    def reshape(self, *shape: int) -> Ball:
+        """The same elements in another shape."""
+        parts = (t.reshape(shape) for t in (self.lower, self.upper, self.x, self.eps))
+        return Ball(*parts)

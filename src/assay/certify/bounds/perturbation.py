@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from assay.certify.base import Region
-from assay.certify.bounds.interval import Interval
+from assay.certify.bounds.interval import Ball, Interval
 from assay.certify.bounds.registry import negative, positive
 from assay.runtime.errors import InputError
 
@@ -22,6 +22,10 @@ class Perturbation(ABC):
     @abstractmethod
     def box(self, x: Tensor) -> Interval:
         """The smallest box around the set."""
+
+    def around(self, x: Tensor) -> Interval:
+        """What interval bounds start from: the box, with the ball itself where a rule can use it."""
+        return self.box(x)
 
     @abstractmethod
     def least(self, a: Tensor, x: Tensor) -> Tensor:
@@ -65,6 +69,10 @@ class LpBall(Perturbation):
 
     def box(self, x: Tensor) -> Interval:
         return Interval(self._cut(x - self._eps(x)), self._cut(x + self._eps(x)))
+
+    def around(self, x: Tensor) -> Interval:
+        box = self.box(x)
+        return box if self.norm != 2 else Ball(box.lower, box.upper, x, self._eps(x).expand_as(x))
 
     def least(self, a: Tensor, x: Tensor) -> Tensor:
         box = self.box(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,14 @@ class Layout:
         t = t.unflatten(1, parts)
         return (t if self.major else t.movedim(2, 1)).flatten(2)
 
+    def back(self, rows: Tensor, shape: torch.Size, n: int) -> Tensor:
+        """(s, n, elements of a sample) as (s, *shape): what ``rows`` undoes."""
+        rest = [size for k, size in enumerate(shape) if k != self.axis]
+        repeats = shape[self.axis] // n
+        t = rows.reshape(len(rows), n, repeats, *rest)
+        t = (t if self.major else t.movedim(1, 2)).flatten(1, 2)
+        return t.movedim(1, self.axis + 1)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -66,6 +74,7 @@ class Call:
     layout: Layout = Layout()
     options: dict[str, Any] = field(default_factory=dict)
     slope: Tensor | None = None
+    name: str = ""
 
     @property
     def inputs(self) -> tuple[Interval, ...]:
@@ -85,6 +94,10 @@ class Call:
         rest = iter(inputs)
         args, kwargs = replaced((self.args, self.kwargs), lambda v: next(rest) if isinstance(v, Interval) else v)
         return args, kwargs
+
+    def having(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The same operator with other arguments."""
+        return replace(self, args=args, kwargs=kwargs)
 
     def run(self, *inputs: Any) -> Any:
         """The operator itself with the perturbed arguments replaced by ``inputs``."""
