@@ -155,5 +155,5 @@ def test_bad_input() -> None:
         propagation_tightness(MLP(), x, eps=0.1, relu="locl")
     with pytest.raises(InputError, match="labels"):
         propagation_tightness(MLP(), x, torch.tensor([0, 10]), eps=0.1)
-    with pytest.raises(InputError, match="logits"):
+    with pytest.raises(InputError, match=r"expected \(n, c\)"):
         propagation_tightness(nn.Conv2d(1, 2, 3), x, eps=0.1)

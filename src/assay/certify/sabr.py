@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
 from assay.attacks import PGD
 from assay.attacks.balls import Linf
-from assay.certify.box_training import Box, BoxTrainer, clipped_box
+from assay.certify.ibp_training import Box, IBPTraining, clipped_box
 from assay.data import Batch
 from assay.runtime.errors import InputError
 from assay.runtime.random import derive
@@ -17,15 +16,13 @@ from assay.training import State
 
 
 @dataclass(frozen=True, kw_only=True)
-class SABR(BoxTrainer):
+class SABR(IBPTraining):
     """Train on the worst margins over a small box of ``lam`` times the ball around a PGD point inside the ball.
 
     Mueller et al., 2023, arXiv:2210.04871, section 3; as in the released code the small box has, in each coordinate,
     ``lam`` of the radius of the ball cut to the data's bounds, and its centre is moved so that it stays inside. PGD
-    takes ``attack_steps`` steps of ``step_size`` x eps in evaluation mode; ``lam`` = 1 is IBP. Options: see BoxTrainer.
+    takes ``attack_steps`` steps of ``step_size`` x eps in evaluation mode; ``lam`` = 1 is IBP. Options: IBPTraining.
     """
-
-    contract: ClassVar[bool] = False
 
     lam: float = 0.4
     attack_steps: int = 8

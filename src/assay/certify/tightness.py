@@ -13,8 +13,8 @@ from assay.certify.bounds import LpBall, graph_of
 from assay.certify.bounds.affine import Linear
 from assay.certify.bounds.engine import Sweep, sweep
 from assay.certify.bounds.graph import owner_of, place_of
-from assay.certify.margins import elided, specification
-from assay.runtime.checks import check_inputs
+from assay.certify.bounds.module import margins, specification
+from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import BATCH, device_of, evaluating
 
@@ -85,8 +85,10 @@ def propagation_boxes(
 
 def _boxes(run: Sweep, e: Tensor, y: Tensor | None, relu: Pattern) -> tuple[Tensor, Tensor]:
     """|J| e and the layer-wise radius (n, k) of the margins of one batch."""
-    radii = _radii(run, e, relu)
-    node, a, _ = elided(run, specification("propagation_tightness", run.values[run.graph.output].lower, y))
+    radii, logits = _radii(run, e, relu), run.values[run.graph.output].lower
+    if y is not None and logits.dim() == 2:
+        check_labels("propagation_tightness", y, *logits.shape)
+    node, a = _elided(run, specification(None if y is None else margins(y, logits.shape[-1], logits), logits))
     layered = (a.abs() * radii[node]).flatten(2).sum(2)
     best = (_jacobian(run, node, a, relu).abs() * e).flatten(2).sum(2)
     return best.T, layered.T
@@ -120,6 +122,18 @@ def _radii(run: Sweep, e: Tensor, relu: Pattern) -> dict[fx.Node, Tensor]:
                 inputs[0] * _alive(run, node, relu) if rule is None else rule.size(run.calls[node][1], *inputs)
             )
     return found
+
+
+def _elided(run: Sweep, a: Tensor) -> tuple[fx.Node, Tensor]:
+    """The specification carried back through the last layer that mixes elements, so that their product is one layer."""
+    node, mixed = run.graph.output, False
+    while not mixed and node in run.calls and len(run.sources[node]) == 1:
+        rule = _rule(run, node)
+        if rule is None:
+            break
+        (a,) = rule.transpose(run.calls[node][1], a)
+        node, mixed = run.sources[node][0], rule.mixes
+    return node, a
 
 
 def _jacobian(run: Sweep, start: fx.Node, a: Tensor, relu: Pattern) -> Tensor:
