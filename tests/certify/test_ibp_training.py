@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from assay.data import Batch, Data, load_data
 from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded
-from assay.training import State, Supervised
+from assay.training import State
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +32,6 @@ def batch_of(data: Data, n: int = 40) -> tuple[Batch, State]:
     return data.batch(torch.arange(n)), State(0, data, 100)
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
 def test_loss_of_a_linear_model_is_the_exact_worst_case(data: Data) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -47,7 +42,7 @@ def test_loss_of_a_linear_model_is_the_exact_worst_case(data: Data) -> None:
         gaps = model[1].weight[y] - model[1].weight
         worst.append(-(gaps @ x + model[1].bias[y] - model[1].bias - gaps.abs() @ r))
     expected = F.cross_entropy(torch.stack(worst), batch.y)
-    loss = IBPTraining(eps=0.1).bound_loss(model, batch, 0.1, state)
+    loss = IBPTraining(eps=0.1, kappa=0).bound_loss(model, batch, 0.1, state)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
@@ -66,7 +61,7 @@ def test_worst_margins_are_those_of_the_certifier(data: Data) -> None:
 
 def test_no_attack_exceeds_the_loss(data: Data) -> None:
     model, (batch, state) = network(), batch_of(data)
-    loss = float(IBPTraining(eps=0.05).bound_loss(model, batch, 0.05, state).detach())
+    loss = float(IBPTraining(eps=0.05, kappa=0).bound_loss(model, batch, 0.05, state).detach())
     x_adv = PGD(ball=Linf(0.05), steps=20, early_stop=False)(model, batch.x, batch.y, seed=0)
     assert float(F.cross_entropy(model(x_adv), batch.y).detach()) < loss
 
@@ -74,13 +69,8 @@ def test_no_attack_exceeds_the_loss(data: Data) -> None:
 @pytest.mark.parametrize("make", [IBPTraining, SABR])
 def test_kappa_one_is_plain_training(make: Callable[..., IBPTraining], data: Data) -> None:
     small, method = data.limit(200), make(epochs=1, kappa=1.0)
-    plain = Supervised(epochs=1, lr=method.lr).fit(network(), small, seed=0)
-    assert all(
-        torch.allclose(p, q, atol=1e-6)
-        for p, q in zip(
-            replace(method, clip=None).fit(network(), small, seed=0).parameters(), plain.parameters(), strict=True
-        )
-    )
+    mine, plain = (m.fit(network(), small, seed=0) for m in (method, method.plain()))
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(mine.parameters(), plain.parameters(), strict=True))
 
 
 def test_kappa_mixes_along_the_ramp(data: Data) -> None:
@@ -142,14 +132,14 @@ def test_batch_norm_learns_its_statistics(data: Data) -> None:
     assert float(verdict.float().mean()) > 0.4
 
 
-@pytest.mark.parametrize("method", [IBPTraining(eps=0.05, epochs=8, lr=3e-3), SABR(eps=0.05, epochs=8, lr=3e-3)])
+@pytest.mark.parametrize("method", [IBPTraining(eps=0.03, epochs=8, lr=3e-3), SABR(eps=0.03, epochs=8, lr=3e-3)])
 def test_what_is_trained_can_be_certified(method: IBPTraining, data: Data) -> None:
     start, test = MLP(hidden=(40, 40)), load_data("digits:test")
     rates = []
     for trainer in (method, method.plain()):
-        certified = IBP(eps=0.05).certify(trainer.fit(start, data, seed=0), test.x, test.y).verdict
+        certified = IBP(eps=0.03).certify(trainer.fit(start, data, seed=0), test.x, test.y).verdict
         rates.append(float(certified.float().mean()))
-    assert rates[0] > rates[1] + 0.3
+    assert rates[0] > rates[1] + 0.2
 
 
 @pytest.mark.parametrize(

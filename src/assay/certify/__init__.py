@@ -10,9 +10,10 @@ from assay.certify.box_theory import (
     optimal_box,
     sign_rank_one,
 )
+from assay.certify.crown import CROWN
 from assay.certify.ibp import IBP
 from assay.certify.ibp_training import IBPTraining
-from assay.certify.intervals import Intervals
+from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
 from assay.certify.pac_bayes import (
     binary_kl,
@@ -35,6 +36,7 @@ from assay.certify.tightness import propagation_boxes, propagation_tightness
 
 __all__ = [
     "APS",
+    "CROWN",
     "IBP",
     "IBPTraining",
     "SABR",
@@ -52,6 +54,7 @@ __all__ = [
     "FittedRSCP",
     "FittedSets",
     "Intervals",
+    "LinearBounds",
     "RSCPPlus",
     "RandomizedSmoothing",
     "Region",

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from assay.certify.bounds.engine import Sweep, sweep
 from assay.certify.bounds.graph import graph_of
-from assay.certify.bounds.module import REFINE, Method, bounds_of, margins
+from assay.certify.bounds.module import REFINE, Method, lower_of, margins
 from assay.certify.bounds.perturbation import LpBall
 from assay.certify.loss_fusion import fused_loss
 from assay.data import Batch
 from assay.runtime.errors import InputError
-from assay.training import Plan, State, Trainer
+from assay.training import Plan, State, Supervised, Trainer
+from assay.training.trainer import PLAN_FIELDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,17 @@ class EpsScheduler:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClippedSupervised(Supervised):
+    """Cross-entropy with the gradient's norm bounded by ``clip``: the control of certified trainers."""
+
+    clip: float | None = None
+
+    def plan(self) -> Plan:
+        """The training plan, with the gradient's norm bounded."""
+        return replace(super().plan(), clip=self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertifiedTrainer(Trainer):
     """Minimise cross-entropy on lower bounds of the margins over an linf ball cut to the data's bounds.
 
@@ -82,6 +94,10 @@ class CertifiedTrainer(Trainer):
     def plan(self) -> Plan:
         """The training plan, with the gradient's norm bounded."""
         return replace(super().plan(), clip=self.clip)
+
+    def plain(self) -> Trainer:
+        """Plain supervised training with the same plan, bounded gradients included."""
+        return ClippedSupervised(clip=self.clip, **{n: getattr(self, n) for n in PLAN_FIELDS})
 
     def radius(self, state: State) -> float:
         """The radius at this step."""
@@ -113,8 +129,7 @@ def bounded(
 def margin_bounds(run: Sweep, y: Int[Tensor, " n"], method: Method = "IBP") -> Float[Tensor, "n c"]:
     """Lower bounds of z_y - z_j for every class j, 0 at j = y; the last linear layer is merged with the margins."""
     x, classes = run.values[run.graph.output].lower, run.values[run.graph.output].lower.shape[1]
-    found = bounds_of(run, margins(y, classes, x), method, upper=False)[0]
-    assert found is not None
+    found = lower_of(run, margins(y, classes, x), method)
     others = torch.arange(classes - 1, device=y.device).expand(len(y), -1)
     others = others + (others >= y[:, None]).long()
     return found.new_zeros(len(y), classes).scatter(1, others, found)

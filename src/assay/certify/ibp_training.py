@@ -37,7 +37,9 @@ class IBPTraining(CertifiedTrainer):
     dropout in evaluation mode. Raises InputError on options out of range and on operators without a rule.
     """
 
-    kappa: float = 0.0
+    eps: float = 8 / 255
+    lr: float = 2e-3
+    kappa: float = 0.5
     l1: float = 0.0
     fast_init: bool = False
 

@@ -21,9 +21,10 @@ class SABR(IBPTraining):
 
     Mueller et al., 2023, arXiv:2210.04871, section 3; as in the released code the small box has, in each coordinate,
     ``lam`` of the radius of the ball cut to the data's bounds, and its centre is moved so that it stays inside. PGD
-    takes ``attack_steps`` steps of ``step_size`` x eps in evaluation mode; ``lam`` = 1 is IBP. Options: IBPTraining.
+    takes ``attack_steps`` steps of ``step_size`` x eps in evaluation mode; ``lam`` = 1 is IBP. Others: IBPTraining.
     """
 
+    kappa: float = 0.0
     lam: float = 0.4
     attack_steps: int = 8
     step_size: float = 0.25

@@ -156,7 +156,7 @@ class Convolution(Linear):
     def _geometry(self, call: Call) -> tuple[list[int], list[int] | None, list[int], int]:
         """Stride, padding (None where it differs between the two ends), dilation, groups."""
         dims = call.args[1].dim() - 2
-        given = (*call.args[3:], *(1, 0, 1, 1)[len(call.args) - 3 :])
+        given = (*call.args[3:], *(1, 0, 1, 1)[max(len(call.args) - 3, 0) :])
         stride, dilation = _sides(given[0], dims), _sides(given[2], dims)
         padding: list[int] | None = None
         if isinstance(given[1], str):
@@ -174,6 +174,13 @@ def _sides(value: Any, dims: int) -> list[int]:
 
 def _one(value: Any) -> int:
     return int(value[0] if isinstance(value, list | tuple) else value)
+
+
+class TransposedConvolution(Convolution):
+    """``conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation)`` with x perturbed."""
+
+    def transpose(self, call: Call, a: Tensor) -> tuple[Tensor, ...]:
+        return Linear.transpose(self, call, a)
 
 
 class BatchNorm(Linear):
@@ -213,11 +220,12 @@ class BatchNorm(Linear):
 class Monotone(Linear):
     """Linear with coefficients >= 0: values that are moved, chosen, repeated, added or averaged.
 
-    ``rounds``: it computes. Other tensors among the arguments (a constant beside the input in a sum or a cat) are kept.
+    ``rounds``: it computes. ``shifts``: zeros may give other values (padding). Other tensors among the arguments (a
+    constant beside the input in a sum or a cat) are kept.
     """
 
-    def __init__(self, *, rounds: bool = False, mixes: bool = False) -> None:
-        self.rounds, self.mixes = rounds, mixes
+    def __init__(self, *, rounds: bool = False, mixes: bool = False, shifts: bool = False) -> None:
+        self.rounds, self.mixes, self.shifts = rounds, mixes, shifts
 
     def linear(self, call: Call, *inputs: Tensor) -> Tensor:
         out: Tensor = call.run(*inputs)
@@ -229,7 +237,9 @@ class Monotone(Linear):
 
     def constant(self, call: Call) -> Tensor | None:
         others = leaves((call.args, call.kwargs))
-        if not self.rounds and not any(isinstance(v, Tensor) and v.is_floating_point() for v in others):
+        if not (self.rounds or self.shifts) and not any(
+            isinstance(v, Tensor) and v.is_floating_point() for v in others
+        ):
             return None
         found: Tensor = call.run(*(torch.zeros_like(x.lower) for x in call.inputs))
         return found
@@ -304,6 +314,8 @@ class Quotient(Factor):
 register(Matrix(), aten.linear.default)
 register(Convolution(), aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 register(Convolution(), aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding)
+register(TransposedConvolution(), aten.conv_transpose1d.default, aten.conv_transpose2d.input)
+register(TransposedConvolution(), aten.conv_transpose3d.input)
 register(BatchNorm(), aten.batch_norm.default)
 register(Reshape(), aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.unflatten.int)
 register(Reshape(), aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
@@ -311,6 +323,8 @@ register(Reshape(), aten.contiguous.default, aten.clone.default, aten.alias.defa
 register(Monotone(), aten.permute.default, aten.transpose.int, aten.t.default, aten.select.int, aten.slice.Tensor)
 register(Monotone(), aten.expand.default, aten.cat.default, aten.stack.default, aten.index_select.default)
 register(Monotone(), aten.narrow.default, aten.flip.default, aten.roll.default, aten.repeat.default)
+register(Monotone(), aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
+register(Monotone(shifts=True), aten.pad.default, aten.constant_pad_nd.default)
 register(Monotone(rounds=True), aten.add.Tensor)
 register(Monotone(rounds=True, mixes=True), aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default)
 register(Difference(), aten.sub.Tensor, aten.rsub.Scalar, aten.rsub.Tensor)

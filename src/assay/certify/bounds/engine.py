@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from assay.certify.bounds.graph import Graph, cast, evaluate, owner_of, place_of
+from assay.certify.bounds.graph import Graph, cast, evaluate, operation, owner_of, place_of
 from assay.certify.bounds.interval import Interval
 from assay.certify.bounds.perturbation import Perturbation
 from assay.certify.bounds.registry import Call, Form, Layout, Rule, leaves, rule_of
 from assay.runtime.errors import InputError
 
 aten = torch.ops.aten
+SHAPES = {  # what these give depends on the shape of a perturbed tensor alone
+    aten.sym_size.int,
+    aten.ones_like.default,
+    aten.zeros_like.default,
+    aten.full_like.default,
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+}
+REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
+    aten.view.default: aten.reshape.default
+}  # tensors need not be laid out as the model's are
 BUDGET = 2**24  # coefficients held at once in a backward pass
 Refine = Literal["backward", "forward"] | None
 
@@ -41,6 +54,7 @@ class Sweep:
     noise: dict[fx.Node, Tensor] = field(default_factory=dict)
     forms: dict[fx.Node, Form] = field(default_factory=dict)
     settled: set[fx.Node] = field(default_factory=set)
+    statistics: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def layout(self, node: fx.Node) -> Layout:
         """Where the samples lie in a node's tensor."""
@@ -74,6 +88,8 @@ def sweep(
     run.values = {**graph.state(model, x.dtype), graph.input: x}
     if perturbation is not None:
         run.roots[graph.input] = (perturbation, x)
+    if run.options.get("batch_norm") == "batch":
+        run.statistics = _statistics(graph, run.values)
     run.roots.update(_weights(graph, run.values, weights or {}, len(x)))
     for node, (around, centre) in run.roots.items():
         run.values[node] = around.around(centre)
@@ -82,6 +98,24 @@ def sweep(
             run.forms[node] = _identity(run, node)
     evaluate(graph, run.values, lambda node, args, kwargs: _step(run, node, args, kwargs))
     return run
+
+
+def _statistics(graph: Graph, values: Mapping[fx.Node, Any]) -> dict[fx.Node, tuple[Tensor, Tensor]]:
+    """Mean and variance of the unperturbed batch where batch norm is in training mode."""
+    clean = dict(values)
+
+    def step(node: fx.Node, args: Any, kwargs: Any) -> Any:
+        if node.target is aten.batch_norm.default:
+            args = (*args[:3], *((None, None) if args[5] else args[3:5]), *args[5:])  # nothing is written
+        return operation(node)(*args, **kwargs)
+
+    evaluate(graph, clean, step)
+    found = {}
+    for node in graph.nodes:
+        if node.target is aten.batch_norm.default and node.args[5]:
+            x = clean[node.args[0]].movedim(1, 0).flatten(1)  # type: ignore[index]
+            found[node] = (x.mean(1), x.var(1, correction=0))
+    return found
 
 
 def _weights(
@@ -95,19 +129,40 @@ def _weights(
     return {nodes[k]: (p, values[nodes[k]].expand(n, *values[nodes[k]].shape)) for k, p in weights.items()}
 
 
+@dataclass(frozen=True)
+class Several:
+    """The outputs of an operator with several, until one of them is picked."""
+
+    node: fx.Node
+
+
 def _step(run: Sweep, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    op: Any = aten.reshape.default if node.target is aten.view.default else node.target
+    maker, op = node, operation(node)
+    if op is operator.getitem and isinstance(args[0], Several):
+        maker, pick = args[0].node, args[1]
+        op = _picked(operation(maker), pick)
+        args, kwargs = fx.node.map_arg((maker.args, maker.kwargs), run.values.__getitem__)
     touched = [v for v in leaves((args, kwargs)) if isinstance(v, Interval)]
-    if not touched or op is aten.sym_size.int:
+    if not touched or op in SHAPES:
         shaped = [v.lower if isinstance(v, Interval) else v for v in args]
         return cast(op(*shaped, **kwargs), run.dtype)
-    rule = rule_of(op, len(touched))
+    rule = rule_of(operation(maker), len(touched))
     if rule is None:
         raise InputError(f"bounds: no rule for {owner_of(node)} at {place_of(node)!r}; expected an operator with one")
-    sources = tuple(v for v in leaves((node.args, node.kwargs)) if isinstance(run.values.get(v), Interval))
-    call = Call(op, tuple(args), kwargs, place_of(node), run.n, run.layout(node), run.options, None, node.name)
+    if maker is node and _several(op):
+        return Several(node)
+    return _bound(run, node, maker, rule, REPLACED.get(op, op))
+
+
+def _bound(run: Sweep, node: fx.Node, maker: fx.Node, rule: Rule, op: Any) -> Interval:
+    """The interval of an operator that ``maker`` describes, kept with all that a backward pass needs."""
+    sources = tuple(v for v in leaves((maker.args, maker.kwargs)) if isinstance(run.values.get(v), Interval))
+    args, kwargs = fx.node.map_arg((maker.args, maker.kwargs), run.values.__getitem__)
+    if maker in run.statistics:
+        args = (*args[:3], *run.statistics[maker], False, *args[6:])
+    call = Call(op, tuple(args), kwargs, place_of(maker), run.n, run.layout(node), run.options)
     if run.refine == "backward" and not rule.exact and _refine(run, rule, call, sources):
-        fresh = fx.node.map_arg((node.args, node.kwargs), run.values.__getitem__)
+        fresh = fx.node.map_arg((maker.args, maker.kwargs), run.values.__getitem__)
         call = call.having(tuple(fresh[0]), fresh[1])
     out = rule.interval(call)
     noise = rule.rounding(call, out) if run.slack else None
@@ -122,6 +177,17 @@ def _step(run: Sweep, node: fx.Node, args: Any, kwargs: Any) -> Any:
         run.forms[node] = form
         out = _concrete(run, node, form).within(out)
     return out
+
+
+def _several(op: Any) -> bool:
+    """Whether an operator gives more than one tensor."""
+    returns = op._schema.returns if hasattr(op, "_schema") else ()
+    return len(returns) > 1 or any("List" in type(r.type).__name__ for r in returns)
+
+
+def _picked(op: Any, pick: int) -> Any:
+    """The operator with one of its outputs."""
+    return lambda *args, **kwargs: op(*args, **kwargs)[pick]
 
 
 def _identity(run: Sweep, node: fx.Node) -> Form:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ def owner_of(node: fx.Node) -> str:
     return name.rsplit(".", 1)[-1] if name.startswith("torch.nn.modules.") else str(node.target)
 
 
+def operation(node: fx.Node) -> Callable[..., Any]:
+    """What a node calls."""
+    assert callable(node.target)
+    return node.target
+
+
 _kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, Graph]] = weakref.WeakKeyDictionary()
 
 
@@ -113,7 +120,8 @@ def _export(model: nn.Module, x: Tensor) -> Graph:
 def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     shapes = ({0: torch.export.Dim.AUTO},) if len(x) > 1 else None
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, from inside the exporter
             program = torch.export.export(model, (x,), dynamic_shapes=shapes, strict=False)
             if any(_updates(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
@@ -161,9 +169,9 @@ def _layouts(model: nn.Module, graph: Graph, x: Tensor) -> dict[fx.Node, Layout]
     marked[0] = torch.nan
 
     def step(node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.target is aten.batch_norm.default:
-            args = (*args[:5], False, *args[6:])  # statistics of the batch would mix the samples
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.target is aten.batch_norm.default and args[5]:
+            return args[0]  # statistics of the batch would mix the samples
+        return operation(node)(*args, **kwargs)
 
     with torch.no_grad():
         values = evaluate(graph, {**graph.state(model), graph.input: marked}, step)

@@ -23,7 +23,6 @@ REFINE: Mapping[str, Refine] = {
     "forward+backward": "forward",
     "CROWN": "backward",
 }
-Pair = tuple[Tensor | None, Tensor | None]
 
 
 class BoundedModule:
@@ -49,18 +48,16 @@ class BoundedModule:
         C: Float[Tensor, "n s c"] | Float[Tensor, "s c"] | None = None,
         method: Method = "CROWN",
         *,
-        lower: bool = True,
-        upper: bool = True,
         weights: Mapping[str, Perturbation] | None = None,
         slack: float = 0.0,
-    ) -> Pair:
+    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
         """Bounds (n, s) on C f(x') for all x' in the perturbation around x, in x's precision.
 
         C None: the outputs (n, c) themselves. ``weights`` perturbs parameters too, by name; ``perturbation`` None
-        leaves the input exact. ``slack``: see ``sweep``. A bound that is not asked for is None.
+        leaves the input exact. ``slack``: see ``sweep``.
         """
         run = self.run(x, perturbation, method, weights=weights, slack=slack)
-        return bounds_of(run, C, method, lower=lower, upper=upper)
+        return bounds_of(run, C, method)
 
     def run(
         self,
@@ -98,9 +95,7 @@ class BoundedModule:
         low, high = bounds if bounds is not None else (None, None)
         run = self.run(x, LpBall(eps=eps, low=low, high=high), method)
         classes = run.values[run.graph.output].lower.shape[1]
-        found = bounds_of(run, margins(y, classes, x), method, upper=False)[0]
-        assert found is not None
-        return found
+        return lower_of(run, margins(y, classes, x), method)
 
     def certified(
         self, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], eps: float, method: Method = "CROWN"
@@ -117,26 +112,21 @@ def margins(y: Int[Tensor, " n"], classes: int, like: Tensor) -> Float[Tensor, "
     return eye[y][:, None] - eye[others]
 
 
-def bounds_of(
-    run: Sweep,
-    C: Tensor | None,
-    method: Method,
-    *,
-    lower: bool = True,
-    upper: bool = True,
-) -> Pair:
-    """Bounds (n, s) on C times the output from intermediate bounds, specification rows in chunks of flat memory."""
+def lower_of(run: Sweep, C: Tensor | None, method: Method) -> Float[Tensor, "n s"]:
+    """Lower bounds on C times the output from intermediate bounds, specification rows in chunks of flat memory."""
+    rows = specification(C, run.values[run.graph.output].lower)
+    elide = method in ("IBP", "forward")
+    parts = [backward(run, run.graph.output, part, elide=elide) for part in rows.split(2 * rows_at_once(run))]
+    return torch.cat(parts).T
+
+
+def bounds_of(run: Sweep, C: Tensor | None, method: Method) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+    """Bounds on C times the output, or on the output itself (C None), from intermediate bounds."""
     box = run.values[run.graph.output]
     if C is None and method in ("IBP", "forward"):
-        return box.lower if lower else None, box.upper if upper else None
-    rows = specification(C, box.lower)
-    step = 2 * rows_at_once(run)
-
-    def least(a: Tensor) -> Tensor:
-        parts = [backward(run, run.graph.output, part, elide=method in ("IBP", "forward")) for part in a.split(step)]
-        return torch.cat(parts).T
-
-    return least(rows) if lower else None, -least(-rows) if upper else None
+        return box.lower, box.upper
+    C = torch.eye(box.lower.shape[-1]).to(box.lower) if C is None else C
+    return lower_of(run, C, method), -lower_of(run, -C, method)
 
 
 def specification(C: Tensor | None, out: Tensor) -> Tensor:

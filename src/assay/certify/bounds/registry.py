@@ -74,7 +74,6 @@ class Call:
     layout: Layout = Layout()
     options: dict[str, Any] = field(default_factory=dict)
     slope: Tensor | None = None
-    name: str = ""
 
     @property
     def inputs(self) -> tuple[Interval, ...]:
