@@ -86,8 +86,8 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 200, "epochs": 2, "test": 40, "radii": (0.02, 0.1), "narrow": 2,
                            "d": 1000}),
-        Scale("claim", 5, {"data": "mnist", "train": 2000, "epochs": 8, "test": 400, "radii": (0.0125, 0.025, 0.05, 0.1),
-                           "narrow": 4, "d": 2000}),
+        Scale("claim", 5, {"data": "mnist", "train": 2000, "epochs": 8, "test": 400,
+                           "radii": (0.0125, 0.025, 0.05, 0.1), "narrow": 4, "d": 2000}),
         Scale("gpu", 5, {"data": "mnist", "train": 60_000, "epochs": 70, "test": 10_000,
                          "radii": (0.0125, 0.025, 0.05, 0.1), "narrow": 4, "d": 2000}),
     ),
