@@ -12,6 +12,7 @@ from assay.attacks import PGD, Linf
 from assay.certify import IBP, SABR, IBPTraining
 from assay.certify.ibp_training import clipped_box, fast_initialised
 from assay.data import Batch, Data, load_data
+from assay.methods import from_text
 from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded
@@ -76,16 +77,16 @@ def test_kappa_one_is_plain_training(make: Callable[..., IBPTraining], data: Dat
 def test_kappa_mixes_along_the_ramp(data: Data) -> None:
     model, (batch, state) = network(), batch_of(data)
     robust = {
-        e: float(IBPTraining(eps=0.1).robust_loss(model, *clipped_box(batch.x, e, (0.0, 1.0)), batch.y))
+        e: float(IBPTraining(eps=0.1).robust_loss(model, *clipped_box(batch.x, e, (0.0, 1.0)), batch.y).detach())
         for e in (0.05, 0.1)
     }
     plain = float(F.cross_entropy(model(batch.x), batch.y).detach())
     method = IBPTraining(eps=0.1, kappa=0.5)
-    assert float(method.bound_loss(model, batch, 0.1, state)) == pytest.approx(
+    assert float(method.bound_loss(model, batch, 0.1, state).detach()) == pytest.approx(
         0.5 * robust[0.1] + 0.5 * plain, rel=1e-5
     )
     half = 0.25 * robust[0.05] + 0.75 * plain
-    assert float(method.bound_loss(model, batch, 0.05, state)) == pytest.approx(half, rel=1e-5)
+    assert float(method.bound_loss(model, batch, 0.05, state).detach()) == pytest.approx(half, rel=1e-5)
 
 
 def test_l1_adds_the_absolute_weights(data: Data) -> None:
@@ -168,3 +169,10 @@ def test_an_operator_without_a_rule_is_named(data: Data) -> None:
 
     with pytest.raises(InputError, match="entr"):
         IBPTraining(epochs=1).fit(Odd(), data.limit(50), seed=0)
+
+
+def test_repairs_name_them_with_their_options() -> None:
+    assert from_text("certify.IBPTraining:eps=2/255,fast_init=true,clip=none") == IBPTraining(
+        eps=2 / 255, fast_init=True, clip=None
+    )
+    assert from_text("certify.SABR:lam=0.6,l1=1e-6") == SABR(lam=0.6, l1=1e-6)
