@@ -63,4 +63,6 @@ def test_crown_certifies_what_ibp_does_and_more() -> None:
     ibp, crown = (cls(eps=0.25).certify(model, x, y).verdict for cls in (IBP, CROWN))
     assert (crown | ~ibp).all()
     assert crown.sum() > ibp.sum()
+    tuned = CROWN(eps=0.25, alpha_steps=5).certify(model, x, y).verdict
+    assert (tuned | ~crown).all()
     assert (CROWN(eps=0.25).margins(model, x, y) >= IBP(eps=0.25).margins(model, x, y)).all()

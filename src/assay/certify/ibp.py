@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 
 from assay.certify.base import Certificate, Certifier, Region
 from assay.certify.bounds.checked import checked_graph, run_of
+from assay.certify.bounds.graph import Graph
 from assay.certify.bounds.module import Method, lower_of, margins
 from assay.certify.bounds.perturbation import LpBall
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 from assay.runtime.inference import BATCH, device_of, evaluating, predict
+
+Specification = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,14 @@ class IBP(Certifier):
         with evaluating(model), torch.no_grad():
             graph, device = checked_graph(model, x), device_of(model)
             for chunk, label in zip(x.split(self.batch_size), y.split(self.batch_size), strict=True):
-                run = run_of(graph, model, chunk, LpBall.of(self.region), method)
-                out = run.values[run.graph.output].lower
-                parts.append(lower_of(run, margins(label.to(device), out.shape[1], out), method).amin(1).cpu())
+
+                def rows(out: Tensor, label: Tensor = label.to(device)) -> Tensor:
+                    return margins(label, out.shape[1], out)
+
+                parts.append(self.lower(graph, model, chunk, rows, method).amin(1).cpu())
         return torch.cat(parts)
+
+    def lower(self, graph: Graph, model: nn.Module, x: Tensor, C: Specification, method: Method) -> Tensor:
+        """Lower bounds (n, s) on the rows that C gives for outputs like its argument."""
+        run = run_of(graph, model, x, LpBall.of(self.region), method)
+        return lower_of(run, C(run.values[run.graph.output].lower), method)

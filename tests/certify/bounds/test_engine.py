@@ -87,5 +87,5 @@ def test_samples_are_found_in_merged_axes(by_sample: bool) -> None:
 
 
 def test_an_operator_without_a_rule_is_named_with_its_place() -> None:
-    with pytest.raises(InputError, match="Softsign at '1'"):
-        both(nn.Sequential(nn.Linear(3, 3), nn.Softsign()), torch.rand(2, 3), LpBall(), False)
+    with pytest.raises(InputError, match="Threshold at '1'"):
+        both(nn.Sequential(nn.Linear(3, 3), nn.Threshold(0.1, 5.0)), torch.rand(2, 3), LpBall(), False)

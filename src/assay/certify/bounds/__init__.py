@@ -3,7 +3,7 @@
 from assay.certify.bounds import activations, affine, pooling, relu, weights  # noqa: F401  the rules register themselves
 from assay.certify.bounds.graph import Graph, forget, graph_of
 from assay.certify.bounds.interval import SLACK, Interval
-from assay.certify.bounds.perturbation import LpBall, Perturbation
+from assay.certify.bounds.perturbation import LpBall, Perturbation, SynonymSet
 from assay.certify.bounds.registry import Call, Form, Layout, Rule, register
 from assay.certify.bounds.relaxation import Lines, Unary
 
@@ -18,6 +18,7 @@ __all__ = [
     "LpBall",
     "Perturbation",
     "Rule",
+    "SynonymSet",
     "Unary",
     "forget",
     "graph_of",

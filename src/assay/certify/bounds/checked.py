@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from assay.certify.bounds.alpha import Alpha, tuned_lower
 from assay.certify.bounds.engine import Sweep, sweep
 from assay.certify.bounds.graph import Graph, graph_of
 from assay.certify.bounds.interval import SLACK
@@ -33,3 +34,14 @@ def run_of(graph: Graph, model: nn.Module, x: Tensor, perturbation: Perturbation
     if graph.n is not None and graph.n != len(x):
         graph = graph_of(model, x.to(device))
     return sweep(graph, model, x.to(device).double(), perturbation, refine=REFINE[method], slack=SLACK)
+
+
+def tuned(
+    graph: Graph, model: nn.Module, x: Tensor, perturbation: Perturbation, C: Callable[[Tensor], Tensor], alpha: Alpha
+) -> Tensor:
+    """Lower bounds (n, s) by alpha-CROWN, sound for the model in float32."""
+    device = device_of(model)
+    if graph.n is not None and graph.n != len(x):
+        graph = graph_of(model, x.to(device))
+    rows = C(model(x.to(device)).double())
+    return tuned_lower(graph, model, x.to(device).double(), perturbation, rows, alpha, slack=SLACK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -30,6 +30,7 @@ REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.view.default: aten.reshape.default
 }  # tensors need not be laid out as the model's are
 BUDGET = 2**24  # coefficients held at once in a backward pass
+Slopes = dict[tuple[fx.Node, fx.Node], Tensor]
 Refine = Literal["backward", "forward"] | None
 
 
@@ -39,7 +40,8 @@ class Sweep:
 
     roots: what is perturbed, with the set and its centre (n, ...); values: an Interval or a constant for each node;
     calls and sources: the rule of each operator that something perturbed enters, and its perturbed inputs; noise: what
-    rounding may add to each output; forms: linear bounds, where they were asked for.
+    rounding may add to each output; forms: linear bounds, where they were asked for; slopes: for a backward pass from
+    the first node those below the second (2 or as many as rows, n, ...), where they are not the rule's own choice.
     """
 
     graph: Graph
@@ -54,7 +56,9 @@ class Sweep:
     noise: dict[fx.Node, Tensor] = field(default_factory=dict)
     forms: dict[fx.Node, Form] = field(default_factory=dict)
     settled: set[fx.Node] = field(default_factory=set)
+    refined: set[fx.Node] = field(default_factory=set)
     statistics: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    slopes: Slopes = field(default_factory=dict)
 
     def layout(self, node: fx.Node) -> Layout:
         """Where the samples lie in a node's tensor."""
@@ -76,6 +80,7 @@ def sweep(
     refine: Refine = None,
     slack: float = 0.0,
     options: Mapping[str, Any] | None = None,
+    slopes: Slopes | None = None,
 ) -> Sweep:
     """Intervals of every tensor, for inputs in ``perturbation`` (None: exact) around x (n, ...), in x's precision.
 
@@ -84,7 +89,7 @@ def sweep(
     ``slack`` times the magnitudes that enter an operator is added to its output's bounds (SLACK: what float32 may
     round).
     """
-    run = Sweep(graph, {}, len(x), slack, refine, dict(options or {}))
+    run = Sweep(graph, {}, len(x), slack, refine, dict(options or {}), slopes=slopes or {})
     run.values = {**graph.state(model, x.dtype), graph.input: x}
     if perturbation is not None:
         run.roots[graph.input] = (perturbation, x)
@@ -223,6 +228,7 @@ def _refine(run: Sweep, rule: Rule, call: Call, sources: tuple[fx.Node, ...]) ->
         found = selected(run, source, mask)
         if found is not None:
             run.values[source], changed = found.within(now), True
+            run.refined.add(source)
         run.settled.add(source)
     return changed
 
@@ -271,18 +277,33 @@ def rows_at_once(run: Sweep) -> int:
 def backward(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> Tensor:
     """Lower bounds (s, n) of a . node, for coefficients a (s, *shape of node).
 
-    ``elide``: only through the linear operators at the end, then over the intervals of what enters them.
+    ``elide``: only through the linear operators at the end, then over the forms or intervals of what enters them.
     """
     found, constant = coefficients(run, node, a, elide=elide)
     for source, part in found.items():
         if source in run.roots:
             around, x = run.roots[source]
             constant = constant + around.least(part, x)
+        elif source in run.forms:
+            constant = constant + _through_form(run, source, part)
         else:
             box, layout = run.values[source], run.layout(source)
             least = part.clamp(min=0) * box.lower + part.clamp(max=0) * box.upper
             constant = constant + layout.rows(least, run.n).sum(2)
     return constant
+
+
+def _through_form(run: Sweep, node: fx.Node, a: Tensor) -> Tensor:
+    """Lower bounds (s, n) of a . node from the form of node."""
+    ((around, x),) = run.roots.values()
+    form, layout = run.forms[node], run.layout(node)
+    rows = layout.rows(a, run.n)  # (s, n, m)
+    up, down = rows.clamp(min=0), rows.clamp(max=0)
+    low, high = layout.rows(form.lower_slope, run.n), layout.rows(form.upper_slope, run.n)
+    slope = torch.einsum("snm,knm->snk", up, low) + torch.einsum("snm,knm->snk", down, high)
+    constant = (up * layout.rows(form.lower_intercept[None], run.n)).sum(2)
+    constant = constant + (down * layout.rows(form.upper_intercept[None], run.n)).sum(2)
+    return around.least(slope.reshape(*slope.shape[:2], *x.shape[1:]), x) + constant
 
 
 def coefficients(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> tuple[dict[fx.Node, Tensor], Tensor]:
@@ -300,8 +321,23 @@ def coefficients(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -
         part = held.pop(current)
         if current in run.noise:
             constant = constant - call.dot(part.abs(), run.noise[current])
+        slope = run.slopes.get((node, current))
+        if slope is not None:
+            call = replace(call, slope=slope.repeat_interleave(len(a) // len(slope), 0))
         parts, more = rule.backward(call, part)
         constant = constant if more is None else constant + more
         for source, piece in zip(run.sources[current], parts, strict=True):
             held[source] = held[source] + piece if source in held else piece
     return held, constant
+
+
+def specification(C: Tensor | None, out: Tensor) -> Tensor:
+    """Rows (s, n, c) from C (n, s, c), (s, c) or None for the outputs themselves."""
+    if out.dim() != 2:
+        raise InputError(f"bounds: the model gives shape {tuple(out.shape)}; expected (n, c)")
+    n, classes = out.shape
+    if C is None:
+        C = torch.eye(classes, dtype=out.dtype, device=out.device)
+    if C.shape[-1] != classes or C.dim() not in (2, 3) or (C.dim() == 3 and len(C) != n):
+        raise InputError(f"bounds: C has shape {tuple(C.shape)}; expected (s, {classes}) or ({n}, s, {classes})")
+    return C[:, None].expand(-1, n, -1) if C.dim() == 2 else C.movedim(1, 0)

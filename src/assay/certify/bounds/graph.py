@@ -142,14 +142,20 @@ def _updates(node: fx.Node) -> bool:
 
 
 def _between(graph: fx.Graph, output: fx.Node) -> tuple[fx.Node, ...]:
-    """The nodes that the output depends on, in order."""
-    wanted, stack = set(), [output]
-    while stack:
-        node = stack.pop()
-        if node not in wanted:
-            wanted.add(node)
-            stack.extend(node.all_input_nodes)
+    """The nodes that the output depends on, in order, and the output."""
+    wanted = before(output) | {output}
     return tuple(node for node in graph.nodes if node in wanted)
+
+
+def before(node: fx.Node) -> set[fx.Node]:
+    """The nodes that ``node`` depends on."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        fresh = set(stack.pop().all_input_nodes) - found
+        found |= fresh
+        stack.extend(fresh)
+    return found
 
 
 def evaluate(graph: Graph, env: dict[fx.Node, Any], step: Callable[[fx.Node, Any, Any], Any]) -> dict[fx.Node, Any]:

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from assay.certify.bounds.engine import Refine, Sweep, backward, rows_at_once, sweep
+from assay.certify.bounds.alpha import Alpha, tuned_lower
+from assay.certify.bounds.engine import Refine, Sweep, backward, rows_at_once, specification, sweep
 from assay.certify.bounds.graph import Graph, graph_of
 from assay.certify.bounds.perturbation import LpBall, Perturbation
 from assay.runtime.errors import InputError, unknown
 
-Method = Literal["IBP", "forward", "CROWN-IBP", "IBP+backward", "forward+backward", "CROWN"]
+Method = Literal["IBP", "forward", "CROWN-IBP", "IBP+backward", "forward+backward", "CROWN", "alpha-CROWN"]
 REFINE: Mapping[str, Refine] = {
     "IBP": None,
     "forward": "forward",
@@ -22,6 +23,7 @@ REFINE: Mapping[str, Refine] = {
     "IBP+backward": None,
     "forward+backward": "forward",
     "CROWN": "backward",
+    "alpha-CROWN": "backward",
 }
 
 
@@ -56,8 +58,26 @@ class BoundedModule:
         C None: the outputs (n, c) themselves. ``weights`` perturbs parameters too, by name; ``perturbation`` None
         leaves the input exact. ``slack``: see ``sweep``.
         """
+        if method == "alpha-CROWN":
+            if perturbation is None or weights:
+                raise InputError("bounds: alpha-CROWN perturbs inputs alone; expected a perturbation and no weights")
+            return self.tuned(x, perturbation, C), -self.tuned(x, perturbation, C, -1.0)
         run = self.run(x, perturbation, method, weights=weights, slack=slack)
         return bounds_of(run, C, method)
+
+    def tuned(
+        self,
+        x: Tensor,
+        perturbation: Perturbation,
+        C: Tensor | None = None,
+        sign: float = 1.0,
+        *,
+        alpha: Alpha | None = None,
+        slack: float = 0.0,
+    ) -> Float[Tensor, "n s"]:
+        """Lower bounds by alpha-CROWN on C f(x') times ``sign``; not differentiable in the parameters."""
+        graph, alpha = self.graph_for(x), alpha or Alpha()
+        return tuned_lower(graph, self.model, x, perturbation, C, alpha, sign=sign, slack=slack, options=self.options)
 
     def run(
         self,
@@ -127,15 +147,3 @@ def bounds_of(run: Sweep, C: Tensor | None, method: Method) -> tuple[Float[Tenso
         return box.lower, box.upper
     C = torch.eye(box.lower.shape[-1]).to(box.lower) if C is None else C
     return lower_of(run, C, method), -lower_of(run, -C, method)
-
-
-def specification(C: Tensor | None, out: Tensor) -> Tensor:
-    """Rows (s, n, c) from C (n, s, c), (s, c) or None for the outputs themselves."""
-    if out.dim() != 2:
-        raise InputError(f"bounds: the model gives shape {tuple(out.shape)}; expected (n, c)")
-    n, classes = out.shape
-    if C is None:
-        C = torch.eye(classes, dtype=out.dtype, device=out.device)
-    if C.shape[-1] != classes or C.dim() not in (2, 3) or (C.dim() == 3 and len(C) != n):
-        raise InputError(f"bounds: C has shape {tuple(C.shape)}; expected (s, {classes}) or ({n}, s, {classes})")
-    return C[:, None].expand(-1, n, -1) if C.dim() == 2 else C.movedim(1, 0)
