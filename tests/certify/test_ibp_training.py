@@ -93,7 +93,7 @@ def test_l1_adds_the_absolute_weights(data: Data) -> None:
     model, (batch, state) = network(), batch_of(data)
     plain, heavy = (IBPTraining(eps=0.1, l1=v).bound_loss(model, batch, 0.1, state).detach() for v in (0.0, 0.01))
     size = sum(m.weight.abs().sum() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    assert float(heavy - plain) == pytest.approx(0.01 * float(size), rel=1e-4)
+    assert float(heavy - plain) == pytest.approx(0.01 * float(size.detach()), rel=1e-4)
 
 
 def test_sabr_boxes_lie_in_the_ball_around_the_attack(data: Data) -> None:

@@ -250,6 +250,12 @@ def invariance(seed: int, pairs: int = 300) -> dict[str, float]:
     return {"misjudged": float(wrong + broken + (not told)), "loose": float(loose.max())}
 
 
+def _with_gradient(loss: Tensor, model: nn.Module) -> Tensor:
+    """A loss and its gradient in the parameters, one after the other."""
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    return torch.cat([loss.detach()[None], *(g.flatten() for g in slopes)])
+
+
 def boxes(model: nn.Module, data: Data, seed: int) -> dict[str, float]:
     """Largest relative differences: optimal boxes from Jacobians by autograd; a linear network's layer-wise boxes from
     our interval bounds; the training loss and its gradient from the loop over layers."""
@@ -262,15 +268,9 @@ def boxes(model: nn.Module, data: Data, seed: int) -> dict[str, float]:
     x = torch.rand(5, 20, generator=torch_rng(seed, "inputs"))
     _, layered = propagation_boxes(linear, x, eps=EPS)
     lower, upper = Intervals().bounds(linear, x, Region(eps=EPS, bounds=(0, 1)))
-    losses = []
-    for f in (IBPTraining(eps=EPS).robust_loss, reference_loss):
-        model.zero_grad()
-        loss = f(model, few.x, 0.3 * e, few.y)
-        losses.append(
-            torch.cat(
-                [loss.detach()[None], *(g.flatten() for g in torch.autograd.grad(loss, list(model.parameters())))]
-            )
-        )
+    losses = [
+        _with_gradient(f(model, few.x, 0.3 * e, few.y), model) for f in (IBPTraining().robust_loss, reference_loss)
+    ]
     return {
         "jacobian": float((best / expected - 1).abs().max()),
         "intervals": float((2 * layered / (upper - lower) - 1).abs().max()),
