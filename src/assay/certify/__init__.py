@@ -18,6 +18,7 @@ from assay.certify.consistency_training import ConsistencyTraining, consistency_
 from assay.certify.crown import CROWN
 from assay.certify.gaussian_training import GaussianTraining
 from assay.certify.ibp import IBP
+from assay.certify.ibp_training import IBPTraining
 from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
 from assay.certify.loss_fusion import loss_fusion_bound
@@ -36,10 +37,12 @@ from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
 from assay.certify.rscp import RSCP, FittedRSCP
 from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
+from assay.certify.sabr import SABR
 from assay.certify.smooth_adv import SmoothAdv
 from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
+from assay.certify.tightness import propagation_boxes, propagation_tightness
 from assay.certify.weight_perturbation import FlatTraining, weight_balls, weight_loss_bound, worst_weight_loss
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "FlatTraining",
     "GaussianTraining",
     "IBP",
+    "IBPTraining",
     "Intervals",
     "LAC",
     "LinearBounds",
@@ -76,6 +80,7 @@ __all__ = [
     "Region",
     "RiskCertificate",
     "RobustConformalTraining",
+    "SABR",
     "SetPredictor",
     "SmoothAdv",
     "SmoothedClassifier",
@@ -98,6 +103,8 @@ __all__ = [
     "monte_carlo_bound",
     "noisy_outputs",
     "optimal_box",
+    "propagation_boxes",
+    "propagation_tightness",
     "rct_loss",
     "sign_rank_one",
     "soft_radius",

@@ -18,7 +18,8 @@ from assay.certify.bounds.perturbation import LpBall
 from assay.certify.loss_fusion import fused_loss
 from assay.data import Batch
 from assay.runtime.errors import InputError
-from assay.training import Plan, State, Trainer
+from assay.training import Plan, State, Supervised, Trainer
+from assay.training.trainer import PLAN_FIELDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,17 @@ class EpsScheduler:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClippedSupervised(Supervised):
+    """Cross-entropy with the gradient's norm bounded by ``clip``: the control of certified trainers."""
+
+    clip: float | None = None
+
+    def plan(self) -> Plan:
+        """The training plan, with the gradient's norm bounded."""
+        return replace(super().plan(), clip=self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertifiedTrainer(Trainer):
     """Minimise cross-entropy on lower bounds of the margins over an linf ball cut to the data's bounds.
 
@@ -82,6 +94,10 @@ class CertifiedTrainer(Trainer):
     def plan(self) -> Plan:
         """The training plan, with the gradient's norm bounded."""
         return replace(super().plan(), clip=self.clip)
+
+    def plain(self) -> Trainer:
+        """Plain supervised training with the same plan, bounded gradients included."""
+        return ClippedSupervised(clip=self.clip, **{n: getattr(self, n) for n in PLAN_FIELDS})
 
     def radius(self, state: State) -> float:
         """The radius at this step."""
