@@ -2,11 +2,13 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.consistency_finetune import consistency_finetune
 from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
 from assay.certify.gaussian_training import GaussianTraining
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
+from assay.certify.level_classifier import LevelClassifier
 from assay.certify.macer import MACER, soft_radius
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
@@ -19,6 +21,8 @@ from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 
 __all__ = [
+    "consistency_finetune",
+    "LevelClassifier",
     "soft_radius",
     "consistency_regulariser",
     "SmoothedClassifier",
