@@ -144,7 +144,7 @@ def half_space(seed: int, *, sham: str | None = None) -> list[dict[str, Any]]:
     signs = np.where(np.arange(len(MULTIPLES)) % 2, 1, -1)
     x = 0.5 + away + np.outer(signs * MULTIPLES * SIDE_SIGMA, unit)
     distance = np.abs((2 * x - 1) @ w) / (2 * np.linalg.norm(w))
-    side, head = _Side(torch.from_numpy(w).float()), nn.Linear(1, 2, bias=False)
+    side, head = _Side(torch.from_numpy(w).float()), nn.utils.skip_init(nn.Linear, 1, 2, bias=False)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[-1.0], [1.0]]))
     classifier = LevelClassifier(side, head, sigma=SIDE_SIGMA, levels=noise_levels(81))
