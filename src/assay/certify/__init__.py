@@ -10,6 +10,15 @@ from assay.certify.intervals import Intervals
 from assay.certify.lac import LAC
 from assay.certify.level_classifier import LevelClassifier
 from assay.certify.macer import MACER, soft_radius
+from assay.certify.pac_bayes import (
+    binary_kl,
+    gaussian_kl,
+    kl_inverse,
+    occam_binomial,
+    occam_kl,
+    pac_bayes_kl,
+    pac_bayes_mcallester,
+)
 from assay.certify.ptt import PTT, FittedPTT
 from assay.certify.raps import RAPS
 from assay.certify.robust_conformal_training import RobustConformalTraining, rct_loss
@@ -21,6 +30,13 @@ from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 
 __all__ = [
+    "pac_bayes_mcallester",
+    "pac_bayes_kl",
+    "occam_kl",
+    "occam_binomial",
+    "kl_inverse",
+    "gaussian_kl",
+    "binary_kl",
     "consistency_finetune",
     "LevelClassifier",
     "soft_radius",
