@@ -14,6 +14,7 @@ from assay.certify.box_theory import (
     sign_rank_one,
 )
 from assay.certify.certified_training import CertifiedTrainer, CROWNIBPTraining, EpsScheduler
+from assay.certify.consistency_finetune import consistency_finetune
 from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
 from assay.certify.crown import CROWN
 from assay.certify.gaussian_training import GaussianTraining
@@ -21,15 +22,21 @@ from assay.certify.ibp import IBP
 from assay.certify.ibp_training import IBPTraining
 from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
+from assay.certify.level_classifier import LevelClassifier
 from assay.certify.loss_fusion import loss_fusion_bound
 from assay.certify.macer import MACER, soft_radius
 from assay.certify.pac_bayes import (
     binary_kl,
     catoni_bound,
+    gaussian_kl,
     kl_inverse,
     maurer_bound,
     mcallester_bound,
     monte_carlo_bound,
+    occam_binomial,
+    occam_kl,
+    pac_bayes_kl,
+    pac_bayes_mcallester,
 )
 from assay.certify.pac_bayes_posterior import FittedPosterior, PACBayesPosterior, RiskCertificate
 from assay.certify.ptt import PTT, FittedPTT
@@ -67,6 +74,7 @@ __all__ = [
     "IBPTraining",
     "Intervals",
     "LAC",
+    "LevelClassifier",
     "LinearBounds",
     "LpBall",
     "MACER",
@@ -90,7 +98,9 @@ __all__ = [
     "binary_kl",
     "box_reconstruction_theory",
     "catoni_bound",
+    "consistency_finetune",
     "consistency_regulariser",
+    "gaussian_kl",
     "hoeffding_bound",
     "init_tightness_theory",
     "is_propagation_invariant",
@@ -102,7 +112,11 @@ __all__ = [
     "mcallester_bound",
     "monte_carlo_bound",
     "noisy_outputs",
+    "occam_binomial",
+    "occam_kl",
     "optimal_box",
+    "pac_bayes_kl",
+    "pac_bayes_mcallester",
     "propagation_boxes",
     "propagation_tightness",
     "rct_loss",
