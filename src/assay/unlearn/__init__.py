@@ -3,6 +3,7 @@
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
 from assay.unlearn.boundary_shrink import BoundaryShrink
+from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
 from assay.unlearn.evaluation import Evaluation, evaluate
 from assay.unlearn.evaluation_relearn import relearn_steps
 from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
@@ -29,6 +30,7 @@ __all__ = [
     "BadTeacher",
     "BoundaryShrink",
     "CFk",
+    "CorrectiveBenchmark",
     "EUk",
     "ErrorBound",
     "Evaluation",
@@ -36,6 +38,7 @@ __all__ = [
     "FisherForgetting",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
+    "Manipulated",
     "NegGrad",
     "NegGradPlus",
     "PruneFirstThenUnlearn",
@@ -47,6 +50,7 @@ __all__ = [
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
+    "corrective_report",
     "evaluate",
     "field_set",
     "fisher_diagonal",
@@ -55,6 +59,7 @@ __all__ = [
     "forgetting",
     "importances",
     "klom",
+    "manipulate",
     "margins",
     "masked_curvature",
     "mia_efficacy",

@@ -104,19 +104,21 @@ class SelectiveSynapticDampening(Unlearner):
         lost = self.importances(subject.model, chosen, seed)
         if not any(v.any() for v in lost.values()):
             raise InputError("SelectiveSynapticDampening: every gradient on what is forgotten is 0; expected some")
-        return dampen(subject.model, lost, self.importances(subject.model, whole, seed), self.alpha, self.lam)
+        return self.dampen(subject.model, lost, self.importances(subject.model, whole, seed))
 
     def importances(self, model: nn.Module, data: Data, seed: int) -> dict[str, Tensor]:
         """The importance of each weight for ``data``."""
         return importances(model, data, per=self.importance, batch_size=self.batch_size, seed=seed)
 
+    def shrink(self, lost: Tensor, whole: Tensor) -> Tensor:
+        """What each weight is multiplied by, in [0, 1], from its importances I_f and I_D."""
+        factor = (self.lam * whole / lost.clamp_min(torch.finfo(lost.dtype).tiny)).clamp_max(1)
+        return torch.where(lost > self.alpha * whole, factor, torch.ones_like(lost))
 
-@torch.no_grad()
-def dampen(model: nn.Module, lost: dict[str, Tensor], whole: dict[str, Tensor], alpha: float, lam: float) -> nn.Module:
-    """A copy of ``model``, the weights shrunk whose importance in ``lost`` exceeds alpha times that in ``whole``."""
-    other = copy.deepcopy(model).eval()
-    for name, p in other.named_parameters():
-        chosen = lost[name] > alpha * whole[name]
-        factor = (lam * whole[name] / lost[name].clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
-        p.mul_(torch.where(chosen, factor, torch.ones_like(p)))
-    return other
+    def dampen(self, model: nn.Module, lost: dict[str, Tensor], whole: dict[str, Tensor]) -> nn.Module:
+        """A copy of ``model`` with its weights shrunk, given the importances by parameter name."""
+        other = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            for name, p in other.named_parameters():
+                p.mul_(self.shrink(lost[name], whole[name]))
+        return other
