@@ -28,15 +28,10 @@ from assay.certify.macer import MACER, soft_radius
 from assay.certify.pac_bayes import (
     binary_kl,
     catoni_bound,
-    gaussian_kl,
     kl_inverse,
     maurer_bound,
     mcallester_bound,
     monte_carlo_bound,
-    occam_binomial,
-    occam_kl,
-    pac_bayes_kl,
-    pac_bayes_mcallester,
 )
 from assay.certify.pac_bayes_posterior import FittedPosterior, PACBayesPosterior, RiskCertificate
 from assay.certify.ptt import PTT, FittedPTT
@@ -100,7 +95,6 @@ __all__ = [
     "catoni_bound",
     "consistency_finetune",
     "consistency_regulariser",
-    "gaussian_kl",
     "hoeffding_bound",
     "init_tightness_theory",
     "is_propagation_invariant",
@@ -112,11 +106,7 @@ __all__ = [
     "mcallester_bound",
     "monte_carlo_bound",
     "noisy_outputs",
-    "occam_binomial",
-    "occam_kl",
     "optimal_box",
-    "pac_bayes_kl",
-    "pac_bayes_mcallester",
     "propagation_boxes",
     "propagation_tightness",
     "rct_loss",

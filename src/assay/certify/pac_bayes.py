@@ -1,21 +1,12 @@
-<<<<<<< HEAD
 """PAC-Bayes bounds on the risk of a randomised predictor: losses in [0, 1], numbers or arrays, float64.
 
 With probability at least 1 - delta over n independent samples they hold for all posteriors at once, at a prior that
 was chosen before these samples were seen. ``risk`` is the posterior's mean loss on the samples, ``kl`` its divergence
 from the prior in nats.
-=======
-"""PAC-Bayes bounds on the error of randomised classifiers and of classifiers that were chosen among many.
-
-With probability at least 1 - ``delta`` over n samples that the prior did not see, for all posteriors at once. Of a
-single classifier chosen among countably many the divergence is -ln of its prior probability. Errors are rates in
-[0, 1]; all functions take numbers or arrays and broadcast.
->>>>>>> smooth
 """
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import rel_entr
@@ -93,100 +84,3 @@ def monte_carlo_bound(risk: ArrayLike, draws: int, delta: float = 0.01) -> Numbe
     """
     spent = _complexity("monte_carlo_bound", risk, 0.0, draws, delta) + np.log(2)
     return kl_inverse(risk, spent / draws)
-=======
-import math
-from typing import Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
-from scipy import special, stats
-
-from assay.runtime.errors import InputError
-
-HALVINGS = 100  # of [0, 1]: past the precision of a float
-
-
-def _checked(
-    where: str, error: ArrayLike, divergence: ArrayLike, n: int, delta: float
-) -> tuple[np.ndarray, np.ndarray]:
-    r, k = np.asarray(error, float), np.asarray(divergence, float)
-    if n < 1 or not 0 < delta < 1:
-        raise InputError(f"{where}: n = {n}, delta = {delta}; expected n >= 1 and 0 < delta < 1")
-    if not ((r >= 0) & (r <= 1)).all() or not (k >= 0).all():
-        raise InputError(f"{where}: error or divergence out of range; expected error in [0, 1] and divergence >= 0")
-    return r, k
-
-
-def binary_kl(q: ArrayLike, p: ArrayLike) -> np.ndarray:
-    """kl(q || p) of two coins in nats; infinite where p is 0 or 1 and q is not."""
-    q, p = np.asarray(q, float), np.asarray(p, float)
-    return special.rel_entr(q, p) + special.rel_entr(1 - q, 1 - p)
-
-
-def kl_inverse(q: ArrayLike, c: ArrayLike, side: Literal["upper", "lower"] = "upper") -> np.ndarray:
-    """The largest ("upper") or least ("lower") p with kl(q || p) <= c, by bisection; q in [0, 1], c >= 0.
-
-    The end of the last interval that is on the safe side: kl(q || p) >= c up to rounding.
-    """
-    q, c = np.broadcast_arrays(np.asarray(q, float), np.asarray(c, float))
-    if side not in ("upper", "lower") or not ((q >= 0) & (q <= 1)).all() or not (c >= 0).all():
-        raise InputError(f"kl_inverse: side {side!r}, q, c; expected upper or lower, q in [0, 1] and c >= 0")
-    if side == "lower":
-        return 1 - kl_inverse(1 - q, c)
-    low, high = q.copy(), np.ones_like(q)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        inside = binary_kl(q, middle) <= c
-        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return high
-
-
-def pac_bayes_kl(error: ArrayLike, divergence: ArrayLike, n: int, delta: float = 0.05) -> np.ndarray:
-    """kl(error || bound) = (KL + ln(2 sqrt(n) / delta)) / n (Seeger, 2002; Maurer, 2004, arXiv:cs/0411099).
-
-    ``error`` is that of the posterior on the n samples, ``divergence`` its KL from the prior in nats.
-    """
-    r, k = _checked("pac_bayes_kl", error, divergence, n, delta)
-    return kl_inverse(r, (k + math.log(2 * math.sqrt(n) / delta)) / n)
-
-
-def pac_bayes_mcallester(error: ArrayLike, divergence: ArrayLike, n: int, delta: float = 0.05) -> np.ndarray:
-    """error + sqrt((KL + ln(n / delta) + 2) / (2 n - 1)), at most 1 (McAllester, 1999, COLT)."""
-    r, k = _checked("pac_bayes_mcallester", error, divergence, n, delta)
-    return np.minimum(r + np.sqrt((k + math.log(n / delta) + 2) / (2 * n - 1)), 1.0)
-
-
-def occam_kl(error: ArrayLike, divergence: ArrayLike, n: int, delta: float = 0.05) -> np.ndarray:
-    """kl(error || bound) = (divergence + ln(1 / delta)) / n, for classifiers of prior probability exp(-divergence).
-
-    The union bound over countably many classifiers with Chernoff's bound for each (Occam's razor bound: Langford, 2005,
-    "Tutorial on practical prediction theory for classification", JMLR 6).
-    """
-    r, k = _checked("occam_kl", error, divergence, n, delta)
-    return kl_inverse(r, (k + math.log(1 / delta)) / n)
-
-
-def occam_binomial(errors: ArrayLike, divergence: ArrayLike, n: int, delta: float = 0.05) -> np.ndarray:
-    """The same with the exact binomial tail of ``errors`` among n, at level delta exp(-divergence).
-
-    Clopper-Pearson's bound where the divergence is 0; never above ``occam_kl``.
-    """
-    count = np.asarray(errors)
-    _, k = _checked("occam_binomial", count / n if n else 0.0, divergence, n, delta)
-    if not np.equal(count, np.floor(count)).all():
-        raise InputError("occam_binomial: errors are no whole numbers; expected how many of the n samples are wrong")
-    level = delta * np.exp(-k)
-    exact = stats.beta.isf(level, count + 1, n - np.minimum(count, n - 1))
-    return np.where((count == n) | (level == 0), 1.0, exact)
-
-
-def gaussian_kl(
-    mean: ArrayLike, deviation: ArrayLike, prior_mean: ArrayLike = 0.0, prior_deviation: ArrayLike = 1.0
-) -> float:
-    """KL of a Gaussian with independent coordinates from another, in nats; deviations > 0, all broadcast."""
-    m, s, m0, s0 = np.broadcast_arrays(*(np.asarray(a, float) for a in (mean, deviation, prior_mean, prior_deviation)))
-    if not (s > 0).all() or not (s0 > 0).all():
-        raise InputError("gaussian_kl: a deviation is not above 0; expected all of them to be")
-    ratio = (s / s0) ** 2
-    return float(0.5 * np.sum(ratio - 1 - np.log(ratio) + ((m - m0) / s0) ** 2))
->>>>>>> smooth
