@@ -85,7 +85,7 @@ def arm(which: str, name: str, method: str, n: int, out: Path) -> None:
         def bounds() -> Tensor:
             return module.compute_bounds(x, LpBall(eps=EPS[name]), C, method)[0]
     else:
-        import auto_LiRPA as peer  # noqa: N813
+        import auto_LiRPA as peer
 
         module = peer.BoundedModule(net, torch.empty_like(x))
         ball = peer.BoundedTensor(x, peer.PerturbationLpNorm(norm=float("inf"), eps=EPS[name]))
