@@ -5,7 +5,7 @@ from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Regi
 from assay.certify.bounds import LpBall, Perturbation, SynonymSet
 from assay.certify.bounds.alpha import Alpha
 from assay.certify.bounds.module import BoundedModule, margins
-from assay.certify.certified_training import CertifiedTrainer, CROWNIBPTraining, EpsScheduler
+from assay.certify.certified_training import CROWNIBPTraining, EpsScheduler
 from assay.certify.crown import CROWN
 from assay.certify.ibp import IBP
 from assay.certify.intervals import Intervals, LinearBounds
@@ -33,7 +33,6 @@ __all__ = [
     "Bounder",
     "CROWNIBPTraining",
     "Certificate",
-    "CertifiedTrainer",
     "Certifier",
     "EpsScheduler",
     "FittedPTT",
