@@ -307,7 +307,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     (channels, height, width), classes = train.shape, len(train.classes)
     shape = (channels, height, width)
     with seeded(seed, "init"):
-        start = SmallCNN(shape, classes, (8, 16), 64)
+        start = SmallCNN((shape[0], shape[1], shape[2]), classes, (8, 16), 64)
         branches = Branches(shape, classes)
     natural = Supervised(epochs=scale["natural"], batch_size=BATCH)
     given: dict[str, Any] = {"train": train, "test": test, "start": start, "few": test[torch.arange(scale["images"])]}
