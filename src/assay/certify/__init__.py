@@ -2,6 +2,9 @@
 
 from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
+from assay.certify.bounds import LpBall, Perturbation, SynonymSet
+from assay.certify.bounds.alpha import Alpha
+from assay.certify.bounds.module import BoundedModule, margins
 from assay.certify.box_theory import (
     box_reconstruction_theory,
     init_tightness_theory,
@@ -10,11 +13,13 @@ from assay.certify.box_theory import (
     optimal_box,
     sign_rank_one,
 )
+from assay.certify.certified_training import CertifiedTrainer, CROWNIBPTraining, EpsScheduler
 from assay.certify.crown import CROWN
 from assay.certify.ibp import IBP
 from assay.certify.ibp_training import IBPTraining
 from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
+from assay.certify.loss_fusion import loss_fusion_bound
 from assay.certify.pac_bayes import (
     binary_kl,
     catoni_bound,
@@ -33,6 +38,7 @@ from assay.certify.sabr import SABR
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 from assay.certify.tightness import propagation_boxes, propagation_tightness
+from assay.certify.weight_perturbation import FlatTraining, weight_balls, weight_loss_bound, worst_weight_loss
 
 __all__ = [
     "APS",
@@ -47,20 +53,29 @@ __all__ = [
     "PTT",
     "RAPS",
     "RSCP",
+    "Alpha",
+    "BoundedModule",
     "Bounder",
+    "CROWNIBPTraining",
     "Certificate",
+    "CertifiedTrainer",
     "Certifier",
+    "EpsScheduler",
     "FittedPTT",
     "FittedRSCP",
     "FittedSets",
+    "FlatTraining",
     "Intervals",
     "LinearBounds",
+    "LpBall",
+    "Perturbation",
     "RSCPPlus",
     "RandomizedSmoothing",
     "Region",
     "RobustConformalTraining",
     "SetPredictor",
     "SmoothedScores",
+    "SynonymSet",
     "bernstein_bound",
     "binary_kl",
     "box_reconstruction_theory",
@@ -73,10 +88,15 @@ __all__ = [
     "maurer_bound",
     "mcallester_bound",
     "monte_carlo_bound",
+    "loss_fusion_bound",
+    "margins",
     "noisy_outputs",
     "optimal_box",
     "propagation_boxes",
     "propagation_tightness",
     "rct_loss",
     "sign_rank_one",
+    "weight_balls",
+    "weight_loss_bound",
+    "worst_weight_loss",
 ]

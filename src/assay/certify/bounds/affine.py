@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assay.certify.bounds.interval import Ball, Interval
 from assay.certify.bounds.registry import Call, Form, Rule, leaves, register
+from assay.certify.bounds.windows import Windows
 
 aten = torch.ops.aten
 
@@ -146,6 +147,15 @@ class Convolution(Linear):
         out = back(a.flatten(0, 1), weight, None, stride, padding, extra, groups, dilation)
         return (out.unflatten(0, a.shape[:2]),)
 
+    def windowed(self, call: Call, a: Windows) -> tuple[tuple[Windows | Tensor, ...], Tensor | None] | None:
+        stride, padding, dilation, groups = self._geometry(call)
+        if padding is None:
+            return None
+        constant, shape = self.constant(call), call.inputs[0].lower.shape
+        found = a.through(call.args[1], stride, padding, dilation, groups, (shape[2], shape[3]))
+        kept = found if found.small else found.dense()
+        return (kept,), None if constant is None else (a.values * constant).flatten(2).sum(2)
+
     def _over(self, call: Call, f: Callable[..., Tensor], parts: list[Tensor]) -> Tensor:
         return f(call, parts[0].flatten(0, 1)).unflatten(0, parts[0].shape[:2])
 
@@ -179,6 +189,9 @@ def _one(value: Any) -> int:
 class TransposedConvolution(Convolution):
     """``conv_transpose(x, weight, bias, stride, padding, output_padding, groups, dilation)`` with x perturbed."""
 
+    def windowed(self, call: Call, a: Windows) -> None:
+        return None
+
     def transpose(self, call: Call, a: Tensor) -> tuple[Tensor, ...]:
         return Linear.transpose(self, call, a)
 
@@ -199,6 +212,10 @@ class BatchNorm(Linear):
 
     def transpose(self, call: Call, a: Tensor) -> tuple[Tensor, ...]:
         return (a * self._fold(call)[0],)
+
+    def windowed(self, call: Call, a: Windows) -> tuple[tuple[Windows], Tensor]:
+        scale, shift, _ = self._fold(call)
+        return (a.having(a.values * scale),), (a.values * shift).flatten(2).sum(2)
 
     def rounding(self, call: Call, out: Interval) -> Tensor | None:
         scale, shift, mean = self._fold(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from assay.certify.bounds.affine import Convolution
 from assay.certify.bounds.graph import Graph, cast, evaluate, operation, owner_of, place_of
 from assay.certify.bounds.interval import Interval
 from assay.certify.bounds.perturbation import Perturbation
 from assay.certify.bounds.registry import Call, Form, Layout, Rule, leaves, rule_of
+from assay.certify.bounds.windows import Windows
 from assay.runtime.errors import InputError
 
 aten = torch.ops.aten
@@ -260,12 +263,21 @@ def selected(run: Sweep, node: fx.Node, mask: Tensor) -> Interval | None:
     lower, upper = value.lower.flatten(), value.upper.flatten()
     for part in where.split(rows_at_once(run), dim=1):
         rows = part.T  # (s, n)
-        a = torch.zeros((len(rows), mask.numel()), dtype=run.dtype, device=rows.device).scatter_(1, rows, 1.0)
-        low = backward(run, node, torch.cat((a, -a)).reshape(-1, *mask.shape))
+        low = backward(run, node, _both_signs(run, node, rows))
         lower = lower.scatter(0, rows.flatten(), low[: len(rows)].flatten())
         upper = upper.scatter(0, rows.flatten(), -low[len(rows) :].flatten())
     lower, upper = lower.reshape(mask.shape), upper.reshape(mask.shape)
     return Interval(torch.where(mask, lower, value.lower), torch.where(mask, upper, value.upper))
+
+
+def _both_signs(run: Sweep, node: fx.Node, rows: Tensor) -> Tensor | Windows:
+    """Ones and minus ones at flat positions ``rows`` (s, n) of a node's tensor: (2 s, *shape), in windows of maps."""
+    shape = run.values[node].lower.shape
+    if len(shape) == 4 and run.layout(node) == Layout() and isinstance(run.calls[node][0], Convolution):
+        one = Windows.one_hot(shape, rows % math.prod(shape[1:]), run.dtype)
+        return one.joined(-one)
+    a = torch.zeros((len(rows), math.prod(shape)), dtype=run.dtype, device=rows.device).scatter_(1, rows, 1.0)
+    return torch.cat((a, -a)).reshape(-1, *shape)
 
 
 def rows_at_once(run: Sweep) -> int:
@@ -274,14 +286,18 @@ def rows_at_once(run: Sweep) -> int:
     return max(1, BUDGET // (2 * widest))
 
 
-def backward(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> Tensor:
+def backward(run: Sweep, node: fx.Node, a: Tensor | Windows, *, elide: bool = False) -> Tensor:
     """Lower bounds (s, n) of a . node, for coefficients a (s, *shape of node).
 
     ``elide``: only through the linear operators at the end, then over the forms or intervals of what enters them.
     """
     found, constant = coefficients(run, node, a, elide=elide)
     for source, part in found.items():
-        if source in run.roots:
+        if isinstance(part, Windows):
+            box = run.values[source]
+            up, down = part.having(part.values.clamp(min=0)), part.having(part.values.clamp(max=0))
+            constant = constant + up.dot(box.lower) + down.dot(box.upper)
+        elif source in run.roots:
             around, x = run.roots[source]
             constant = constant + around.least(part, x)
         elif source in run.forms:
@@ -306,29 +322,48 @@ def _through_form(run: Sweep, node: fx.Node, a: Tensor) -> Tensor:
     return around.least(slope.reshape(*slope.shape[:2], *x.shape[1:]), x) + constant
 
 
-def coefficients(run: Sweep, node: fx.Node, a: Tensor, *, elide: bool = False) -> tuple[dict[fx.Node, Tensor], Tensor]:
+def coefficients(
+    run: Sweep, node: fx.Node, a: Tensor | Windows, *, elide: bool = False
+) -> tuple[dict[fx.Node, Tensor | Windows], Tensor]:
     """The linear lower bound of a . node on the roots: coefficients (s, *shape) of each, constant (s, n).
 
-    Nodes are visited in reverse order, so that all uses of a tensor have been added up when it is reached.
+    Nodes are visited in reverse order, so that all uses of a tensor have been added up when it is reached. Roots that
+    are boxes may get their coefficients in windows.
     """
-    held, constant = {node: a}, a.new_zeros((len(a), run.n))
+    first = a.values if isinstance(a, Windows) else a
+    held: dict[fx.Node, Tensor | Windows] = {node: a}
+    constant = first.new_zeros((len(first), run.n))
     for current in reversed(run.graph.nodes):
-        if current not in held or current not in run.calls:
+        if current not in held or current not in run.calls or (elide and not run.calls[current][0].exact):
             continue
-        rule, call = run.calls[current]
-        if elide and not rule.exact:
-            continue
-        part = held.pop(current)
-        if current in run.noise:
-            constant = constant - call.dot(part.abs(), run.noise[current])
-        slope = run.slopes.get((node, current))
-        if slope is not None:
-            call = replace(call, slope=slope.repeat_interleave(len(a) // len(slope), 0))
-        parts, more = rule.backward(call, part)
+        parts, more = _one_back(run, node, current, held.pop(current))
         constant = constant if more is None else constant + more
         for source, piece in zip(run.sources[current], parts, strict=True):
-            held[source] = held[source] + piece if source in held else piece
-    return held, constant
+            held[source] = _whole(held[source]) + _whole(piece) if source in held else piece
+    boxes = {source for source in held if source not in run.roots or run.roots[source][0].independent}
+    return {source: part if source in boxes else _whole(part) for source, part in held.items()}, constant
+
+
+def _one_back(
+    run: Sweep, start: fx.Node, current: fx.Node, part: Tensor | Windows
+) -> tuple[tuple[Tensor | Windows, ...], Tensor | None]:
+    """From an operator's output to its inputs: their coefficients, and what is added to the bound (s, n)."""
+    rule, call = run.calls[current]
+    slope = run.slopes.get((start, current))
+    if slope is not None:
+        rows = len(part.values) if isinstance(part, Windows) else len(part)
+        call = replace(call, slope=slope.repeat_interleave(rows // len(slope), 0))
+    found = rule.windowed(call, part) if isinstance(part, Windows) else None
+    parts, more = found if found is not None else rule.backward(call, _whole(part))
+    if current in run.noise:
+        noise = run.noise[current]
+        wide = part.having(part.values.abs()).dot(noise) if isinstance(part, Windows) else call.dot(part.abs(), noise)
+        more = -wide if more is None else more - wide
+    return parts, more
+
+
+def _whole(part: Tensor | Windows) -> Tensor:
+    return part.dense() if isinstance(part, Windows) else part
 
 
 def specification(C: Tensor | None, out: Tensor) -> Tensor:

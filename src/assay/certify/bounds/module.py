@@ -102,6 +102,11 @@ class BoundedModule:
             options=self.options,
         )
 
+    def ends(self, run: Sweep, y: Int[Tensor, " n"], method: Method) -> tuple[Tensor, Tensor]:
+        """Bounds (n, c - 1) on z_j - z_y, each by a pass of its own, from intermediate bounds."""
+        out = run.values[run.graph.output].lower
+        return bounds_of(run, -margins(y, out.shape[1], out), method)
+
     def margin_bounds(
         self,
         x: Float[Tensor, "n ..."],

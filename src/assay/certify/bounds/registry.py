@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from assay.certify.bounds.interval import Interval
+from assay.certify.bounds.windows import Windows
 from assay.runtime.errors import InputError
 
 
@@ -114,6 +115,10 @@ class Rule(ABC):
     exact: bool = False
     mixes: bool = False
 
+    def windowed(self, call: Call, a: Windows) -> tuple[tuple[Windows | Tensor, ...], Tensor | None] | None:
+        """As ``backward``, for coefficients in windows of the output's maps; None where the rule needs them whole."""
+        return None
+
     @abstractmethod
     def interval(self, call: Call) -> Interval:
         """The output's interval, without slack for rounding."""
@@ -184,8 +189,3 @@ def positive(t: Tensor) -> Tensor:
 def negative(t: Tensor) -> Tensor:
     """min(t, 0)."""
     return t.clamp(max=0)
-
-
-def batched(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """``f`` on each entry of the leading axis."""
-    return torch.func.vmap(f)(t)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from assay.certify.bounds.interval import Interval
 from assay.certify.bounds.registry import Call, Form, Rule, negative, positive
+from assay.certify.bounds.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ class Unary(Rule):
         up, down = positive(a), negative(a)
         constant = call.dot(up, lines.lower_intercept) + call.dot(down, lines.upper_intercept)
         return (up * lines.lower_slope + down * lines.upper_slope,), constant
+
+    def windowed(self, call: Call, a: Windows) -> tuple[tuple[Windows], Tensor]:
+        (x,) = self._input(call)
+        lines = self.relax(x.lower, x.upper, call)
+        up, down = a.having(positive(a.values)), a.having(negative(a.values))
+        constant = down.dot(lines.upper_intercept)
+        if lines.lower_intercept.any():
+            constant = constant + up.dot(lines.lower_intercept)
+        values = up.values * a.read(lines.lower_slope) + down.values * a.read(lines.upper_slope)
+        return (a.having(values),), constant
 
     def forward(self, call: Call, forms: tuple[Form, ...]) -> Form:
         (x,), (form,) = self._input(call), forms
