@@ -12,16 +12,18 @@ from scipy import stats
 from torch import nn
 
 from assay.audit import Audit, Effect, Effects, audit, differences
-from assay.audit.forgetting import forgetting
 from assay.audit.property import Profile
 from assay.runtime.callable_module import make_callable
 from assay.runtime.errors import InputError
 from assay.runtime.random import derive
 from assay.runtime.spec import spec_of
 from assay.runtime.statistics import holm, t_interval
+from assay.runtime.store import Store
 from assay.subject import Subject
-from assay.unlearn import Retrain
-from assay.unlearn.base import forget_set
+from assay.unlearn import forget_set, forgetting, trained
+from assay.unlearn.evaluation import Run, ensembles, tabulate
+
+MODELS: dict[Profile, int] = {"quick": 5, "standard": 10, "deep": 20}
 
 
 @runtime_checkable
@@ -117,9 +119,10 @@ def repair(
     """Repair a subject and say what it did to every property.
 
     ``methods`` are applied in turn and audited at every step. The control does the same work without the ingredient;
-    an unlearner is shown beside the retrained model as well. ``seeds`` > 1 repeats everything and adds the between-run
-    part to the intervals. ``on_model`` is told of the models of the first seed before they are audited. Other options
-    are those of ``audit``.
+    an unlearner is evaluated beside retrained models as well, over 5, 10 or 20 models by the profile, each trained by
+    the subject's recipe and kept in the result store (``assay.unlearn.tabulate``). ``seeds`` > 1 repeats everything and
+    adds the between-run part to the intervals. ``on_model`` is told of the models of the first seed before they are
+    audited. Other options are those of ``audit``.
     """
     if seeds < 1:
         raise InputError(f"seeds={seeds}; expected at least 1")
@@ -132,7 +135,8 @@ def repair(
             on_model(repaired)
         effects = _effects(before, repaired, methods, profile=profile, seed=seed, **options)
         if k == 0 and _forgets(methods):
-            effects = replace(effects, forgetting=_forgetting(subject, methods, repaired, forget, seed))
+            rows = _forgetting(subject, methods, repaired, forget, seed, MODELS[profile], **options)
+            effects = replace(effects, forgetting=rows)
         runs.append(effects)
     return replace(runs[0], rows=_over_seeds([r.rows for r in runs])) if seeds > 1 else runs[0]
 
@@ -154,15 +158,38 @@ def _effects(before: Audit, repaired: Repaired, methods: Sequence[Any], **option
 
 
 def _forgetting(
-    subject: Subject, methods: Sequence[Any], repaired: Repaired, forget: str | None, seed: int
+    subject: Subject,
+    methods: Sequence[Any],
+    repaired: Repaired,
+    forget: str | None,
+    seed: int,
+    models: int,
+    *,
+    store: Store | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **_: Any,
 ) -> list[dict[str, Any]]:
-    """What forgetting means beside the retrained model: accuracy and membership on the forget set, and time."""
+    """The evaluation of what was unlearned, over as many trained, unlearned and retrained ``models``.
+
+    The first one is the repaired subject; without a recipe there is nothing to compare it with.
+    """
     forgotten, retained = _sets(methods[0], subject, forget)
-    start = time.perf_counter()
-    retrained = Retrain().forget(subject, forgotten, retained, seed=derive(seed, "retrain"))
-    seconds = {"unlearned": sum(repaired.seconds), "retrained": time.perf_counter() - start}
-    models = {"subject": subject.model, "unlearned": repaired.steps[-1][1].model, "retrained": retrained}
-    return forgetting(subject, models, forgotten, retained, seconds, seed=seed)
+    chain, seconds = repaired.steps[-1][1].model, sum(repaired.seconds)
+    if subject.recipe is None:
+        alone = {"subject": subject.model, "unlearned": chain}
+        return forgetting(subject, alone, forgotten, retained, {"unlearned": seconds}, seed=seed)
+    report, kept = progress or (lambda name, done, total: None), store or Store()
+    seeds = [derive(seed, "forgetting", k) for k in range(models)]
+    runs = [Run(subject.model, chain, seconds)]
+    for k, other in enumerate(seeds[1:], 1):
+        report("unlearning other models", k, models)
+        train = subject.training("the evaluation of forgetting")
+        start = subject.with_model(trained(subject, train, seed=derive(other, "original"), store=kept).model)
+        again = apply(start, methods, forget=forget, seed=other, control=False)
+        runs.append(Run(start.model, again.steps[-1][1].model, sum(again.seconds)))
+    report("retraining", models, models)
+    references, others = ensembles(subject, retained, seeds, store=kept)
+    return list(tabulate(subject, runs, references, others, forgotten, retained).rows)
 
 
 def _over_seeds(tables: Sequence[Sequence[Effect]]) -> list[Effect]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +24,16 @@ OPTIONS = {
     "NegGrad": {"lr": 2e-3},
     "FineTune": {"lr": 0.02},
     "L1SparseUnlearn": {"lr": 0.02},
+    "CFk": {"lr": 0.02, "layers": 2},
+    "EUk": {"layers": 2},
+    "NegGradPlus": {"lr": 0.005, "epochs": 3},
+    "RandomLabel": {"lr": 0.02, "batch_size": 64, "epochs": 4, "mode": "mixed"},
+    "BadTeacher": {"lr": 2e-3, "batch_size": 64, "epochs": 3},
+    "SCRUB": {"lr": 2e-3},
+    "BoundaryShrink": {"lr": 1e-3},
+    "SelectiveSynapticDampening": {"alpha": 5.0, "lam": 0.3, "importance": "sample"},
+    "FisherForgetting": {"strength": 0.01},
+    "SISA": {"shards": 1, "slices": 2},
     "InfluenceUnlearn": {"alpha": 3e-4, "n_fisher": 200},
     "PruneFirstThenUnlearn": {"pruner": MagnitudePruning(sparsity=0.8), "unlearner": FineTune(lr=0.02)},
 }
@@ -90,6 +102,19 @@ def test_forgets_and_its_control_does_not(cls: type[Unlearner], subject: Subject
     assert known > 0.9
     assert after < known - 0.1
     assert right(control, forget) > known - 0.05
+
+
+@unlearners
+def test_the_last_stage_is_what_forgetting_gives(
+    cls: type[Unlearner], subject: Subject, parts: tuple[Data, Data]
+) -> None:
+    method = make(cls)
+    stages = method.stages(subject, *parts, seed=2)
+    last = method.forget(subject, *parts, seed=2)
+    assert len(stages) == getattr(method, "epochs", 1)
+    assert same_state(stages[-1], last)
+    assert not any(same_state(a, b) for a, b in pairwise(stages))
+    assert not any(m.training for stage in stages for m in stage.modules())
 
 
 @unlearners

@@ -148,3 +148,21 @@ def test_the_catalogue_is_current() -> None:
 
     assert json.loads(CATALOGUE.read_text()) == json.loads(json.dumps(catalogue())), "run make catalogue"
     assert {"defenses.TRADES", "attacks.PGD", "unlearn.Retrain"} <= set(exported())
+
+
+def test_the_report_says_what_each_number_of_forgetting_can_show(digits: Subject, tmp_path: Path) -> None:
+    result = assay.repair(digits, FineTune(epochs=1, lr=0.002), forget="class=3", only=["accuracy"])  # type: ignore[operator]
+    rows = {r["model"]: r for r in result.forgetting}
+    assert rows["unlearned"]["klom_forget"] > rows["retrained"]["klom_forget"]
+    assert rows["unlearned"]["ulira_accuracy"] > rows["unlearned"]["ulira_chance"]
+    assert rows["unlearned"]["relearn_steps"] < rows["retrained"]["relearn_steps"]
+    result.save(tmp_path)
+    for name in ("report.html", "report.md"):
+        assert "never seen: 0.5 is no trace" in (tmp_path / name).read_text()
+
+
+def test_without_a_recipe_there_is_nothing_to_compare_with(digits: Subject) -> None:
+    bare = replace(digits, recipe=None)
+    result = assay.repair(bare, FineTune(epochs=1, lr=0.002), forget="class=3", only=["accuracy"])  # type: ignore[operator]
+    assert [r["model"] for r in result.forgetting] == ["subject", "unlearned"]
+    assert result.forgetting[1]["gap"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ import torch
 from assay.data import Data, load_data
 from assay.nets import MLP
 from assay.runtime.errors import AccessError, InputError
-from assay.runtime.random import seeded
+from assay.runtime.random import seeded, torch_rng
 from assay.subject import Subject, fresh
 from assay.training import Supervised
-from assay.unlearn import FineTune, NegGrad, Retrain, forget_set
+from assay.unlearn import FineTune, NegGrad, Retrain, forget_set, random_set, sub_class_set, sub_classes
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,55 @@ def test_bad_specs(train: Data, tmp_path: Path) -> None:
         forget_set(train[train.y == 3], "class=3")
     with pytest.raises(InputError, match="no sample of this class"):
         forget_set(train[train.y != 3], "class=3")
+
+
+def test_kinds_of_forget_sets(train: Data) -> None:
+    forget, retain = forget_set(train, "random=0.1")
+    assert (len(forget), len(retain)) == (100, 900)
+    assert not torch.isin(forget.index, retain.index).any()
+    assert forget.index.tolist() == random_set(train, 100)[0].index.tolist()
+    assert forget.index.tolist() != random_set(train, 100, seed=1)[0].index.tolist()
+    marked = replace(train, fields={"groups": train.y % 3, "bags": torch.zeros(1000, 2)})
+    forget, retain = forget_set(marked, "groups=2")
+    assert set(forget.y.tolist()) == {2, 5, 8}
+    part, rest = forget_set(train, "subclass=3:1")
+    assert set(part.y.tolist()) == {3}
+    assert (rest.y == 3).any()
+    assert part.index.tolist() == sub_class_set(train, 3, which=1)[0].index.tolist()
+
+
+def test_sub_classes_are_found_and_ordered_by_size() -> None:
+    g = torch_rng(0, "blobs")
+    kind = torch.tensor([0] * 30 + [1] * 20 + [2] * 10)
+    centres = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0]])
+    x = torch.cat([centres[kind] + torch.randn(60, 2, generator=g), torch.randn(40, 2, generator=g)])
+    y = torch.cat([torch.ones(60), torch.zeros(40)]).long()
+    shuffled = torch.randperm(100, generator=g)
+    data = Data(x[shuffled], y[shuffled], ("a", "b"), bounds=(-99.0, 99.0))
+    truth = torch.cat([kind, torch.full((40,), -1)])[shuffled]
+    assert sub_classes(data, 1, clusters=3).tolist() == truth.tolist()
+    assert sub_classes(data, 1, clusters=3, points=-data.x, seed=4).tolist() == truth.tolist()
+    assert torch.equal(sub_class_set(data, 1, clusters=3, which=2)[0].index, data.index[truth == 2])
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("random=1.5", "a share between 0 and 1"),
+        ("random=0.0", "a share between 0 and 1"),
+        ("subclass=x", "the number of a class"),
+        ("subclass=3:4", "expected 0 to 3"),
+        ("subclass=99", "0 samples"),
+        ("groups=x", "an integer value"),
+        ("groups=7", "0 of 1000 training samples"),
+        ("group=1", "no such file; expected class=NAME"),
+    ],
+)
+def test_bad_kinds(train: Data, spec: str, match: str) -> None:
+    marked = replace(train, fields={"groups": train.y % 3})
+    with pytest.raises(InputError, match=match) as error:
+        forget_set(marked, spec)
+    assert "\n" not in str(error.value)
 
 
 def test_retraining_is_the_recipe_from_fresh_weights(subject: Subject, train: Data) -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from assay.audit.forgetting import forgetting
 from assay.data import Data
 from assay.runtime.statistics import wilson
 from assay.subject import Subject
+from assay.unlearn import forgetting
 
 
 class Table(nn.Module):

@@ -14,12 +14,17 @@ from assay.certify.box_theory import (
     sign_rank_one,
 )
 from assay.certify.certified_training import CertifiedTrainer, CROWNIBPTraining, EpsScheduler
+from assay.certify.consistency_finetune import consistency_finetune
+from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
 from assay.certify.crown import CROWN
+from assay.certify.gaussian_training import GaussianTraining
 from assay.certify.ibp import IBP
 from assay.certify.ibp_training import IBPTraining
 from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
+from assay.certify.level_classifier import LevelClassifier
 from assay.certify.loss_fusion import loss_fusion_bound
+from assay.certify.macer import MACER, soft_radius
 from assay.certify.pac_bayes import (
     binary_kl,
     catoni_bound,
@@ -35,6 +40,8 @@ from assay.certify.robust_conformal_training import RobustConformalTraining, rct
 from assay.certify.rscp import RSCP, FittedRSCP
 from assay.certify.rscp_plus import RSCPPlus, bernstein_bound, hoeffding_bound
 from assay.certify.sabr import SABR
+from assay.certify.smooth_adv import SmoothAdv
+from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 from assay.certify.tightness import propagation_boxes, propagation_tightness
@@ -42,60 +49,69 @@ from assay.certify.weight_perturbation import FlatTraining, weight_balls, weight
 
 __all__ = [
     "APS",
-    "CROWN",
-    "IBP",
-    "IBPTraining",
-    "SABR",
-    "FittedPosterior",
-    "PACBayesPosterior",
-    "RiskCertificate",
-    "LAC",
-    "PTT",
-    "RAPS",
-    "RSCP",
     "Alpha",
     "BoundedModule",
     "Bounder",
+    "CROWN",
     "CROWNIBPTraining",
     "Certificate",
     "CertifiedTrainer",
     "Certifier",
+    "ConsistencyTraining",
     "EpsScheduler",
     "FittedPTT",
+    "FittedPosterior",
     "FittedRSCP",
     "FittedSets",
     "FlatTraining",
+    "GaussianTraining",
+    "IBP",
+    "IBPTraining",
     "Intervals",
+    "LAC",
+    "LevelClassifier",
     "LinearBounds",
     "LpBall",
+    "MACER",
+    "PACBayesPosterior",
+    "PTT",
     "Perturbation",
+    "RAPS",
+    "RSCP",
     "RSCPPlus",
     "RandomizedSmoothing",
     "Region",
+    "RiskCertificate",
     "RobustConformalTraining",
+    "SABR",
     "SetPredictor",
+    "SmoothAdv",
+    "SmoothedClassifier",
     "SmoothedScores",
     "SynonymSet",
     "bernstein_bound",
     "binary_kl",
     "box_reconstruction_theory",
     "catoni_bound",
+    "consistency_finetune",
+    "consistency_regulariser",
     "hoeffding_bound",
     "init_tightness_theory",
     "is_propagation_invariant",
     "kl_inverse",
     "layerwise_box",
+    "loss_fusion_bound",
+    "margins",
     "maurer_bound",
     "mcallester_bound",
     "monte_carlo_bound",
-    "loss_fusion_bound",
-    "margins",
     "noisy_outputs",
     "optimal_box",
     "propagation_boxes",
     "propagation_tightness",
     "rct_loss",
     "sign_rank_one",
+    "soft_radius",
     "weight_balls",
     "weight_loss_bound",
     "worst_weight_loss",

@@ -105,7 +105,12 @@ def repair_command(
         str, typer.Argument(help="digits, mnist, cifar10, a subject folder, or module:factory[@weights.pt].")
     ],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
-    forget: Annotated[str | None, typer.Option("--forget", help="class=NAME or a file with one index a line.")] = None,
+    forget: Annotated[
+        str | None,
+        typer.Option(
+            "--forget", help="class=NAME, random=SHARE, subclass=CLASS:CLUSTER, FIELD=VALUE, or a file of indices."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Independent runs.")] = 1,
     no_control: Annotated[bool, typer.Option("--no-control", help="Leave the control out.")] = False,
     data: DataOpt = None,

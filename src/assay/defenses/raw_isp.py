@@ -22,6 +22,8 @@ from assay.runtime.spec import rebuildable
 from assay.training import Plan, State, fit
 from assay.training.engine import Objective
 
+WARMUP, CLIP = 0.1, 0.1  # ours: without them the last ReLU of F may die in the first steps, and short runs are behind
+
 
 def image_noise(draws: Draws, shape: tuple[int, ...], size: float = 0.1) -> Float[Tensor, "n ..."]:
     """What F is shown on top of images of ``shape``, from the official code: s g with one s ~ N(0, 1) an image and g ~
@@ -180,7 +182,7 @@ class RawDefense(Purifier):
         return cast(LearnedISP, self._fitted(start, pairs, objective, derive(seed, "to rgb")))
 
     def _fitted(self, start: nn.Module, pairs: Data, objective: Objective, seed: int) -> nn.Module:
-        plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
+        plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, warmup=WARMUP, clip=CLIP)
         return fit(start, pairs, objective, plan, seed=seed)
 
     def shown(self, batch: Batch, state: State) -> Float[Tensor, "n 3 h w"]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.data import Data
-from assay.detect.base import Detector, FittedDetector
+from assay.detect.base import Detector
+from assay.detect.joined import FittedJoined
 from assay.detect.layers import captured, chosen_layers, pooled
-from assay.detect.logistic import logistic_weights
 from assay.detect.mahalanobis import PROBE
 from assay.runtime.errors import InputError
 from assay.runtime.inference import features
@@ -38,17 +37,15 @@ def local_dimension(f: Float[Tensor, "n d"], references: Float[Tensor, "m d"], k
 
 
 @dataclass(kw_only=True)
-class FittedLID(FittedDetector):
-    """Score = sum_l weight_l (LID_l - centre_l) / scale_l + bias; ``joined_`` says where the weights come from."""
+class FittedLID(FittedJoined):
+    """Score = sum_l weight_l (LID_l - centre_l) / scale_l + bias.
+
+    ``with_out`` makes it the paper's detector, ``inside`` being normal and noisy inputs, ``outside`` adversarial ones
+    (algorithm 1).
+    """
 
     k: int = 20
-    layers_: list[str] = field(default_factory=list)
     references_: dict[str, Tensor] = field(default_factory=dict)
-    centre_: np.ndarray = field(default_factory=lambda: np.zeros(1))
-    scale_: np.ndarray = field(default_factory=lambda: np.ones(1))
-    weight_: np.ndarray = field(default_factory=lambda: np.ones(1))
-    bias_: float = 0.0
-    joined_: str = ""
 
     def layer_scores(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n l"]:
         """The dimension at every layer, float64 on the CPU."""
@@ -59,39 +56,10 @@ class FittedLID(FittedDetector):
         parts = f.double().cpu().split(self.batch_size)
         return torch.cat([local_dimension(part, self.references_[name], self.k) for part in parts])
 
-    def _join(self, columns: Float[Tensor, "n l"]) -> Float[Tensor, " n"]:
-        centre, scale, weight = (torch.from_numpy(v) for v in (self.centre_, self.scale_, self.weight_))
-        return ((columns - centre) / scale) @ weight + self.bias_
-
     def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         with captured(self.model, self.layers_) as caught:
             self.model(x)
-        return self._join(torch.stack([self._dimension(pooled(caught[name]), name) for name in self.layers_], 1))
-
-    def scores(self, x: Tensor) -> Float[Tensor, " n"]:
-        return self._join(self.layer_scores(x))
-
-    def with_out(self, inside: Float[Tensor, "n ..."], outside: Float[Tensor, "m ..."]) -> FittedLID:
-        """The paper's detector: logistic regression on the dimensions, ``inside`` (normal and noisy inputs) 0 against
-        ``outside`` (adversarial ones) 1 (algorithm 1); 5-fold cross-validation chooses the penalty.
-
-        These inputs decide the weights: they must not be those that the detector is then tested on.
-        """
-        self.check(inside)
-        self.check(outside)
-        columns = [self.layer_scores(x).numpy() for x in (inside, outside)]
-        centre, scale, weight, bias = logistic_weights("LID.with_out", *columns)
-        other = replace(
-            self,
-            centre_=centre,
-            scale_=scale,
-            weight_=weight,
-            bias_=bias,
-            joined_="logistic regression on out-data",
-        )
-        other.reference_ = other.score(inside).numpy()
-        other.threshold_from_ = "the inside samples of with_out"
-        return other
+        return self.join(torch.stack([self._dimension(pooled(caught[name]), name) for name in self.layers_], 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +96,5 @@ class LID(Detector):
             references_={name: f.double() for name, f in found.items()},
         )
         columns = fitted.layer_scores(data.x).numpy()
-        fitted.centre_, fitted.scale_ = columns.mean(0), np.maximum(columns.std(0), 1e-12)
-        fitted.weight_ = np.ones(len(layers))
-        fitted.joined_ = "sum of dimensions standardised on the fit data"
+        fitted.standardise(columns, "sum of dimensions standardised on the fit data")
         return fitted

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from assay.data import Data
-from assay.detect.base import Detector, FittedDetector
+from assay.detect.base import Detector
+from assay.detect.joined import FittedJoined
 from assay.detect.layers import captured, chosen_layers, pooled
-from assay.detect.logistic import logistic_weights
 from assay.runtime.errors import InputError
 from assay.runtime.inference import device_of, evaluating, features
 from assay.runtime.statistics import point
@@ -74,21 +74,12 @@ class TiedGaussian:
 
 
 @dataclass(kw_only=True)
-class FittedMahalanobis(FittedDetector):
-    """One TiedGaussian a layer, and how the layers' scores are joined.
-
-    Score = sum_l weight_l (M_l - centre_l) / scale_l + bias, M_l the squared distance to the nearest class at layer l;
-    ``joined_`` says where the weights come from.
-    """
+class FittedMahalanobis(FittedJoined):
+    """Score = sum_l weight_l (M_l - centre_l) / scale_l + bias, M_l the squared distance to the nearest class at layer
+    l under its TiedGaussian; ``with_out`` gives the weights of section 2.2."""
 
     magnitude: float = 0.0
-    layers_: list[str] = field(default_factory=list)
     gaussians_: list[TiedGaussian] = field(default_factory=list)
-    centre_: np.ndarray = field(default_factory=lambda: np.zeros(1))
-    scale_: np.ndarray = field(default_factory=lambda: np.ones(1))
-    weight_: np.ndarray = field(default_factory=lambda: np.ones(1))
-    bias_: float = 0.0
-    joined_: str = ""
 
     def layer_scores(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n l"]:
         """min_c (f_l(x) - mu_lc)^T P_l (f_l(x) - mu_lc) for every layer, float64 on the CPU (eq. 2, negated)."""
@@ -120,18 +111,13 @@ class FittedMahalanobis(FittedDetector):
 
     def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """See FittedDetector; the move by ``magnitude`` is a constant here, as sign() has no slope."""
-        joined = x.new_full((), self.bias_, dtype=torch.float64, device="cpu")
-        for k, (name, gaussian) in enumerate(zip(self.layers_, self.gaussians_, strict=True)):
+        columns = []
+        for name, gaussian in zip(self.layers_, self.gaussians_, strict=True):
             moved = x if self.magnitude == 0 else x + (self._processed(x, name, gaussian).to(x) - x).detach()
             with captured(self.model, [name]) as caught:
                 self.model(moved)
-            nearest = gaussian.distances(pooled(caught[name])).amin(1)
-            joined = joined + self.weight_[k] * (nearest - self.centre_[k]) / self.scale_[k]
-        return joined
-
-    def scores(self, x: Tensor) -> Float[Tensor, " n"]:
-        standard = (self.layer_scores(x).numpy() - self.centre_) / self.scale_
-        return torch.from_numpy(standard @ self.weight_ + self.bias_)
+            columns.append(gaussian.distances(pooled(caught[name])).amin(1))
+        return self.join(torch.stack(columns, 1))
 
     def tuned(
         self, inside: Float[Tensor, "n ..."], outside: Float[Tensor, "m ..."], magnitudes: Sequence[float] = GRID
@@ -152,28 +138,6 @@ class FittedMahalanobis(FittedDetector):
             values = np.column_stack((np.r_[a, b], np.repeat([0.0, 1.0], [len(a), len(b)])))
             found.append((float((b > np.quantile(a, 0.95)).mean()), point("auroc", values), -magnitude))
         return replace(self, magnitude=-max(found)[2]).with_out(inside, outside)
-
-    def with_out(self, inside: Float[Tensor, "n ..."], outside: Float[Tensor, "m ..."]) -> FittedMahalanobis:
-        """The same Gaussians with layer weights from logistic regression, inside 0 against outside 1 (section 2.2).
-
-        The out-data decide the weights: they must not be those that the detector is then tested on. The strength of
-        the penalty is chosen by 5-fold cross-validation; the score becomes the log-odds of being abnormal.
-        """
-        self.check(inside)
-        self.check(outside)
-        columns = [self.layer_scores(x).numpy() for x in (inside, outside)]
-        centre, scale, weight, bias = logistic_weights("Mahalanobis.with_out", *columns)
-        other = replace(
-            self,
-            centre_=centre,
-            scale_=scale,
-            weight_=weight,
-            bias_=bias,
-            joined_="logistic regression on out-data",
-        )
-        other.reference_ = other.score(inside).numpy()
-        other.threshold_from_ = "the inside samples of with_out"
-        return other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,10 +191,9 @@ class Mahalanobis(Detector):
             layers_=layers,
             gaussians_=gaussians,
         )
-        scores = fitted.layer_scores(data.x).numpy()
-        single = len(layers) == 1  # one layer keeps the plain squared distance
-        fitted.centre_ = np.zeros(1) if single else scores.mean(0)
-        fitted.scale_ = np.ones(1) if single else np.maximum(scores.std(0), 1e-12)
-        fitted.weight_ = np.ones(len(layers))
-        fitted.joined_ = "one layer" if single else "sum of scores standardised on the fit data"
+        if len(layers) == 1:  # one layer keeps the plain squared distance
+            fitted.joined_ = "one layer"
+        else:
+            columns = fitted.layer_scores(data.x).numpy()
+            fitted.standardise(columns, "sum of scores standardised on the fit data")
         return fitted

@@ -304,7 +304,8 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     train, test = (
         part.limit(scale[k], seed=seed) for part, k in zip(_images(scale["data"]), ("train", "test"), strict=True)
     )
-    shape, classes = train.shape, len(train.classes)
+    (channels, height, width), classes = train.shape, len(train.classes)
+    shape = (channels, height, width)
     with seeded(seed, "init"):
         start = SmallCNN((shape[0], shape[1], shape[2]), classes, (8, 16), 64)
         branches = Branches(shape, classes)

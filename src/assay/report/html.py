@@ -134,6 +134,7 @@ def _effects(effects: Effects, names: Names, budget: Budget) -> dict[str, Any]:
         )
         if forgetting
         else "",
+        "meanings": text.meanings(effects),
     }
 
 

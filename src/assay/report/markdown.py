@@ -49,6 +49,7 @@ def _effects(effects: Effects) -> list[str]:
         columns = text.columns(forgetting)
         lines += ["", "## Forgetting", ""]
         lines += _table(columns, [[r[c] for c in columns] for r in forgetting])
+        lines += ["", *(f"- **{escape(name)}** {escape(what)}" for name, what in text.meanings(effects))]
     return lines
 
 

@@ -65,6 +65,8 @@ def _effects(effects: Effects, console: Console) -> None:
         for entry in lines:
             forgetting.add_row(*(Text(clip(entry[n], 60)) for n in names))
         console.print(forgetting)
+        for name, what in text.meanings(effects):
+            console.print(Text.assemble((name, "bold"), f": {what}"))
 
 
 def _row(row: Effect, control: bool) -> list[Text]:

@@ -9,6 +9,7 @@ from typing import Any
 from assay.audit.property import Section
 from assay.audit.result import Audit, Effect, Effects
 from assay.runtime.metric import Metric
+from assay.unlearn.evaluation_meaning import MEANING
 
 UNRESOLVED = "not resolved"
 BETTER = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), None: ("", "")}
@@ -169,3 +170,9 @@ def forgetting(effects: Effects) -> list[dict[str, str]]:
     return [
         {"quantity": n.replace("_", " "), **{str(r["model"]): shown(r, n) for r in effects.forgetting}} for n in names
     ]
+
+
+def meanings(effects: Effects) -> list[tuple[str, str]]:
+    """What each quantity of the forgetting table can and cannot show: (quantity, sentence)."""
+    shown = columns(effects.forgetting)
+    return [(name.replace("_", " "), text) for name, text in MEANING.items() if name in shown]

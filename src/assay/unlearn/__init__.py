@@ -1,28 +1,75 @@
 """Unlearning: models that forget some of their training samples."""
 
+from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
+from assay.unlearn.boundary_shrink import BoundaryShrink
+from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
+from assay.unlearn.evaluation import Evaluation, evaluate
+from assay.unlearn.evaluation_relearn import relearn_steps
+from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
 from assay.unlearn.finetune import FineTune
+from assay.unlearn.fisher import FisherForgetting, fisher_diagonal
+from assay.unlearn.forget_sets import field_set, random_set, sub_class_set, sub_classes
 from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solve
+from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
+from assay.unlearn.last_layers import CFk, EUk
 from assay.unlearn.neg_grad import NegGrad
+from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
+from assay.unlearn.random_label import RandomLabel
+from assay.unlearn.references import trained
 from assay.unlearn.retrain import Retrain
+from assay.unlearn.scrub import SCRUB
+from assay.unlearn.sisa import SISA
 from assay.unlearn.sparse_bound import ErrorBound, masked_curvature, unlearning_error_bound
+from assay.unlearn.ssd import SelectiveSynapticDampening, importances
+from assay.unlearn.ulira import ULiRAResult, ulira
 
 __all__ = [
+    "BadTeacher",
+    "BoundaryShrink",
+    "CFk",
+    "CorrectiveBenchmark",
+    "EUk",
     "ErrorBound",
+    "Evaluation",
     "FineTune",
+    "FisherForgetting",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
+    "Manipulated",
     "NegGrad",
+    "NegGradPlus",
     "PruneFirstThenUnlearn",
+    "RandomLabel",
     "Retrain",
+    "SCRUB",
+    "SISA",
+    "SelectiveSynapticDampening",
     "SparseForgotten",
+    "ULiRAResult",
     "Unlearner",
+    "corrective_report",
+    "evaluate",
+    "field_set",
+    "fisher_diagonal",
     "fisher_solve",
     "forget_set",
+    "forgetting",
+    "importances",
+    "klom",
+    "manipulate",
+    "margins",
     "masked_curvature",
+    "mia_efficacy",
     "near_zero",
+    "random_set",
+    "relearn_steps",
     "running_solve",
+    "sub_class_set",
+    "sub_classes",
+    "trained",
+    "ulira",
     "unlearning_error_bound",
 ]

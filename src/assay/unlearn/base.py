@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +16,9 @@ from assay.data import Data
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import AccessError, InputError, unknown
 from assay.subject import Access, Subject
-from assay.training import Trainer
+from assay.training import State, Trainer
+from assay.training.engine import Hook
+from assay.unlearn.forget_sets import from_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,10 @@ class Unlearner:
         """The same work, nothing forgotten."""
         raise TypeError(f"{type(self).__name__} has no control")
 
+    def stages(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> list[nn.Module]:
+        """The model after every epoch, the last as ``forget`` gives it; that one alone where there are no epochs."""
+        return [self.forget(subject, forget, retain, seed=seed)]
+
     def check(self, subject: Subject, forget: Data, retain: Data) -> Data:
         """The training data, after the checks that all unlearners make."""
         who = type(self).__name__
@@ -56,9 +64,27 @@ class Unlearner:
         return train
 
 
+def keep_at(steps: Collection[int], kept: list[nn.Module]) -> Hook:
+    """A hook of training that appends a copy of the model to ``kept`` after each of ``steps``, in evaluation mode."""
+
+    def keep(models: Mapping[str, nn.Module], state: State) -> None:
+        if state.step in steps:
+            kept.append(copy.deepcopy(models["model"]).eval())
+            kept[-1].zero_grad(set_to_none=True)
+
+    return keep
+
+
 def together(train: Data, forget: Data, retain: Data) -> Data:
     """The training samples of both sets, in the order of the training data."""
     return train[torch.isin(train.index, torch.cat([forget.index, retain.index]))]
+
+
+def joined(forget: Data, retain: Data) -> Data:
+    """Both sets in one, what is to be forgotten first."""
+    x, y, index = (torch.cat([getattr(part, k) for part in (forget, retain)]) for k in ("x", "y", "index"))
+    fields = {k: torch.cat([v, retain.fields[k]]) for k, v in forget.fields.items()}
+    return replace(forget, x=x, y=y, index=index, fields=fields)
 
 
 def recipe_of(subject: Subject, who: str) -> Trainer:
@@ -71,10 +97,14 @@ def recipe_of(subject: Subject, who: str) -> Trainer:
 def forget_set(train: Data, spec: str) -> tuple[Data, Data]:
     """``train`` in two parts: what is to be forgotten, and the rest.
 
-    ``spec`` is "class=NAME" (a class's name, else its number from 0) or the path of a text file with one sample index a
-    line (blank lines are skipped). Raises InputError where it names no sample, an unknown one, one twice, or all.
+    ``spec`` is "class=NAME" (a class's name, else its number from 0), "random=SHARE", "subclass=CLASS:CLUSTER" (0 the
+    largest of four clusters of a class), "FIELD=VALUE" for a field of the data (groups, marks of poisoned samples), or
+    the path of a text file with one sample index a line (blank lines are skipped). Raises InputError where it names no
+    sample, an unknown one, one twice, or all.
     """
     kind, equals, name = spec.partition("=")
+    if equals and (found := from_spec(train, kind, name)) is not None:
+        return found
     if equals and kind == "class":
         chosen = train.y == _class(train, name)
         if not chosen.any():
@@ -100,7 +130,8 @@ def _indices(train: Data, path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
         raise InputError(
-            f"forget {str(path)!r}: {reason}; expected class=NAME or a text file with one index a line"
+            f"forget {str(path)!r}: {reason}; expected class=NAME, random=SHARE, subclass=CLASS:CLUSTER, FIELD=VALUE "
+            "or a text file with one index a line"
         ) from error
     known = set(train.index.tolist())
     found: dict[int, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -10,7 +11,8 @@ from assay.data import Data
 from assay.runtime.errors import InputError
 from assay.subject import Subject
 from assay.training import Supervised, Trainer
-from assay.unlearn.base import Unlearner, together
+from assay.training.engine import Hook
+from assay.unlearn.base import Unlearner, keep_at, together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,14 @@ class FineTune(Unlearner):
         train = self.check(subject, forget, retain)
         return self._train(subject, together(train, forget, retain), seed)
 
+    def stages(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> list[nn.Module]:
+        """See Unlearner; weights as trained where the recipe averages them."""
+        self.check(subject, forget, retain)
+        total, kept = self.trainer(subject).plan().total(len(retain)), list[nn.Module]()
+        ends = range(total // self.epochs, total, total // self.epochs) if self.epochs else ()
+        last = self._train(subject, retain, seed, [keep_at(ends, kept)])
+        return [*kept, last]
+
     def trainer(self, subject: Subject) -> Trainer:
         """The subject's recipe with this method's epochs, rate and momentum."""
         return replace(
@@ -50,5 +60,5 @@ class FineTune(Unlearner):
             momentum=self.momentum,
         )
 
-    def _train(self, subject: Subject, data: Data, seed: int) -> nn.Module:
-        return self.trainer(subject).fit(subject.model, data, seed=seed)
+    def _train(self, subject: Subject, data: Data, seed: int, hooks: Sequence[Hook] = ()) -> nn.Module:
+        return self.trainer(subject).fit(subject.model, data, seed=seed, hooks=hooks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
 from assay.subject import Subject
 from assay.training import State, fit
+from assay.training.engine import Hook
 from assay.unlearn.finetune import FineTune
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -66,7 +68,7 @@ class L1SparseUnlearn(FineTune):
         skipped = {id(p) for m in model.modules() if self.exclude_norm and isinstance(m, NORMS) for p in m.parameters()}
         return [p for p in model.parameters() if p.requires_grad and id(p) not in skipped]
 
-    def _train(self, subject: Subject, data: Data, seed: int) -> nn.Module:
+    def _train(self, subject: Subject, data: Data, seed: int, hooks: Sequence[Hook] = ()) -> nn.Module:
         trainer = self.trainer(subject)
         check_inputs(type(self).__name__, data.x, data.y, data.bounds)
 
@@ -74,7 +76,7 @@ class L1SparseUnlearn(FineTune):
             loss, weight = trainer.objective(model, batch, state), self.weight(state.epoch)
             return loss + weight * self.norm(model) if weight > 0 else loss
 
-        return fit(subject.model, data, objective, trainer.plan(), seed=seed)
+        return fit(subject.model, data, objective, trainer.plan(), seed=seed, hooks=hooks)
 
 
 def near_zero(model: nn.Module, below: float = 1e-3) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -11,7 +12,8 @@ from assay.data import Batch, Data
 from assay.runtime.errors import InputError
 from assay.subject import Subject
 from assay.training import Plan, State, fit
-from assay.unlearn.base import Unlearner
+from assay.training.engine import Hook
+from assay.unlearn.base import Unlearner, keep_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,16 @@ class NegGrad(Unlearner):
         """The subject's model, moved down the loss of ``forget``."""
         return self._move(subject, forget, retain, 1.0, seed)
 
-    def _move(self, subject: Subject, forget: Data, retain: Data, sign: float, seed: int) -> nn.Module:
+    def stages(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> list[nn.Module]:
+        """See Unlearner."""
+        each, kept = -(-len(forget) // self.batch_size), list[nn.Module]()
+        ends = range(each, each * self.epochs, each)
+        last = self._move(subject, forget, retain, -1.0, seed, [keep_at(ends, kept)])
+        return [*kept, last]
+
+    def _move(
+        self, subject: Subject, forget: Data, retain: Data, sign: float, seed: int, hooks: Sequence[Hook] = ()
+    ) -> nn.Module:
         self.check(subject, forget, retain)
 
         def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
@@ -58,4 +69,4 @@ class NegGrad(Unlearner):
             momentum=self.momentum,
             schedule="constant",
         )
-        return fit(subject.model, forget, objective, plan, seed=seed)
+        return fit(subject.model, forget, objective, plan, seed=seed, hooks=hooks)

@@ -1,6 +1,14 @@
 """The bound engine: intervals and linear relaxations through a ``torch.export`` graph."""
 
-from assay.certify.bounds import activations, affine, pooling, relu, weights  # noqa: F401  the rules register themselves
+from assay.certify.bounds import (  # noqa: F401  the rules register themselves
+    activations,
+    affine,
+    pooling,
+    products,
+    relu,
+    softmax,
+    weights,
+)
 from assay.certify.bounds.graph import Graph, forget, graph_of
 from assay.certify.bounds.interval import SLACK, Interval
 from assay.certify.bounds.perturbation import LpBall, Perturbation, SynonymSet

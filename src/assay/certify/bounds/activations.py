@@ -32,7 +32,7 @@ def _here(function: Callable[..., Any]) -> Callable[[Tensor, Tensor, Call], Any]
 
     def run(l: Tensor, u: Tensor, call: Call) -> Any:
         try:
-            return function(l, u, *call.args[1:], **call.kwargs)
+            return call.once(str(id(function)), lambda: function(l, u, *call.args[1:], **call.kwargs))
         except InputError as error:
             raise InputError(f"{error} (at {call.place!r})") from error
 

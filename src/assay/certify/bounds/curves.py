@@ -105,6 +105,8 @@ def touching(
     fits = first <= last
     d_l, d_u = first.clone(), last.clone()
     for end, d, moves in ((l, d_l, fits & (l < a)), (u, d_u, fits & (u > b))):
+        if not moves.any():
+            continue
         e = end[moves]
         near, far = (first, last) if end is l else (last, first)
         bad, good = near[moves].clamp(-reach, reach), far[moves].clamp(-reach, reach)

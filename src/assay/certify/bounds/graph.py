@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from assay.certify.bounds.decompositions import DECOMPOSITIONS
 from assay.certify.bounds.registry import Layout
 from assay.runtime.errors import InputError
 from assay.runtime.inference import device_of
@@ -123,8 +124,8 @@ def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, from inside the exporter
             program = torch.export.export(model, (x,), dynamic_shapes=shapes, strict=False)
-            if any(_updates(node) for node in program.graph.nodes):
-                program = program.run_decompositions({})
+            if any(_updates(node) or node.target in DECOMPOSITIONS for node in program.graph.nodes):
+                program = program.run_decompositions(DECOMPOSITIONS)
     except Exception as error:  # exporting runs the model's own code on stand-ins, which may raise anything
         detail = " ".join(str(error).split())[:160]
         raise InputError(

@@ -75,11 +75,18 @@ class Call:
     layout: Layout = Layout()
     options: dict[str, Any] = field(default_factory=dict)
     slope: Tensor | None = None
+    kept: dict[str, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     @property
     def inputs(self) -> tuple[Interval, ...]:
         """The perturbed arguments, in order: coefficients and forms are passed in the same order."""
         return tuple(v for v in leaves((self.args, self.kwargs)) if isinstance(v, Interval))
+
+    def once(self, what: str, compute: Callable[[], Any]) -> Any:
+        """``compute()``, kept for further backward passes through this call; a changed copy of it starts afresh."""
+        if what not in self.kept:
+            self.kept[what] = compute()
+        return self.kept[what]
 
     def dot(self, a: Tensor, value: Tensor) -> Tensor:
         """Coefficients (s, *shape of the output) times ``value`` (*shape, or broadcastable), summed to (s, n)."""
