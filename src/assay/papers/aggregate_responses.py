@@ -81,7 +81,7 @@ PAPER = Paper(
     baselines=("bag", "instance"),
     scales=(
         Scale("smoke", 1, {"trials": 2, "splits": 2, "private": 1, "steps": 10}),
-        Scale("claim", 6, {"trials": 30, "splits": 20, "private": 3, "steps": 250}),
+        Scale("claim", 8, {"trials": 30, "splits": 20, "private": 3, "steps": 250}),
     ),
 )
 
