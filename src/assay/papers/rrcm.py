@@ -3,10 +3,10 @@
 Exact checks decide: both terms of the loss against cross-entropy written out, no gradient into the targets, the
 levels, the scaling of the input, one pass of the encoder for each draw, and that the radius certified for a half-space
 is its distance in pixels: the encoder sees images in [-1, 1], so that noise and radius differ by a factor of two there.
-Learned, on MNIST with few labels, as support: pre-training beats the same network from scratch, tuned alike; but at
-this scale the contrastive term gives that by itself. What the consistency term adds over it, and the comparison with
-diffusion, take the paper's scale: pilots of 100 to 200 steps gave rRCM 0 to 2 points less than contrast alone, at
-greatest levels of 3 and 10 and temperatures of 0.1 and 0.2. The shams are judged on what is exact.
+Learned, on MNIST with few labels, as support: what pre-training gains over the same network from scratch, tuned alike,
+and over the contrastive term alone. Both margins were set before any run and pilots of 100 to 200 steps, at greatest
+levels of 3 and 10 and temperatures of 0.1 and 0.2, reach neither: 2 to 4 points over scratch, and 0 to 2 points less
+than contrast alone. What consistency adds, and the comparison with diffusion, take the paper's scale. The shams are judged on what is exact.
 """
 
 from __future__ import annotations
@@ -318,15 +318,15 @@ def claims(table: Table) -> list[Claim]:
             rule="exact",
         ),
         Claim(
-            "few labels, sigma 0.5: mean certified accuracy over radii 0 to 0.75 is above that from scratch",
+            "few labels, sigma 0.5: mean certified accuracy over radii 0 to 0.75, rRCM less from scratch",
             table.gain("rrcm", "scratch", "certified"),
-            at_least=0.0,
+            at_least=0.04,
             key=False,
         ),
         Claim(
-            "at this scale it exceeds that of the contrastive term alone by at most 0.015",
+            "few labels, sigma 0.5: mean certified accuracy over radii 0 to 0.75, rRCM less the contrastive term alone",
             table.gain("rrcm", "contrast only", "certified"),
-            at_most=0.015,
+            at_least=0.015,
             key=False,
         ),
     ]
