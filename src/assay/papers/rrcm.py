@@ -6,7 +6,8 @@ is its distance in pixels: the encoder sees images in [-1, 1], so that noise and
 Learned, on MNIST with few labels, as support: what pre-training gains over the same network from scratch, tuned alike,
 and over the contrastive term alone. Both margins were set before any run and pilots of 100 to 200 steps, at greatest
 levels of 3 and 10 and temperatures of 0.1 and 0.2, reach neither: 2 to 4 points over scratch, and 0 to 2 points less
-than contrast alone. What consistency adds, and the comparison with diffusion, take the paper's scale. The shams are judged on what is exact.
+than contrast alone. What consistency adds, and the comparison with diffusion, take the paper's scale. The shams are
+judged on what is exact.
 """
 
 from __future__ import annotations
