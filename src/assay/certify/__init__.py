@@ -4,6 +4,7 @@ from assay.certify.aps import APS
 from assay.certify.base import Bounder, Certificate, Certifier, FittedSets, Region, SetPredictor
 from assay.certify.bounds import LpBall, Perturbation, SynonymSet
 from assay.certify.bounds.alpha import Alpha
+from assay.certify.bounds.jacobian import jacobian_bounds, local_lipschitz
 from assay.certify.bounds.module import BoundedModule, margins
 from assay.certify.box_theory import (
     box_reconstruction_theory,
@@ -45,6 +46,7 @@ from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
 from assay.certify.tightness import propagation_boxes, propagation_tightness
+from assay.certify.vnnlib import HandOver, export_onnx, hand_over, vnnlib_query
 from assay.certify.weight_perturbation import FlatTraining, weight_balls, weight_loss_bound, worst_weight_loss
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "FittedSets",
     "FlatTraining",
     "GaussianTraining",
+    "HandOver",
     "IBP",
     "IBPTraining",
     "Intervals",
@@ -95,11 +98,15 @@ __all__ = [
     "catoni_bound",
     "consistency_finetune",
     "consistency_regulariser",
+    "export_onnx",
+    "hand_over",
     "hoeffding_bound",
     "init_tightness_theory",
     "is_propagation_invariant",
+    "jacobian_bounds",
     "kl_inverse",
     "layerwise_box",
+    "local_lipschitz",
     "loss_fusion_bound",
     "margins",
     "maurer_bound",
@@ -112,6 +119,7 @@ __all__ = [
     "rct_loss",
     "sign_rank_one",
     "soft_radius",
+    "vnnlib_query",
     "weight_balls",
     "weight_loss_bound",
     "worst_weight_loss",
