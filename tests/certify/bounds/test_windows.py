@@ -24,5 +24,10 @@ def test_windows_are_the_whole_maps(geometry: tuple[int, int, int, int]) -> None
     assert torch.allclose(back.dot(maps), (expected * maps).flatten(2).sum(2), atol=1e-4)
     rows = torch.randn(5, 2, 4, 9, 8, generator=g)
     assert torch.allclose(back.dot(rows), (expected * rows).flatten(2).sum(2), atol=1e-4)
+    shifted = Windows(back.values[..., :2, :1], back.top + 1, back.left - 2, back.size)
+    inside = shifted.having(shifted.values * shifted._places()[2])
+    total = back.plus(inside)
+    assert total is not None
+    assert torch.allclose(total.dense(), back.dense() + inside.dense(), atol=1e-6)
     both = back.joined(-back).dense()
     assert torch.equal(both[5:], -both[:5])

@@ -268,6 +268,25 @@ class Monotone(Linear):
         return super().rounding(call, out) if self.rounds else None
 
 
+class Sum(Monotone):
+    """a + alpha b with alpha >= 0."""
+
+    def __init__(self) -> None:
+        super().__init__(rounds=True)
+
+    def interval(self, call: Call) -> Interval:
+        if call.kwargs.get("alpha", 1) < 0:
+            raise call.error(f"a sum with alpha {call.kwargs['alpha']}", "alpha >= 0, or a difference")
+        return super().interval(call)
+
+    def windowed(self, call: Call, a: Windows) -> tuple[tuple[Windows | Tensor, ...], Tensor | None] | None:
+        constant = self.constant(call)
+        alike = constant is not None and all(x.lower.shape == constant.shape for x in call.inputs)
+        if not alike or constant is None or call.kwargs.get("alpha", 1) != 1:
+            return None
+        return (a,) * len(call.inputs), a.dot(constant)
+
+
 class Reshape(Monotone):
     """The same values in another shape."""
 
@@ -342,7 +361,7 @@ register(Monotone(), aten.expand.default, aten.cat.default, aten.stack.default, 
 register(Monotone(), aten.narrow.default, aten.flip.default, aten.roll.default, aten.repeat.default)
 register(Monotone(), aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
 register(Monotone(shifts=True), aten.pad.default, aten.constant_pad_nd.default)
-register(Monotone(rounds=True), aten.add.Tensor)
+register(Sum(), aten.add.Tensor)
 register(Monotone(rounds=True, mixes=True), aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default)
 register(Difference(), aten.sub.Tensor, aten.rsub.Scalar, aten.rsub.Tensor)
 register(Factor(), aten.mul.Tensor, aten.mul.Scalar, aten.neg.default)

@@ -339,7 +339,7 @@ def coefficients(
         parts, more = _one_back(run, node, current, held.pop(current))
         constant = constant if more is None else constant + more
         for source, piece in zip(run.sources[current], parts, strict=True):
-            held[source] = _whole(held[source]) + _whole(piece) if source in held else piece
+            held[source] = _sum(held[source], piece) if source in held else piece
     boxes = {source for source in held if source not in run.roots or run.roots[source][0].independent}
     return {source: part if source in boxes else _whole(part) for source, part in held.items()}, constant
 
@@ -360,6 +360,11 @@ def _one_back(
         wide = part.having(part.values.abs()).dot(noise) if isinstance(part, Windows) else call.dot(part.abs(), noise)
         more = -wide if more is None else more - wide
     return parts, more
+
+
+def _sum(one: Tensor | Windows, two: Tensor | Windows) -> Tensor | Windows:
+    found = one.plus(two) if isinstance(one, Windows) and isinstance(two, Windows) else None
+    return found if found is not None else _whole(one) + _whole(two)
 
 
 def _whole(part: Tensor | Windows) -> Tensor:

@@ -41,6 +41,22 @@ class Windows:
         values, top, left = (torch.cat(p) for p in parts)
         return Windows(values, top, left, self.size)
 
+    def plus(self, other: Windows) -> Windows | None:
+        """The sum, in windows that hold both; None where their corners do not lie alike in every row."""
+        down, right = other.top - self.top, other.left - self.left
+        if (down != down.flatten()[0]).any() or (right != right.flatten()[0]).any():
+            return None
+        first, a = self._framed(int(down.flatten()[0]), int(right.flatten()[0]), other.values.shape[3:])
+        second, _ = other._framed(-int(down.flatten()[0]), -int(right.flatten()[0]), self.values.shape[3:])
+        return Windows(first + second, self.top - a[0], self.left - a[1], self.size)
+
+    def _framed(self, down: int, right: int, shape: torch.Size) -> tuple[Tensor, tuple[int, int]]:
+        """Values in the least frame that also holds a window of ``shape`` so far down and right; how it was grown."""
+        a, b = self.values.shape[3:]
+        above, before = max(-down, 0), max(-right, 0)
+        below, after = max(down + shape[0] - a, 0), max(right + shape[1] - b, 0)
+        return F.pad(self.values, (before, after, above, below)), (above, before)
+
     def _places(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (s, n, a) and columns (s, n, b) of each window, and which lie on the map (s, n, 1, a, b)."""
         rows = self.top[..., None] + torch.arange(self.values.shape[3], device=self.top.device)
