@@ -14,7 +14,7 @@ from assay.certify.box_theory import (
     optimal_box,
     sign_rank_one,
 )
-from assay.certify.certified_training import CertifiedTrainer, CROWNIBPTraining, EpsScheduler
+from assay.certify.certified_training import CROWNIBPTraining, EpsScheduler
 from assay.certify.consistency_finetune import consistency_finetune
 from assay.certify.consistency_training import ConsistencyTraining, consistency_regulariser
 from assay.certify.crown import CROWN
@@ -57,7 +57,6 @@ __all__ = [
     "CROWN",
     "CROWNIBPTraining",
     "Certificate",
-    "CertifiedTrainer",
     "Certifier",
     "ConsistencyTraining",
     "EpsScheduler",
