@@ -6,7 +6,9 @@ attacks undo that: the one on embeddings, and GCG on the filler tokens. C-AdvUL 
 what decides is that both then fail on held-out objects. Exact: the norm of every token's delta, none outside the
 prompt, and the first step against automatic differentiation. Support: benign replies, and C-AdvIPO. In pilots C-AdvIPO,
 which has no utility data, costs benign replies before it stops GCG: a network this small has nothing else to hold on
-to. GCG alone does not tell C-AdvUL without its perturbation apart; the embedding attack does.
+to. GCG alone does not tell C-AdvUL without its perturbation apart; the embedding attack does. GCG has three starts on
+every model and succeeds where one of them does: with one start it broke less than half of the aligned model's prompts
+in more than one seed of five, and the recorded run was undecided.
 """
 
 from __future__ import annotations
@@ -66,11 +68,11 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"width": 16, "layers": 1, "pretrain": 10, "align": 4, "objects": 30, "adversarial": 12,
-                           "test": 9, "discrete": 3, "gcg": 1, "candidates": 4, "steps": 2}),
+                           "test": 9, "discrete": 3, "gcg": 1, "starts": 2, "candidates": 4, "steps": 2}),
         Scale("claim", 5, {"width": 48, "layers": 2, "pretrain": 450, "align": 120, "objects": 1200, "adversarial": 600,
-                           "test": 150, "discrete": 24, "gcg": 30, "candidates": 48, "steps": 20}),
+                           "test": 150, "discrete": 24, "gcg": 30, "starts": 3, "candidates": 48, "steps": 20}),
         Scale("gpu", 5, {"width": 256, "layers": 4, "pretrain": 3000, "align": 1000, "objects": 2500,
-                         "adversarial": 2000, "test": 600, "discrete": 200, "gcg": 100, "candidates": 128,
+                         "adversarial": 2000, "test": 600, "discrete": 200, "gcg": 100, "starts": 3, "candidates": 128,
                          "steps": 20}),
     ),
 )  # fmt: skip
@@ -149,8 +151,10 @@ def _row(arm: str, model: nn.Module, scale: Scale, test: dict[str, Replies], see
     chosen = torch.randperm(len(harmful), generator=torch_rng(seed, "gcg"))
     some = harmful[chosen[: scale["discrete"]]]
     gcg = GCG(suffix=SUFFIX, steps=scale["gcg"], topk=16, candidates=scale["candidates"])
-    found = Replies(gcg.attack(model, some, seed=seed), some.labels, some.attention)
-    rates = {"clean": _rate(model, harmful), "embedding": _rate(model, harmful, delta), "gcg": _rate(model, found)}
+    found = [gcg.attack(model, some, seed=derive(seed, "start", k)) for k in range(scale["starts"])]
+    broken = torch.stack([complies(model, Replies(ids, some.labels, some.attention)) for ids in found]).any(0)
+    rates = {"clean": _rate(model, harmful), "embedding": _rate(model, harmful, delta)}
+    rates["gcg"] = float(broken.double().mean())
     with torch.no_grad():
         rates["logp"] = float(token_logps(reply_logits(model, harmful, delta), harmful.labels).mean())
     return {"arm": arm, "benign": _rate(model, test["benign"]), **rates}
