@@ -30,16 +30,26 @@ def relearn_steps(model: nn.Module, subject: Subject, forget: Data, retain: Data
     data = together(subject.training("relearning"), forget, retain)
     total = max(-(-len(data) // recipe.batch_size), LEAST)
     slow = replace(recipe, steps=total, lr=SLOWER * recipe.lr, schedule="constant", ema=None)
-    every, reached = max(total // LOOKS, 1), list[int]()
+    every = max(total // LOOKS, 1)
 
     def look(models: Mapping[str, nn.Module], state: State) -> None:
-        if not reached and state.step % every == 0 and right(models["model"], forget) >= target:
-            reached.append(state.step)
+        if state.step % every == 0 and right(models["model"], forget) >= target:
+            raise _Reached(state.step)
 
     if right(model, forget) >= target:
         return 0
-    slow.fit(model, data, seed=seed, hooks=[look])
-    return reached[0] if reached else total
+    try:
+        slow.fit(model, data, seed=seed, hooks=[look])
+    except _Reached as reached:
+        return reached.step
+    return total
+
+
+class _Reached(Exception):
+    """Ends a training that has come where it should."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
 
 
 def right(model: nn.Module, data: Data) -> float:
