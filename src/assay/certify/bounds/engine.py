@@ -154,7 +154,7 @@ def _step(run: Sweep, node: fx.Node, args: Any, kwargs: Any) -> Any:
     if not touched or op in SHAPES:
         shaped = [v.lower if isinstance(v, Interval) else v for v in args]
         return cast(op(*shaped, **kwargs), run.dtype)
-    rule = rule_of(operation(maker), len(touched))
+    rule = rule_of(operation(maker), args, kwargs)
     if rule is None:
         raise InputError(f"bounds: no rule for {owner_of(node)} at {place_of(node)!r}; expected an operator with one")
     if maker is node and _several(op):
