@@ -70,6 +70,19 @@ def test_single_state_layers_are_torchs(kind: str, options: dict) -> None:
     assert torch.allclose(cell(x[0], h[0][:1].expand(6, 4), *weights), one(x[0], h[0][:1].expand(6, 4)), atol=1e-6)
 
 
+def test_batch_norm_beside_a_rewritten_operator_is_bounded() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True), nn.LayerNorm(6), nn.Linear(6, 3))
+    model[1].running_mean.normal_()
+    model[1].running_var.uniform_(0.5, 2)
+    nn.init.normal_(model[1].weight)
+    x = torch.randn(5, 4)
+    lower, upper = BoundedModule(model.eval(), x).compute_bounds(x.double(), LpBall(eps=0.0), slack=SLACK)
+    assert torch.allclose((lower + upper) / 2, model(x).double(), atol=1e-4)
+    assert (lower <= model(x)).all()
+    assert (model(x) <= upper).all()
+
+
 def test_other_rewrites_are_torchs() -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(4, 6, 5), torch.randn(6), torch.randn(6)

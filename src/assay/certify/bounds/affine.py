@@ -363,7 +363,15 @@ register(BatchNorm(), aten.batch_norm.default)
 register(Reshape(), aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.unflatten.int)
 register(Reshape(), aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 register(Reshape(), aten.contiguous.default, aten.clone.default, aten.alias.default, aten.to.dtype, aten.detach.default)
-register(Monotone(), aten.permute.default, aten.transpose.int, aten.t.default, aten.select.int, aten.slice.Tensor)
+register(
+    Monotone(),
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.mT.default,
+    aten.select.int,
+    aten.slice.Tensor,
+)
 register(Monotone(), aten.expand.default, aten.cat.default, aten.stack.default, aten.index_select.default)
 register(Monotone(), aten.narrow.default, aten.flip.default, aten.roll.default, aten.repeat.default)
 register(Monotone(), aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)

@@ -111,6 +111,16 @@ def instance_norm(
     return group_norm(x, x.shape[1], weight, bias, eps)
 
 
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in evaluation mode, as the exporter writes it once it has rewritten anything: a scale and a shift."""
+    sides = [1] * (x.dim() - 2)
+    scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return x * scale.reshape(-1, *sides) + shift.reshape(-1, *sides), x.new_zeros(0), x.new_zeros(0)
+
+
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
     """w x + (1 - w) relu(x): the triangle of relu then bounds it with nothing lost for w in [0, 1]."""
     weight = weight.reshape(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight
@@ -138,6 +148,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.layer_norm.default: layer_norm,
     aten.rms_norm.default: rms_norm,
     aten.group_norm.default: group_norm,
+    aten._native_batch_norm_legit_no_training.default: batch_norm,
     aten.instance_norm.default: instance_norm,
     aten.scaled_dot_product_attention.default: attention,
     aten.logsumexp.default: log_sum_exp,

@@ -32,7 +32,7 @@ SHAPES = {  # what these give depends on the shape of a perturbed tensor alone
 REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.view.default: aten.reshape.default
 }  # tensors need not be laid out as the model's are
-BUDGET = 2**24  # coefficients held at once in a backward pass
+BUDGET = 2**21  # coefficients held at once in a backward pass: more is no faster on a CPU
 Slopes = dict[tuple[fx.Node, fx.Node], Tensor]
 Refine = Literal["backward", "forward"] | None
 
