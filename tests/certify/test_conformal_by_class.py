@@ -85,6 +85,53 @@ def test_robust_sets_cover_every_class_at_the_worst_shift(cls: type[RSCP]) -> No
     assert min(rates["marginal"]) < 0.87
 
 
+def test_scores_above_one_are_scaled_and_their_sets_are_the_same() -> None:
+    g = torch.Generator().manual_seed(0)
+    outputs = Outputs(torch.randn(60, 4, generator=g), views=torch.randn(32, 60, 4, generator=g))
+    y = torch.randint(4, (60,), generator=g)
+    raps = RAPS(lam=3.0, k=1)
+    assert raps.top == 4.0
+    method = RSCP(score=raps, eps=0.0)
+    smoothed = method.smooth(outputs, stream="fit")
+    assert outputs.views is not None
+    each = raps.scores(Outputs(outputs.views.flatten(0, 1)), method.uniform(outputs, 0, "fit").repeat(32, 1))
+    mean = each.unflatten(0, (32, 60)).mean(0)
+    assert torch.allclose(smoothed.mean, mean / 4)
+    own = mean.gather(1, y[:, None])[:, 0]
+    sets = method.calibrate(smoothed, y).included(smoothed)
+    assert torch.equal(sets, mean / 4 <= conformal_quantile(own / 4, 0.1))
+
+
+SCORES: tuple[SetPredictor, ...] = (LAC(), APS(), APS(randomized=False), RAPS(k=1), RAPS(k=1, lam=2.0))
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("score", SCORES, ids=repr)
+def test_every_predictor_has_a_robust_version_that_covers_attacked_samples(score: SetPredictor, by_class: bool) -> None:
+    # a linear model; every test sample moves by eps straight to where its own class is least likely
+    g = torch.Generator().manual_seed(0)
+    weight, sigma, eps = 3 * torch.eye(3), 0.5, 0.25
+    y = torch.arange(1200) % 3
+    x = torch.eye(3)[y] + 0.35 * torch.randn(1200, 3, generator=g)
+    away = weight.mean(0) - weight[y]
+    moved = x + eps * away / away.norm(dim=1, keepdim=True)
+    outputs = [
+        Outputs(t @ weight, views=(t + sigma * torch.randn(256, 1200, 3, generator=g)) @ weight) for t in (x, moved)
+    ]
+    fit, test = torch.arange(600), torch.arange(600, 1200)
+    part = [Outputs(o.logits[r], views=o.views[:, r]) for o, r in zip(outputs, (fit, test), strict=True)]
+    sizes = []
+    for cls, radius in ((RSCP, 0.0), (RSCP, eps), (RSCPPlus, eps)):
+        method = cls(score=score, sigma=sigma, eps=radius, by_class=by_class)
+        sets = method.fit(part[0], y[fit]).sets(part[1])
+        covered = sets.gather(1, y[test, None])[:, 0]
+        sizes.append(float(sets.sum(1).double().mean()))
+        groups = [covered[y[test] == k] for k in range(3)] if by_class else [covered]
+        pvalues = [binomtest(int(c.sum()) // 2, len(c) // 2, 0.9, alternative="less").pvalue for c in groups]
+        assert radius == 0 or min(pvalues) > 1e-3, (cls, sizes, pvalues)
+    assert sizes[0] < sizes[1] <= sizes[2]
+
+
 @pytest.mark.parametrize("score", ["hps", "aps", "raps"])
 def test_every_score_has_a_robust_version_by_class(score: Literal["hps", "aps", "raps"]) -> None:
     g = torch.Generator().manual_seed(0)

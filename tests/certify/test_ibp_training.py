@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.attacks import PGD, Linf
-from assay.certify import IBP, SABR, IBPTraining
+from assay.certify import IBP, SABR, TAPS, IBPTraining
 from assay.certify.ibp_training import clipped_box, fast_initialised
 from assay.data import Batch, Data, load_data
 from assay.methods import from_text
@@ -67,7 +67,7 @@ def test_no_attack_exceeds_the_loss(data: Data) -> None:
     assert float(F.cross_entropy(model(x_adv), batch.y).detach()) < loss
 
 
-@pytest.mark.parametrize("make", [IBPTraining, SABR])
+@pytest.mark.parametrize("make", [IBPTraining, SABR, TAPS])
 def test_kappa_one_is_plain_training(make: Callable[..., IBPTraining], data: Data) -> None:
     small, method = data.limit(200), make(epochs=1, kappa=1.0)
     mine, plain = (m.fit(network(), small, seed=0) for m in (method, method.plain()))
@@ -151,6 +151,8 @@ def test_what_is_trained_can_be_certified(method: IBPTraining, data: Data) -> No
         (IBPTraining, {"l1": math.inf}, "l1"),
         (SABR, {"lam": 0.0}, "lam=0"),
         (SABR, {"attack_steps": 0}, "attack_steps"),
+        (TAPS, {"last": -1}, "last=-1"),
+        (TAPS, {"soft": 2.0}, "soft=2"),
     ],
 )
 def test_bad_options(cls: type[IBPTraining], options: dict[str, float], match: str) -> None:

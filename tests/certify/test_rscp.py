@@ -238,6 +238,13 @@ def test_noisy_outputs_depend_on_the_name_of_a_sample_alone() -> None:
     assert not torch.equal(whole.views, other.views if other.views is not None else whole.views)
 
 
+class Doubled(LAC):
+    """Scores above what it says is the largest."""
+
+    def scores(self, outputs: Outputs, u: torch.Tensor) -> torch.Tensor:
+        return 2 * super().scores(outputs, u)
+
+
 def test_bad_options_and_inputs() -> None:
     outputs, y = _noisy(n=20)
     for options in ({"sigma": 0.0}, {"eps": -1.0}, {"n_samples": 1}, {"score": "thr"}, {"beta": 0.05}, {"bound": "x"}):
@@ -248,7 +255,9 @@ def test_bad_options_and_inputs() -> None:
     with pytest.raises(InputError, match="at least 2"):
         RSCP().fit(Outputs(outputs.logits, views=outputs.logits[None]), y)
     with pytest.raises(InputError, match=r"expected \[0, 1\]"):
-        RSCP(score=RAPS(lam=3.0)).fit(outputs, y)
+        RSCP(score=Doubled()).fit(outputs, y)
+    with pytest.raises(InputError, match="by_class=True of RSCPPlus"):
+        RSCPPlus(score=LAC(by_class=True))
     for bad in ({"temperature": 0.0}, {"bias": 1.5}):
         with pytest.raises(InputError):
             PTT(**bad)

@@ -45,6 +45,7 @@ from assay.certify.smooth_adv import SmoothAdv
 from assay.certify.smoothed_classifier import SmoothedClassifier
 from assay.certify.smoothed_scores import SmoothedScores, noisy_outputs
 from assay.certify.smoothing import RandomizedSmoothing
+from assay.certify.taps import TAPS
 from assay.certify.tightness import propagation_boxes, propagation_tightness
 from assay.certify.vnnlib import HandOver, export_onnx, hand_over, vnnlib_query
 from assay.certify.weight_perturbation import FlatTraining, weight_balls, weight_loss_bound, worst_weight_loss
@@ -91,6 +92,7 @@ __all__ = [
     "SmoothedClassifier",
     "SmoothedScores",
     "SynonymSet",
+    "TAPS",
     "bernstein_bound",
     "binary_kl",
     "box_reconstruction_theory",

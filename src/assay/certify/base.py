@@ -123,6 +123,11 @@ class SetPredictor(ABC):
         if not 0 < self.alpha < 1:
             raise InputError(f"{type(self).__name__}: alpha is {self.alpha}; expected 0 < alpha < 1")
 
+    @property
+    def top(self) -> float:
+        """What no score exceeds; none is below 0."""
+        return 1.0
+
     @abstractmethod
     def scores(self, outputs: Outputs, u: Float[Tensor, "n 1"]) -> Float[Tensor, "n c"]:
         """Non-conformity of each class, float64; ``u`` uniform in (0, 1) breaks ties at random."""

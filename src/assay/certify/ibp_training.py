@@ -18,7 +18,7 @@ from assay.certify.certified_training import CertifiedTrainer, margin_bounds, ro
 from assay.data import Batch, Data
 from assay.runtime.errors import InputError
 from assay.runtime.inference import evaluating
-from assay.runtime.random import seeded
+from assay.runtime.random import derive, seeded
 from assay.training import State
 
 Box = tuple[Float[Tensor, "n ..."], Float[Tensor, "n ..."]]
@@ -55,7 +55,8 @@ class IBPTraining(CertifiedTrainer):
 
     def bound_loss(self, model: nn.Module, batch: Batch, eps: float, state: State) -> Tensor:
         kappa = 1 - (1 - self.kappa) * eps / self.eps
-        total = (1 - kappa) * self.robust_loss(model, *self.box(model, batch, eps, state), batch.y)
+        box, seed = self.box(model, batch, eps, state), derive(state.seed, "robust", state.step)
+        total = (1 - kappa) * self.robust_loss(model, *box, batch.y, seed=seed, index=batch.index)
         if kappa > 0 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             total = total + kappa * F.cross_entropy(model(batch.x), batch.y)
         return total + self.l1 * sum(w.abs().sum() for w in _weights(model)) if self.l1 else total
@@ -65,9 +66,19 @@ class IBPTraining(CertifiedTrainer):
         return clipped_box(batch.x, eps, state.data.bounds)
 
     def robust_loss(
-        self, model: nn.Module, center: Float[Tensor, "n ..."], radius: Float[Tensor, "n ..."], y: Int[Tensor, " n"]
+        self,
+        model: nn.Module,
+        center: Float[Tensor, "n ..."],
+        radius: Float[Tensor, "n ..."],
+        y: Int[Tensor, " n"],
+        *,
+        seed: int = 0,
+        index: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the worst margins over the box, differentiable in the parameters."""
+        """Cross-entropy of the worst margins over the box, differentiable in the parameters.
+
+        ``seed`` and the samples' names matter to losses that draw.
+        """
         with evaluating(model):
             graph = graph_of(model, center)
         return robust_cross_entropy(margin_bounds(sweep(graph, model, center, LpBall(eps=radius)), y), y)

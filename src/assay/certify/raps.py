@@ -32,6 +32,10 @@ class RAPS(APS):
         if not 0 <= self.lam < math.inf or self.k < 0:
             raise InputError(f"RAPS: lam = {self.lam}, k = {self.k}; expected a finite lam >= 0 and k >= 0")
 
+    @property
+    def top(self) -> float:
+        return 1 + self.lam
+
     def scores(self, outputs: Outputs, u: Float[Tensor, "n 1"]) -> Float[Tensor, "n c"]:
         order = outputs.probabilities.argsort(dim=1, descending=True, stable=True)
         rank = torch.arange(1, outputs.classes + 1, dtype=torch.float64)

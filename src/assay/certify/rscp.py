@@ -52,11 +52,12 @@ class RSCP(SetPredictor):
     section 2, restate it. The score S(x + ``sigma`` z, y) in [0, 1] is averaged over noisy copies, and
     Phi^-1 of its expectation is 1/sigma-Lipschitz in x. Sets cover at every x' with ||x' - x|| <= eps with probability
     at least 1 - alpha *if the mean were the expectation*: with finitely many draws this is a heuristic, which RSCPPlus
-    repairs. ``score`` is "hps" (LAC), "aps", "raps" or any SetPredictor; its random u is shared by the copies of a
-    sample. With ``by_class`` it holds among the samples of each class. ``transform`` is a fitted PTT, applied to scores
-    before they are averaged. Outputs need ``views`` (v, n, c): logits of v >= 2 noisy copies, as ``outputs(model, x)``
-    makes them (``n_samples`` of each). Raises InputError on options out of range, outputs without views, and scores
-    outside [0, 1].
+    repairs. ``score`` is "hps" (LAC), "aps", "raps" or any SetPredictor, of which the scores alone are used, divided by
+    the largest there can be (``top``); its random u is shared by the copies of a sample. With ``by_class`` it holds
+    among the samples of each class. ``transform`` is a fitted PTT, applied to undivided scores before they are
+    averaged. Outputs need ``views`` (v, n, c): logits of v >= 2 noisy copies, as ``outputs(model, x)`` makes them
+    (``n_samples`` of each). Raises InputError on options out of range, outputs without views, and scores outside [0,
+    1].
     """
 
     tight: ClassVar[bool] = False
@@ -72,6 +73,8 @@ class RSCP(SetPredictor):
         where = type(self).__name__
         if not isinstance(self.score, SetPredictor) and self.score not in SCORES:
             raise unknown(f"score of {where}", str(self.score), SCORES)
+        if isinstance(self.score, SetPredictor) and self.score.by_class:
+            raise InputError(f"{where}: score is calibrated by class; expected by_class=True of {where} itself")
         if not 0 < self.sigma < math.inf or not 0 <= self.eps < math.inf:
             raise InputError(f"{where}: sigma = {self.sigma}, eps = {self.eps}; expected finite, sigma > 0, eps >= 0")
         if self.n_samples < 2:
@@ -111,17 +114,23 @@ class RSCP(SetPredictor):
 
     def _smoothed(self, outputs: Outputs, u: Float[Tensor, "n 1"]) -> SmoothedScores:
         scores = self._each(self._views(outputs), u)
-        return SmoothedScores.of(scores if self.transform is None else self.transform.transform(scores))
+        return SmoothedScores.of(
+            scores / self._base.top if self.transform is None else self.transform.transform(scores)
+        )
 
     def _views(self, outputs: Outputs) -> Float[Tensor, "v n c"]:
         if outputs.views is None:
             raise InputError(f"{type(self).__name__}: outputs have no views; expected logits (v, n, c) of noisy copies")
         return outputs.views
 
+    @property
+    def _base(self) -> SetPredictor:
+        """Whose scores are smoothed."""
+        return self.score if isinstance(self.score, SetPredictor) else SCORES[self.score]
+
     def _each(self, views: Float[Tensor, "v n c"], u: Float[Tensor, "n 1"]) -> Float[Tensor, "v n c"]:
         """The base score of every copy, float64."""
-        base = self.score if isinstance(self.score, SetPredictor) else SCORES[self.score]
-        return base.scores(Outputs(views.flatten(0, 1)), u.repeat(len(views), 1)).reshape(views.shape)
+        return self._base.scores(Outputs(views.flatten(0, 1)), u.repeat(len(views), 1)).reshape(views.shape)
 
     def fit(self, outputs: Outputs, y: Int[Tensor, " n"], *, seed: int = 0) -> FittedRSCP:
         """Calibrate on the views of unperturbed samples and their labels (n,) int64."""

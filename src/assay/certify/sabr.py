@@ -39,6 +39,8 @@ class SABR(IBPTraining):
 
     def box(self, model: nn.Module, batch: Batch, eps: float, state: State) -> Box:
         center, radius = clipped_box(batch.x, eps, state.data.bounds)
+        if self.lam == 1:
+            return center, radius
         attack = PGD(
             ball=Linf(eps),
             steps=self.attack_steps,

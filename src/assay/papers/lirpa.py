@@ -170,7 +170,7 @@ def _soundness(given: dict[str, Any]) -> list[dict[str, Any]]:
     rows, found = margins(data.y, len(data.classes), data.x.double()), {}
     with torch.no_grad():
         for method in METHODS:
-            found[method] = module.compute_bounds(data.x.double(), ball, rows, method, slack=SLACK)[0]
+            found[method] = module.compute_bounds(data.x.double(), ball, rows, method, slack=SLACK, nested=False)[0]
     mean = {method: lower.mean(1) for method, lower in found.items()}
     cells = [
         {"arm": m, "room": float((given["attacked"] - lower).min()), "bound": float(lower.mean())}
@@ -234,7 +234,7 @@ def two_neurons_difference() -> float:
     5/8 x1 + 11/8 x2 - 1/4 >= -9/4, and at most 5/8 (x1 + x2) + 5/4 <= 5/2.
     """
     x = torch.zeros(1, 2, dtype=torch.float64)
-    lower, upper = BoundedModule(_TwoNeurons(), x).compute_bounds(x, LpBall(eps=1.0), method="CROWN-IBP")
+    lower, upper = BoundedModule(_TwoNeurons(), x).compute_bounds(x, LpBall(eps=1.0), method="CROWN-IBP", nested=False)
     return max(abs(lower.item() + 9 / 4), abs(upper.item() - 5 / 2))
 
 

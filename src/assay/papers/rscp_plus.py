@@ -32,6 +32,7 @@ from assay.certify import (
     FittedRSCP,
     RobustConformalTraining,
     RSCPPlus,
+    SmoothedClassifier,
     SmoothedScores,
 )
 from assay.certify.base import conformal_quantile
@@ -102,21 +103,6 @@ PAPER = Paper(
 )  # fmt: skip
 
 
-class Smoothed(nn.Module):
-    """Log mean probability over fixed noisy copies: what the attack climbs."""
-
-    noise: Tensor
-
-    def __init__(self, model: nn.Module, noise: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("noise", noise)
-
-    def forward(self, x: Tensor) -> Tensor:
-        copies = (x[:, None] + self.noise).flatten(0, 1)
-        return self.model(copies).reshape(len(x), len(self.noise), -1).softmax(2).mean(1).clamp_min(1e-12).log()
-
-
 @cache
 def _images(source: str) -> tuple[Data, Data]:
     return load_data(source, "train"), load_data(source, "test")
@@ -144,7 +130,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     noise = SIGMA * torch.randn(8, *train.shape, generator=torch_rng(seed, "attack"))
     attack = PGD(ball=L2(EPS), steps=scale["steps"], random_start=False, early_stop=False)
     few = points[: scale["attacked"]]
-    moved = attack(Smoothed(model, noise), few.x, few.y, seed=seed)
+    moved = attack(SmoothedClassifier(model, noise[:, None]), few.x, few.y, seed=seed)
     draw = RSCP(sigma=SIGMA, n_samples=scale["draws"]).outputs
     return {
         "y": points.y,

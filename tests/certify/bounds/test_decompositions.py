@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 
 from assay.attacks import PGD, Linf
 from assay.certify import CROWN, IBP
-from assay.certify.bounds import SLACK, LpBall, decompositions
+from assay.certify.bounds import SLACK, LpBall, decompositions, extremes, recurrent
 from assay.certify.bounds.module import BoundedModule
+
+aten = torch.ops.aten
 
 
 def test_attention_is_torchs() -> None:
@@ -38,6 +42,73 @@ def test_layer_norm_is_torchs(shape: tuple[int, ...]) -> None:
     )  # fmt: skip
 
 
+LAYERS = {
+    "gru": (recurrent.single(recurrent.gru_cell), nn.GRU, {}, recurrent.gru_cell, nn.GRUCell),
+    "tanh": (
+        recurrent.single(recurrent.plain_cell(torch.tanh)), nn.RNN, {},
+        recurrent.plain_cell(torch.tanh), nn.RNNCell,
+    ),
+    "relu": (
+        recurrent.single(recurrent.plain_cell(torch.relu)), nn.RNN, {"nonlinearity": "relu"},
+        recurrent.plain_cell(torch.relu), nn.RNNCell,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False, "batch_first": True}])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_single_state_layers_are_torchs(kind: str, options: dict) -> None:
+    torch.manual_seed(0)
+    unrolled, layer_of, extra, cell, cell_of = LAYERS[kind]
+    layer, x = layer_of(3, 4, **options, **extra), torch.randn(5, 6, 3)
+    h = torch.randn(layer.num_layers * (2 if layer.bidirectional else 1), 5 if layer.batch_first else 6, 4)
+    settings = (layer.bias, layer.num_layers, 0.0, False, layer.bidirectional, layer.batch_first)
+    for ours, theirs in zip(unrolled(x, h, layer._flat_weights, *settings), layer(x, h), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    one = cell_of(3, 4, **extra)
+    weights = (one.weight_ih, one.weight_hh, one.bias_ih, one.bias_hh)
+    assert torch.allclose(cell(x[0], h[0][:1].expand(6, 4), *weights), one(x[0], h[0][:1].expand(6, 4)), atol=1e-6)
+
+
+def test_batch_norm_beside_a_rewritten_operator_is_bounded() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True), nn.LayerNorm(6), nn.Linear(6, 3))
+    model[1].running_mean.normal_()
+    model[1].running_var.uniform_(0.5, 2)
+    nn.init.normal_(model[1].weight)
+    x = torch.randn(5, 4)
+    lower, upper = BoundedModule(model.eval(), x).compute_bounds(x.double(), LpBall(eps=0.0), slack=SLACK)
+    assert torch.allclose((lower + upper) / 2, model(x).double(), atol=1e-4)
+    assert (lower <= model(x)).all()
+    assert (model(x) <= upper).all()
+
+
+def test_other_rewrites_are_torchs() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(4, 6, 5), torch.randn(6), torch.randn(6)
+    pairs = [
+        (decompositions.rms_norm(x, [5], weight[:5], 1e-6), F.rms_norm(x, (5,), weight[:5], 1e-6)),
+        (decompositions.group_norm(x, 2, weight, bias, 1e-3), F.group_norm(x, 2, weight, bias, 1e-3)),
+        (
+            decompositions.instance_norm(x, weight, bias, None, None, True, 0.1, 1e-3, True),
+            F.instance_norm(x, weight=weight, bias=bias, eps=1e-3),
+        ),
+        (decompositions.prelu(x, weight), F.prelu(x, weight)),
+        (decompositions.log_sum_exp(x, [1]), x.logsumexp(1)),
+        (decompositions.vector_norm(x, 2, [1], True), x.norm(dim=1, keepdim=True)),
+        (extremes.largest(x, [1, 2]), x.amax((1, 2))),
+        (extremes.smallest(x, [-1], True), x.amin(-1, keepdim=True)),
+    ]
+    for ours, theirs in pairs:
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    simple = {
+        aten.hardsigmoid.default: 3 * x, aten.log1p.default: x.abs(), aten.expm1.default: x, aten.exp2.default: x,
+        aten.celu.default: x, aten.glu.default: x.mT,
+    }  # fmt: skip
+    for op, value in simple.items():
+        assert torch.allclose(decompositions.DECOMPOSITIONS[op](value), op(value), atol=1e-6), op
+
+
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False, "batch_first": True}])
 def test_lstm_is_torchs(options: dict) -> None:
     torch.manual_seed(0)
@@ -46,13 +117,13 @@ def test_lstm_is_torchs(options: dict) -> None:
     state = [torch.randn(sides, 5 if layer.batch_first else 6, 4) for _ in range(2)]
     expected, (h, c) = layer(x, tuple(state))
     settings = (layer.bias, layer.num_layers, 0.0, False, layer.bidirectional, layer.batch_first)
-    found = decompositions.lstm(x, state, layer._flat_weights, *settings)
+    found = recurrent.lstm(x, state, layer._flat_weights, *settings)
     for ours, theirs in zip(found, (expected, h, c), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
     cell = nn.LSTMCell(3, 4)
     one = x[0], [state[0][0][:1].expand(6, 4), state[1][0][:1].expand(6, 4)]
     expected = cell(one[0], tuple(one[1]))
-    found = decompositions.lstm_cell(*one, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    found = recurrent.lstm_cell(*one, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     assert torch.allclose(found[0], expected[0], atol=1e-6)
 
 
@@ -68,9 +139,9 @@ class Logits(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, layer: type[nn.RNNBase]) -> None:
         super().__init__()
-        self.layer, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+        self.layer, self.head = layer(3, 4, batch_first=True), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(x)[0][:, -1])
@@ -99,15 +170,19 @@ def encoder() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 3)), torch.randn(3, 4, 6)
 
 
-def recurrent() -> tuple[nn.Module, Tensor]:
-    return Recurrent(), torch.randn(3, 4, 3)
+def lstm() -> tuple[nn.Module, Tensor]:
+    return Recurrent(nn.LSTM), torch.randn(3, 4, 3)
 
 
-@pytest.mark.parametrize("make", [bert, vit, encoder, recurrent])
-def test_networks_are_enclosed_and_crown_is_tighter(make) -> None:
+def gru() -> tuple[nn.Module, Tensor]:
+    return Recurrent(nn.GRU), torch.randn(3, 4, 3)
+
+
+@pytest.mark.parametrize("make", [bert, vit, encoder, lstm, gru])
+def test_networks_are_enclosed_and_each_tighter_method_lies_inside(make) -> None:
     torch.manual_seed(0)
     model, x = make()
-    eps, widths = 0.02, []
+    eps, found = 0.02, []
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:
@@ -120,12 +195,14 @@ def test_networks_are_enclosed_and_crown_is_tighter(make) -> None:
     ]
     points = torch.cat([*points, torch.stack(attacked)])
     z = model(points.flatten(0, 1)).unflatten(0, points.shape[:2]).double()
-    for method in ("IBP", "CROWN"):
-        lower, upper = module.compute_bounds(x.double(), LpBall(eps=eps), method=method, slack=SLACK)
-        assert (z >= lower).all()
-        assert (z <= upper).all()
-        widths.append((upper - lower).mean())
-    assert widths[1] < 0.5 * widths[0]
+    for method in ("IBP", "CROWN-IBP", "CROWN"):
+        found.append(module.compute_bounds(x.double(), LpBall(eps=eps), method=method, slack=SLACK))
+        assert (z >= found[-1][0]).all()
+        assert (z <= found[-1][1]).all()
+    for looser, tighter in itertools.pairwise(found):
+        assert (tighter[0] >= looser[0]).all()
+        assert (tighter[1] <= looser[1]).all()
+    assert (found[2][1] - found[2][0]).mean() < 0.5 * (found[0][1] - found[0][0]).mean()
 
 
 def test_certificates_of_a_transformer_survive_attacks() -> None:

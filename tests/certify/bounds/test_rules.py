@@ -56,6 +56,12 @@ CASES = {
     "even 'same' convolution": lambda h: F.conv2d(h.relu(), weight(h, 2, 3, 2, 2), padding="same"),
     "grouped convolution": lambda h: F.conv2d(h.relu(), weight(h, 6, 1, 3, 3), groups=3),
     "dropout": lambda h: F.dropout(h.relu(), 0.5, training=False),
+    "cumulative sum": lambda h: h.relu().cumsum(2),
+    "picked": lambda h: h.relu()[:, [2, 0, 2]][:, :, :, torch.tensor([3, 1, 0])],
+    "masked": lambda h: torch.where(torch.eye(4) > 0, h.relu(), 0.5).masked_fill(torch.eye(4).flip(0) > 0, 2.0),
+    "nearest upsampling": lambda h: F.interpolate(h.relu(), scale_factor=2, mode="nearest"),
+    "bilinear upsampling": lambda h: F.interpolate(h.relu(), scale_factor=2, mode="bilinear"),
+    "pixel shuffle": lambda h: F.pixel_shuffle(h.relu().reshape(-1, 12, 2, 2), 2),
     "in place": lambda h: (h * 2).relu_().add_(1),
 }
 

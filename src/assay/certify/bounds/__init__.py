@@ -3,6 +3,7 @@
 from assay.certify.bounds import (  # noqa: F401  the rules register themselves
     activations,
     affine,
+    extremes,
     pooling,
     products,
     relu,

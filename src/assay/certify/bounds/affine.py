@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assay.certify.bounds.interval import Ball, Interval
-from assay.certify.bounds.registry import Call, Form, Rule, leaves, register
+from assay.certify.bounds.registry import Call, Form, Rule, leaves, negative, positive, register
 from assay.certify.bounds.windows import Windows
 
 aten = torch.ops.aten
@@ -33,6 +33,10 @@ class Linear(Rule):
     def size(self, call: Call, *inputs: Tensor) -> Tensor:
         """The linear part with each coefficient's absolute value."""
         raise NotImplementedError
+
+    def spread(self, call: Call, *inputs: Tensor) -> Tensor:
+        """``size`` for tensors of any sign, as half the difference of two slopes is: linear in them."""
+        return self.size(call, *inputs)
 
     def constant(self, call: Call) -> Tensor | None:
         """What is added, broadcastable to the output; None for nothing."""
@@ -72,10 +76,10 @@ class Linear(Rule):
 
     def forward(self, call: Call, forms: tuple[Form, ...]) -> Form:
         slope = self._over(call, self.linear, [(f.upper_slope + f.lower_slope) / 2 for f in forms])
-        spread = self._over(call, self.size, [(f.upper_slope - f.lower_slope) / 2 for f in forms])
+        spread = self._over(call, self.spread, [(f.upper_slope - f.lower_slope) / 2 for f in forms])
         middle = self.linear(call, *((f.upper_intercept + f.lower_intercept) / 2 for f in forms))
         middle = self._shifted(call, middle)
-        width = self.size(call, *((f.upper_intercept - f.lower_intercept) / 2 for f in forms))
+        width = self.spread(call, *((f.upper_intercept - f.lower_intercept) / 2 for f in forms))
         return Form(slope - spread, middle - width, slope + spread, middle + width)
 
     def _over(self, call: Call, f: Callable[..., Tensor], parts: list[Tensor]) -> Tensor:
@@ -298,10 +302,17 @@ class Reshape(Monotone):
         return (a.reshape(len(a), *call.inputs[0].lower.shape),)
 
 
-class Difference(Linear):
-    """a - alpha b, with either or both perturbed; ``reverse``: b - alpha a."""
+class Magnitudes(Linear):
+    """A linear operator whose ``size`` takes magnitudes alone."""
 
     mixes = False
+
+    def spread(self, call: Call, *inputs: Tensor) -> Tensor:
+        return self.size(call, *map(positive, inputs)) - self.size(call, *(-negative(t) for t in inputs))
+
+
+class Difference(Magnitudes):
+    """a - alpha b or b - alpha a, with either or both perturbed."""
 
     def linear(self, call: Call, *inputs: Tensor) -> Tensor:
         zeros = [torch.zeros_like(x.lower) for x in call.inputs]
@@ -321,10 +332,8 @@ class Difference(Linear):
         return found
 
 
-class Factor(Linear):
+class Factor(Magnitudes):
     """A constant times a perturbed tensor, or a perturbed tensor over a constant other than zero."""
-
-    mixes = False
 
     def linear(self, call: Call, *inputs: Tensor) -> Tensor:
         out: Tensor = call.run(*inputs)
@@ -340,8 +349,6 @@ class Quotient(Factor):
     """A perturbed tensor over a constant."""
 
     def interval(self, call: Call) -> Interval:
-        if isinstance(call.args[1], Interval):
-            raise call.error("division by a value that depends on the input", "a constant divisor")
         if (torch.as_tensor(call.args[1]) == 0).any():
             raise call.error("division by zero", "a divisor other than zero")
         return super().interval(call)
@@ -356,13 +363,31 @@ register(BatchNorm(), aten.batch_norm.default)
 register(Reshape(), aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.unflatten.int)
 register(Reshape(), aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 register(Reshape(), aten.contiguous.default, aten.clone.default, aten.alias.default, aten.to.dtype, aten.detach.default)
-register(Monotone(), aten.permute.default, aten.transpose.int, aten.t.default, aten.select.int, aten.slice.Tensor)
+register(
+    Monotone(),
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.mT.default,
+    aten.select.int,
+    aten.slice.Tensor,
+)
 register(Monotone(), aten.expand.default, aten.cat.default, aten.stack.default, aten.index_select.default)
 register(Monotone(), aten.narrow.default, aten.flip.default, aten.roll.default, aten.repeat.default)
 register(Monotone(), aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int)
+register(Monotone(), aten.gather.default, aten.index.Tensor, aten.pixel_shuffle.default, aten.upsample_nearest2d.vec)
 register(Monotone(shifts=True), aten.pad.default, aten.constant_pad_nd.default)
+register(
+    Monotone(shifts=True),
+    aten.where.self,
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.masked_fill.Scalar,
+    aten.masked_fill.Tensor,
+)
 register(Sum(), aten.add.Tensor)
 register(Monotone(rounds=True, mixes=True), aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, aten.sum.default)
+register(Monotone(rounds=True, mixes=True), aten.cumsum.default, aten.upsample_bilinear2d.vec)
 register(Difference(), aten.sub.Tensor, aten.rsub.Scalar, aten.rsub.Tensor)
 register(Factor(), aten.mul.Tensor, aten.mul.Scalar, aten.neg.default)
 register(Quotient(), aten.div.Tensor, aten.div.Scalar)

@@ -1,4 +1,4 @@
-"""Operators that are bounded as several simpler ones: attention, layer norm, recurrent cells.
+"""Operators that are bounded as several simpler ones: norms, attention, and what is a step away from a rule.
 
 Each function takes the operator's arguments and computes it with operators that have rules; the graph is rewritten with
 them once, so that every tensor in between gets bounds of its own.
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from assay.certify.bounds.extremes import EXTREMES
+from assay.certify.bounds.recurrent import RECURRENT
 from assay.runtime.errors import InputError
 
 aten = torch.ops.aten
@@ -35,11 +36,15 @@ def layer_norm(
     """
     dims = list(range(-len(shape), 0))
     centred = x - x.mean(dims, keepdim=True)
-    scale = (centred.square().mean(dims, keepdim=True) + eps).clamp(min=eps).rsqrt()
     limit = math.sqrt(math.prod(shape))
-    out = (centred * scale).clamp(-limit, limit)
+    out = (centred * _inverse_root(centred, dims, eps)).clamp(-limit, limit)
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
+
+
+def _inverse_root(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    """1 / sqrt(mean of x^2 + eps)."""
+    return (x.square().mean(dims, keepdim=True) + eps).clamp(min=eps).rsqrt()
 
 
 def attention(
@@ -65,59 +70,96 @@ def attention(
     return scores.softmax(-1) @ value
 
 
-def lstm_cell(
-    x: Tensor,
-    state: list[Tensor],
-    w_x: Tensor,
-    w_h: Tensor,
-    b_x: Tensor | None = None,
-    b_h: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One step of torch's LSTM: gates in the order input, forget, cell, output; gives (h, c)."""
-    h, c = state
-    size = h.shape[-1]
-    gates = F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)
-    i, f, g, o = (gates[..., k * size : (k + 1) * size] for k in range(4))
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+def rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """Division by the root of the mean square (Zhang and Sennrich, 2019, arXiv:1910.07467, eq. 4)."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    limit = math.sqrt(math.prod(shape))
+    out = (x * _inverse_root(x, list(range(-len(shape), 0)), eps)).clamp(-limit, limit)
+    return out if weight is None else out * weight
 
 
-def lstm(
+def group_norm(
     x: Tensor,
-    state: list[Tensor],
-    params: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Layer norm over the elements of each group of channels (Wu and He, 2018, arXiv:1803.08494, eq. 7)."""
+    parts = x.unflatten(1, (groups, -1))
+    out = layer_norm(parts, list(parts.shape[2:]), eps=eps).reshape(x.shape)
+    sides = [1] * (x.dim() - 2)
+    out = out if weight is None else out * weight.reshape(-1, *sides)
+    return out if bias is None else out + bias.reshape(-1, *sides)
+
+
+def instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """Group norm with a group for each channel."""
+    if not use_input_stats:
+        raise InputError("bounds: instance norm with running statistics; expected track_running_stats=False")
+    return group_norm(x, x.shape[1], weight, bias, eps)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Layers and directions of cells, unrolled over time."""
-    if train and dropout > 0:
-        raise InputError("bounds: an LSTM with dropout in training mode; expected evaluation mode")
-    if len(state) != 2 or len(params) != num_layers * (1 + bidirectional) * (4 if has_biases else 2):
-        raise InputError("bounds: an LSTM with projections; expected proj_size=0")
-    x = x.transpose(0, 1) if batch_first else x
-    each, last_h, last_c = (4 if has_biases else 2), [], []
-    for layer in range(num_layers):
-        sides = []
-        for back in (False, True) if bidirectional else (False,):
-            k = layer * (1 + bidirectional) + back
-            weights, (h, c), out = params[k * each : (k + 1) * each], (state[0][k], state[1][k]), []
-            for t in reversed(range(len(x))) if back else range(len(x)):
-                h, c = lstm_cell(x[t], [h, c], *weights)
-                out.append(h)
-            sides.append(torch.stack(out[::-1] if back else out))
-            last_h.append(h)
-            last_c.append(c)
-        x = torch.cat(sides, -1) if bidirectional else sides[0]
-    return x.transpose(0, 1) if batch_first else x, torch.stack(last_h), torch.stack(last_c)
+    """Batch norm in evaluation mode, as the exporter writes it once it has rewritten anything: a scale and a shift."""
+    sides = [1] * (x.dim() - 2)
+    scale = (var + eps).rsqrt() if weight is None else (var + eps).rsqrt() * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return x * scale.reshape(-1, *sides) + shift.reshape(-1, *sides), x.new_zeros(0), x.new_zeros(0)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """w x + (1 - w) relu(x): the triangle of relu then bounds it with nothing lost for w in [0, 1]."""
+    weight = weight.reshape(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight
+    return weight * x + (1 - weight) * x.relu()
+
+
+def log_sum_exp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
+    """x_0 - log_softmax(x)_0 along one axis, which loses nothing."""
+    if len(dim) != 1:
+        raise InputError(f"bounds: logsumexp over axes {dim}; expected one")
+    out = x.narrow(dim[0], 0, 1) - x.log_softmax(dim[0]).narrow(dim[0], 0, 1)
+    return out if keepdim else out.squeeze(dim[0])
+
+
+def vector_norm(
+    x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The l2 norm: the root of a sum of squares."""
+    if ord != 2 or dim is None or dtype is not None:
+        raise InputError(f"bounds: a norm of order {ord} over axes {dim}; expected order 2 over given axes")
+    return x.square().sum(dim, keepdim=keepdim).sqrt()
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.layer_norm.default: layer_norm,
+    aten.rms_norm.default: rms_norm,
+    aten.group_norm.default: group_norm,
+    aten._native_batch_norm_legit_no_training.default: batch_norm,
+    aten.instance_norm.default: instance_norm,
     aten.scaled_dot_product_attention.default: attention,
-    aten.lstm.input: lstm,
-    aten.lstm_cell.default: lstm_cell,
+    aten.logsumexp.default: log_sum_exp,
+    aten.linalg_vector_norm.default: vector_norm,
+    aten.prelu.default: prelu,
+    aten.hardsigmoid.default: lambda x: (x + 3).clamp(0, 6) / 6,
+    aten.log1p.default: lambda x: (1 + x).log(),
+    aten.expm1.default: lambda x: x.exp() - 1,
+    aten.exp2.default: lambda x: (x * math.log(2)).exp(),
+    aten.celu.default: lambda x, alpha=1.0: aten.elu.default(x, alpha, 1.0, 1 / alpha),
+    aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
+    **RECURRENT,
+    **EXTREMES,
 }

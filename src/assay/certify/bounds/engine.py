@@ -32,7 +32,7 @@ SHAPES = {  # what these give depends on the shape of a perturbed tensor alone
 REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.view.default: aten.reshape.default
 }  # tensors need not be laid out as the model's are
-BUDGET = 2**24  # coefficients held at once in a backward pass
+BUDGET = 2**21  # coefficients held at once in a backward pass: more is no faster on a CPU
 Slopes = dict[tuple[fx.Node, fx.Node], Tensor]
 Refine = Literal["backward", "forward"] | None
 
@@ -154,7 +154,7 @@ def _step(run: Sweep, node: fx.Node, args: Any, kwargs: Any) -> Any:
     if not touched or op in SHAPES:
         shaped = [v.lower if isinstance(v, Interval) else v for v in args]
         return cast(op(*shaped, **kwargs), run.dtype)
-    rule = rule_of(operation(maker), len(touched))
+    rule = rule_of(operation(maker), args, kwargs)
     if rule is None:
         raise InputError(f"bounds: no rule for {owner_of(node)} at {place_of(node)!r}; expected an operator with one")
     if maker is node and _several(op):

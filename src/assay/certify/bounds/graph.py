@@ -6,7 +6,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -146,6 +146,38 @@ def _between(graph: fx.Graph, output: fx.Node) -> tuple[fx.Node, ...]:
     """The nodes that the output depends on, in order, and the output."""
     wanted = before(output) | {output}
     return tuple(node for node in graph.nodes if node in wanted)
+
+
+class Tail(nn.Module):
+    """The part of a model that computes the output from the tensor at ``cut``, by the graph; parameters are shared.
+
+    Raises InputError where the input reaches the output by another way, or the graph takes one batch size only.
+    """
+
+    def __init__(self, graph: Graph, model: nn.Module, cut: fx.Node) -> None:
+        super().__init__()
+        self.model, self.cut, self.sizes = model, cut, set[fx.Node]()
+        wanted, stack = {cut}, [graph.output]
+        while stack:
+            node = stack.pop()
+            if node in wanted:
+                continue
+            if node is graph.input or graph.n is not None or graph.layouts.get(cut) != Layout():
+                raise InputError(f"bounds: {place_of(cut)!r} splits no model in two; expected a layer all paths take")
+            if node.target is aten.sym_size.int:
+                self.sizes.add(node)
+            else:
+                wanted.add(node)
+                stack.extend(node.all_input_nodes)
+        self.graph = replace(graph, nodes=tuple(n for n in graph.nodes if n in wanted and n is not cut))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The outputs for tensors h (n, ...) at the cut."""
+        env: dict[fx.Node, Any] = {**self.graph.state(self.model), **dict.fromkeys(self.sizes, len(h)), self.cut: h}
+        out: Tensor = evaluate(self.graph, env, lambda node, args, kwargs: operation(node)(*args, **kwargs))[
+            self.graph.output
+        ]
+        return out
 
 
 def before(node: fx.Node) -> set[fx.Node]:

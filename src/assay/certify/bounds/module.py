@@ -25,6 +25,13 @@ REFINE: Mapping[str, Refine] = {
     "CROWN": "backward",
     "alpha-CROWN": "backward",
 }
+LOOSER: Mapping[str, tuple[Method, ...]] = {  # what a method's bounds are cut with
+    "CROWN-IBP": ("IBP",),
+    "IBP+backward": ("IBP",),
+    "forward+backward": ("IBP", "forward"),
+    "CROWN": ("IBP", "CROWN-IBP"),
+    "alpha-CROWN": ("IBP", "CROWN-IBP", "CROWN"),
+}
 
 
 class BoundedModule:
@@ -52,18 +59,31 @@ class BoundedModule:
         *,
         weights: Mapping[str, Perturbation] | None = None,
         slack: float = 0.0,
+        nested: bool = True,
     ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
         """Bounds (n, s) on C f(x') for all x' in the perturbation around x, in x's precision.
 
         C None: the outputs (n, c) themselves. ``weights`` perturbs parameters too, by name; ``perturbation`` None
-        leaves the input exact. ``slack``: see ``sweep``.
+        leaves the input exact. ``slack``: see ``sweep``. Slopes are fixed before it is known what they are for, so that
+        a backward pass may be looser than intervals: ``nested`` cuts its bounds with those of every looser method.
         """
+        run = None
         if method == "alpha-CROWN":
             if perturbation is None or weights:
                 raise InputError("bounds: alpha-CROWN perturbs inputs alone; expected a perturbation and no weights")
-            return self.tuned(x, perturbation, C), -self.tuned(x, perturbation, C, -1.0)
-        run = self.run(x, perturbation, method, weights=weights, slack=slack)
-        return bounds_of(run, C, method)
+            found = self.tuned(x, perturbation, C, slack=slack), -self.tuned(x, perturbation, C, -1.0, slack=slack)
+        else:
+            run = self.run(x, perturbation, method, weights=weights, slack=slack)
+            found = bounds_of(run, C, method)
+        for looser in LOOSER.get(method, ()) if nested else ():
+            if run is None or REFINE[looser] != run.refine:
+                try:
+                    run = self.run(x, perturbation, looser, weights=weights, slack=slack)
+                except InputError:  # an operator's domain that only the tighter bounds inside keep
+                    continue
+            lower, upper = bounds_of(run, C, looser)
+            found = found[0].maximum(lower), found[1].minimum(upper).maximum(found[0].maximum(lower))
+        return found
 
     def tuned(
         self,

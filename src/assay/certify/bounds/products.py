@@ -90,7 +90,7 @@ class Bilinear(Rule):
             on_x = self.on_first(up, planes.lower_x) + self.on_first(down, planes.upper_x)
         on_y = self.on_second(a, planes.slope_y)
         constant = call.dot(up, planes.lower) + call.dot(down, planes.upper)
-        return (_summed(on_x, x.lower.shape), _summed(on_y, y.lower.shape)), constant
+        return (summed(on_x, x.lower.shape), summed(on_y, y.lower.shape)), constant
 
     def forward(self, call: Call, forms: tuple[Form, ...]) -> Form:
         planes, (x, y) = _planes(call), forms
@@ -116,7 +116,7 @@ def _planes(call: Call) -> Planes:
     return found
 
 
-def _summed(t: Tensor, shape: torch.Size) -> Tensor:
+def summed(t: Tensor, shape: torch.Size) -> Tensor:
     """(s, *shape of the product) summed to (s, *shape) over what was broadcast."""
     extra = t.dim() - 1 - len(shape)
     t = t.sum(list(range(1, extra + 1))) if extra else t
@@ -256,8 +256,35 @@ class Ratio(Rule):
         return replace(call, op=aten.mul.Tensor, args=(x, self.inverse.interval(inverse))), inverse
 
 
+class Inverse(Rule):
+    """A constant over a perturbed tensor away from zero: the constant times 1 / y."""
+
+    factor = Factor()
+
+    def interval(self, call: Call) -> Interval:
+        return self.factor.interval(self._parts(call)[0])
+
+    def backward(self, call: Call, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        times, inverse = call.once("parts", lambda: self._parts(call))
+        (on_inverse,), _ = self.factor.backward(times, a)
+        return Ratio.inverse.backward(inverse, on_inverse)
+
+    def forward(self, call: Call, forms: tuple[Form, ...]) -> Form:
+        times, inverse = self._parts(call)
+        return self.factor.forward(times, (Ratio.inverse.forward(inverse, forms),))
+
+    def _parts(self, call: Call) -> tuple[Call, Call]:
+        """The product and the reciprocal as calls of their own."""
+        (y,) = call.inputs
+        if ((y.lower <= 0) & (y.upper >= 0)).any():
+            raise call.error("division by values that may be zero", "a divisor whose bounds exclude zero")
+        inverse = replace(call, op=aten.reciprocal.default, args=(y,))
+        return replace(call, op=aten.mul.Tensor, args=(call.args[0], Ratio.inverse.interval(inverse))), inverse
+
+
 register(Reshape(), aten._unsafe_view.default)
 register(Product(), aten.mul.Tensor, inputs=2)
 register(MatrixProduct(), aten.matmul.default, aten.bmm.default, aten.mm.default, inputs=2)
 register(MatrixFactor(), aten.matmul.default, aten.bmm.default, aten.mm.default)
 register(Ratio(), aten.div.Tensor, inputs=2)
+register(Inverse(), aten.div.Tensor, inputs=(1,))

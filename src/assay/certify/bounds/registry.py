@@ -151,21 +151,24 @@ class Rule(ABC):
         return None
 
 
-RULES: dict[tuple[Callable[..., Any], int | None], Rule] = {}
+RULES: dict[tuple[Callable[..., Any], int | tuple[int, ...] | None], Rule] = {}
 
 
-def register(rule: Rule, *operators: Callable[..., Any], inputs: int | None = None) -> None:
+def register(rule: Rule, *operators: Callable[..., Any], inputs: int | tuple[int, ...] | None = None) -> None:
     """Let ``rule`` bound these operators, such as ``torch.ops.aten.relu.default``.
 
-    ``inputs``: only where that many arguments are perturbed (a product of two activations: 2); None: otherwise.
+    ``inputs``: only where that many arguments are perturbed (a product of two activations: 2), or those at these
+    positions (a constant over an activation: (1,)); None: otherwise.
     """
     for operator in operators:
         RULES[operator, inputs] = rule
 
 
-def rule_of(op: Callable[..., Any], inputs: int) -> Rule | None:
-    """The rule for an operator with ``inputs`` perturbed arguments, None where there is none."""
-    return RULES.get((op, inputs), RULES.get((op, None)))
+def rule_of(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    """The rule for an operator with these arguments, by which of them are perturbed; None where there is none."""
+    count = sum(isinstance(v, Interval) for v in leaves((args, kwargs)))
+    places = tuple(k for k, v in enumerate(args) if isinstance(v, Interval))
+    return RULES.get((op, places), RULES.get((op, count), RULES.get((op, None))))
 
 
 def leaves(value: Any) -> Iterator[Any]:

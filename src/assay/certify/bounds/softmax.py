@@ -9,6 +9,7 @@ entries; the option ``softmax="decomposed"`` costs vectors instead and is looser
 # ruff: noqa: E741
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -120,28 +121,54 @@ def _lse_above(l: Tensor, u: Tensor, log_low: Tensor, log_high: Tensor) -> tuple
     return rise[..., None] * slope, high.maximum(low) - rise * (log_high - z)
 
 
-class Softmax(Rule):
-    """softmax(x, dim) by dense planes, or decomposed."""
+def interval_log_softmax(l: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The exact range over the box on the last axis."""
+    low, high = l.double(), u.double()
+    return _log_extreme(low, high).to(l.dtype), _log_extreme(high, low).to(l.dtype)
+
+
+def relax_log_softmax(l: Tensor, u: Tensor) -> Dense:
+    """x_j - logsumexp(x): above its tangent plane at the centre, for it is concave; below with the chords of exp.
+
+    log(sum of chords) is concave too, so that its tangent plane at the centre lies above logsumexp. Of each plane and
+    the constant bound the better one at the centre. Worked out in float64.
+    """
+    dtype, l, u = l.dtype, l.double(), u.double()
+    top, middle = u.amax(-1, keepdim=True), (l + u) / 2
+    at_l, at_u, at_middle = (l - top).exp(), (u - top).exp(), (middle - top).exp()
+    total = ((at_l + at_u) / 2).sum(-1, keepdim=True)
+    share = _rise(u - l, at_l, at_u, at_middle) / total
+    eye, flat = torch.eye(l.shape[-1], dtype=l.dtype, device=l.device), torch.zeros_like(l)[..., None, :]
+    below = [(flat + 0 * eye, _log_extreme(l, u)), (eye - share[..., None, :], middle - top - total.log())]
+    above = [(flat + 0 * eye, _log_extreme(u, l)), (eye - middle.softmax(-1)[..., None, :], middle.log_softmax(-1))]
+    slack = max(1e-11, 8 * torch.finfo(dtype).eps)
+    planes = (*_best(below, l, u, 1.0, slack), *_best(above, l, u, -1.0, slack))
+    return Dense(*(t.to(dtype) for t in planes))
+
+
+class DensePlanes(Rule):
+    """An operator along one axis, each of whose outputs lies between two planes over all of its inputs."""
 
     mixes = True
-    exp, inverse = kept(relax_exp, interval_exp), kept(relax_reciprocal, interval_reciprocal)
-    product = Product()
+
+    def __init__(
+        self, relax: Callable[[Tensor, Tensor], Dense], interval: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> None:
+        self.relax, self.range = relax, interval
 
     def interval(self, call: Call) -> Interval:
         l, u = _last(call)
-        return Interval(*(t.movedim(-1, call.args[1]) for t in interval_softmax(l, u)))
+        return Interval(*(t.movedim(-1, call.args[1]) for t in self.range(l, u)))
 
     def backward(self, call: Call, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        if _decomposed(call):
-            return self._backward(call, a)
         dim = _axis(call)
-        planes, last = _planes(call), a.movedim(dim + 1, -1)[..., None, :]
+        planes, last = self._planes(call), a.movedim(dim + 1, -1)[..., None, :]
         part = (positive(last) @ planes.lower_slope + negative(last) @ planes.upper_slope)[..., 0, :]
         lower, upper = (t.movedim(-1, dim) for t in (planes.lower, planes.upper))
         return (part.movedim(-1, dim + 1),), call.dot(positive(a), lower) + call.dot(negative(a), upper)
 
     def forward(self, call: Call, forms: tuple[Form, ...]) -> Form:
-        dim, (form,), planes = _axis(call), forms, _planes(call)
+        dim, (form,), planes = _axis(call), forms, self._planes(call)
 
         def side(slope: Tensor, low: Tensor, high: Tensor, dim: int) -> Tensor:
             first, second = (t.movedim(dim, -1)[..., None] for t in (low, high))
@@ -154,6 +181,20 @@ class Softmax(Rule):
             side(high, form.upper_slope, form.lower_slope, dim + 1),
             side(high, form.upper_intercept, form.lower_intercept, dim) + planes.upper.movedim(-1, dim),
         )
+
+    def _planes(self, call: Call) -> Dense:
+        found: Dense = call.once("planes", lambda: self.relax(*_last(call)))
+        return found
+
+
+class Softmax(DensePlanes):
+    """softmax(x, dim) by dense planes, or decomposed."""
+
+    exp, inverse = kept(relax_exp, interval_exp), kept(relax_reciprocal, interval_reciprocal)
+    product = Product()
+
+    def backward(self, call: Call, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        return self._backward(call, a) if _decomposed(call) else super().backward(call, a)
 
     def _backward(self, call: Call, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """exp(x - c) * (1 / sum exp(x - c)), c the largest upper end: softmax ignores what is added to all entries."""
@@ -185,11 +226,6 @@ def _last(call: Call) -> tuple[Tensor, Tensor]:
     return x.lower.movedim(_axis(call), -1), x.upper.movedim(_axis(call), -1)
 
 
-def _planes(call: Call) -> Dense:
-    found: Dense = call.once("planes", lambda: relax_softmax(*_last(call)))
-    return found
-
-
 def _decomposed(call: Call) -> bool:
     kind = call.options.get("softmax", "dense")
     if kind not in ("dense", "decomposed"):
@@ -197,4 +233,5 @@ def _decomposed(call: Call) -> bool:
     return kind == "decomposed"
 
 
-register(Softmax(), aten.softmax.int, aten._softmax.default)
+register(Softmax(relax_softmax, interval_softmax), aten.softmax.int, aten._softmax.default)
+register(DensePlanes(relax_log_softmax, interval_log_softmax), aten.log_softmax.int, aten._log_softmax.default)

@@ -20,6 +20,7 @@ from assay.runtime.errors import InputError
 
 LEFT, RIGHT = (-math.inf, 0.0), (0.0, math.inf)
 GELU_BEND, TANH_GELU_BEND, SILU_BEND = math.sqrt(2), 1.4185040087908283, 2.3993572805154675  # f'' = 0 there
+MISH_BENDS, MISH_VALLEY = (-2.2563763963960793, 1.4905711794854285), -1.1924312145154952  # f'' = 0, f' = 0 there
 GELU_VALLEY, TANH_GELU_VALLEY, SILU_VALLEY = -0.7517915246935645, -0.752461422071016, -1.278464542761074  # f' = 0
 
 
@@ -44,6 +45,15 @@ def _silu_slope(x: Tensor) -> Tensor:
     return gate + x * gate * torch.sigmoid(-x)
 
 
+def _mish_slope(x: Tensor) -> Tensor:
+    gate = torch.tanh(F.softplus(x))
+    return gate + x * torch.sigmoid(x) * (1 - gate.square())
+
+
+def _hardswish_slope(x: Tensor) -> Tensor:
+    return torch.where(x.abs() <= 3, (2 * x + 3) / 6, (x > 3).to(x))  # at the kinks that of the piece between them
+
+
 def _outside(bend: float) -> tuple[Piece, Piece]:
     """Where GELU and SiLU are concave: beyond their two bends."""
     return (-math.inf, -bend), (bend, math.inf)
@@ -62,6 +72,12 @@ TANH_GELU = Curve(
     valley=TANH_GELU_VALLEY,
 )
 SILU = Curve(F.silu, _silu_slope, (-SILU_BEND, SILU_BEND), _outside(SILU_BEND), reach=800, valley=SILU_VALLEY)
+MISH = Curve(
+    F.mish, _mish_slope, MISH_BENDS, ((-math.inf, MISH_BENDS[0]), (MISH_BENDS[1], math.inf)), 800, valley=MISH_VALLEY
+)
+HARDSWISH = Curve(F.hardswish, _hardswish_slope, (-3.0, 3.0), ((-math.inf, -3.0), (3.0, math.inf)), valley=-1.5)
+ATAN = Curve(torch.atan, lambda x: 1 / (1 + x.square()), LEFT, RIGHT)
+LOG_SIGMOID = Curve(F.logsigmoid, lambda x: torch.sigmoid(-x), concave=WHOLE)
 EXP = Curve(torch.exp, torch.exp, WHOLE)
 SQUARE = Curve(torch.square, lambda x: 2 * x, WHOLE, valley=0.0, scale=0.0)
 ABS = Curve(torch.abs, torch.sign, WHOLE, valley=0.0)
@@ -74,6 +90,10 @@ relax_sigmoid, interval_sigmoid = SIGMOID.lines, SIGMOID.interval
 relax_tanh, interval_tanh = TANH.lines, TANH.interval
 relax_erf, interval_erf = ERF.lines, ERF.interval
 relax_silu, interval_silu = SILU.lines, SILU.interval
+relax_mish, interval_mish = MISH.lines, MISH.interval
+relax_hardswish, interval_hardswish = HARDSWISH.lines, HARDSWISH.interval
+relax_atan, interval_atan = ATAN.lines, ATAN.interval
+relax_log_sigmoid, interval_log_sigmoid = LOG_SIGMOID.lines, LOG_SIGMOID.interval
 relax_exp, interval_exp = EXP.lines, EXP.interval
 relax_square, interval_square = SQUARE.lines, SQUARE.interval
 relax_abs, interval_abs = ABS.lines, ABS.interval
