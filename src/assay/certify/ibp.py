@@ -57,7 +57,7 @@ class IBP(Certifier):
             left = (~robust).nonzero()[:, 0]
             if len(left):
                 robust[left] = self._margins(model, x[left], prediction[left], method) > 0
-        radius = torch.where(robust, self.eps, 0.0).double()
+        radius = self.eps * robust.double()  # float32 might round it up
         return Certificate(robust & (prediction == y), prediction, radius)
 
     def margins(self, model: nn.Module, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -32,7 +32,7 @@ class TAPS(SABR):
     cross-entropy of these margins. Its gradient reaches the box by the rectified linear connector: a coordinate passes
     it to an end of its interval that lies nearer than ``soft`` of the width, the more the nearer (0: only to an end
     that it is at). The gradient of TAPS' loss in the product is multiplied by ``scale``. ``lam`` < 1 takes SABR's small
-    boxes (STAPS). PGD takes ``attack_steps`` steps of ``step_size`` of the radius (the released code shortens the last).
+    boxes (STAPS). PGD takes ``attack_steps`` steps of ``step_size`` of the radius (the released code shortens some).
     Raises InputError where the split is not a layer that all paths take. Others: SABR.
     """
 
