@@ -120,7 +120,7 @@ def reference_loss(model: Any, center: Tensor, radius: Tensor, y: Tensor, *, det
 
 
 class _Detached(IBPTraining):
-    def robust_loss(self, model: nn.Module, center: Tensor, radius: Tensor, y: Tensor) -> Tensor:
+    def robust_loss(self, model: nn.Module, center: Tensor, radius: Tensor, y: Tensor, **draws: Any) -> Tensor:
         return reference_loss(model, center, radius, y, detached=True)
 
 
