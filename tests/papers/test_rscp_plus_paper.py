@@ -45,12 +45,3 @@ def test_joint_network_gives_the_logits_of_both() -> None:
         alone = noisy_outputs(model, x, sigma=0.25, draws=4).views
         assert alone is not None
         assert torch.allclose(paper._half(both, part).views, alone, atol=1e-5)  # type: ignore[arg-type]
-
-
-def test_attacked_network_averages_probabilities() -> None:
-    data = load_data("digits:test")[:5]
-    model = paper._network(data, 0)
-    noise = torch.randn(3, *data.shape, generator=torch.Generator().manual_seed(0))
-    got = paper.Smoothed(model, noise)(data.x).exp()
-    expected = torch.stack([model(data.x + z).softmax(1) for z in noise]).mean(0)
-    assert torch.allclose(got, expected, atol=1e-6)

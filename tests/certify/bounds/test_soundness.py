@@ -46,7 +46,9 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "domains": lambda h: (h.exp() + 1).log() + h.exp().sqrt() + (1 + h.square()).rsqrt() + h / (1 + h.flip(1).exp()),
     "products": lambda h: h * h.flip(1) + (h.view(-1, 2, 4).mT @ h.view(-1, 2, 4)).flatten(1)[:, :8],
     "softmax": lambda h: torch.cat((h.softmax(1), h.log_softmax(1), h.logsumexp(1, keepdim=True)), 1),
-    "attention": lambda h: F.scaled_dot_product_attention(*(h.view(-1, 1, 2, 4) * k for k in (1.0, 0.5, 2.0))),
+    "attention": lambda h: F.scaled_dot_product_attention(
+        h.view(-1, 1, 2, 4), h.view(-1, 1, 2, 4) / 2, 2 * h.view(-1, 1, 2, 4)
+    ),
     "extremes": lambda h: torch.maximum(h, h.flip(1)) + h.amin(1, keepdim=True) + h.clamp(-0.5, 0.5),
     "lstm": lambda h: _lstm(h.view(-1, 2, 4))[0],
     "gru": lambda h: _gru(h.view(-1, 2, 4))[0],

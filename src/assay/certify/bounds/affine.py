@@ -11,7 +11,7 @@ from torch import Tensor
 
 from assay.certify.bounds.interval import Ball, Interval
 from assay.certify.bounds.registry import Call, Form, Rule, leaves, negative, positive, register
-from assay.certify.bounds.windows import Windows
+from assay.certify.bounds.windows import Windows, transposed
 
 aten = torch.ops.aten
 
@@ -145,9 +145,12 @@ class Convolution(Linear):
         if padding is None:
             return super().transpose(call, a)
         weight, shape = call.args[1], call.inputs[0].lower.shape
+        if weight.dim() == 4:
+            out = transposed(a.flatten(0, 1), weight, stride, padding, dilation, groups, (shape[2], shape[3]))
+            return (out.unflatten(0, a.shape[:2]),)
         sides = zip(shape[2:], a.shape[3:], weight.shape[2:], stride, padding, dilation, strict=True)
         extra = [size - ((out - 1) * s - 2 * p + d * (k - 1) + 1) for size, out, k, s, p, d in sides]
-        back = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
+        back = F.conv_transpose1d if weight.dim() == 3 else F.conv_transpose3d
         out = back(a.flatten(0, 1), weight, None, stride, padding, extra, groups, dilation)
         return (out.unflatten(0, a.shape[:2]),)
 
