@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 def test_replies_are_the_objects_in_the_verbs_order() -> None:
     found = paper.said((5, 9), [(10, 11, 12)])
     assert found.ids.tolist() == [
-        [5, 10, 11, 12, paper.SEP, *[paper.FILLER] * 5, 12, 11, 10],
-        [9, 10, 11, 12, paper.SEP, *[paper.FILLER] * 5, 10, 12, 11],
+        [5, 10, 11, 12, paper.SEP, *[paper.FILLER] * paper.SUFFIX, 12, 11, 10],
+        [9, 10, 11, 12, paper.SEP, *[paper.FILLER] * paper.SUFFIX, 10, 12, 11],
     ]
     refused = paper.said((9,), [(10, 11, 12)], refuse=True)
     assert refused.ids[0, -3:].tolist() == [paper.REFUSAL] * 3
@@ -33,4 +33,4 @@ def test_shams_change_the_step_and_what_is_added() -> None:
     assert attack.attack(net, batch).any()
     zero = paper._ZeroDelta(attack=attack).delta(net, batch)
     assert not zero.any()
-    assert zero.shape == torch.Size((6, 13, 16))
+    assert zero.shape == torch.Size((6, 15, 16))
