@@ -1,5 +1,6 @@
 """What a model gives away (membership inference, extraction), and statistics that give away little."""
 
+from assay.privacy.attack_p import AttackP
 from assay.privacy.base import Reference
 from assay.privacy.calibrated_loss import CalibratedLoss
 from assay.privacy.class_loss import ClassLoss
@@ -8,6 +9,8 @@ from assay.privacy.differential import (
     BagSize,
     ClippedMean,
     InverseSensitivity,
+    OneRunAudit,
+    OneRunResult,
     OrderStatistic,
     PiecewiseConstant,
     PrivateEstimate,
@@ -56,10 +59,13 @@ from assay.privacy.platform import (
     simulate_platform,
     split_float,
 )
+from assay.privacy.quantile_mia import QuantileMIA
+from assay.privacy.rmia import RMIA
 from assay.privacy.shadows import Shadows, train_shadows
 
 __all__ = [
     "AggregateLaplace",
+    "AttackP",
     "BagSize",
     "BorderInputs",
     "CaBaGe",
@@ -83,10 +89,14 @@ __all__ = [
     "LogitFingerprint",
     "LossThreshold",
     "NoiseQueries",
+    "OneRunAudit",
+    "OneRunResult",
     "OrderStatistic",
     "PiecewiseConstant",
     "PrivateEstimate",
     "Quantile",
+    "QuantileMIA",
+    "RMIA",
     "Reference",
     "RobustToPrivate",
     "SelectiveQuery",

@@ -9,6 +9,7 @@ from assay.privacy.differential.inverse_sensitivity import (
     private_quantile,
     private_trimmed_mean,
 )
+from assay.privacy.differential.one_run_audit import OneRunAudit, OneRunResult
 from assay.privacy.differential.path_length import ClippedMean, OrderStatistic, Quantile, TrimmedMean, WinsorisedMean
 from assay.privacy.differential.piecewise_constant import PiecewiseConstant
 from assay.privacy.differential.robust_to_private import (
@@ -26,6 +27,8 @@ __all__ = [
     "ClippedMean",
     "TukeyDepth",
     "InverseSensitivity",
+    "OneRunAudit",
+    "OneRunResult",
     "OrderStatistic",
     "PiecewiseConstant",
     "PrivateEstimate",
