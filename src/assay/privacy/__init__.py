@@ -5,6 +5,7 @@ from assay.privacy.base import Reference
 from assay.privacy.calibrated_loss import CalibratedLoss
 from assay.privacy.class_loss import ClassLoss
 from assay.privacy.differential import (
+    DPSGD,
     AggregateLaplace,
     BagSize,
     ClippedMean,
@@ -21,6 +22,7 @@ from assay.privacy.differential import (
     TukeyDepth,
     TukeyMechanism,
     WinsorisedMean,
+    clipped_gradients,
     dp_audit_exact,
     laplace_mean,
     optimal_bag_size,
@@ -74,6 +76,7 @@ __all__ = [
     "ClippedMean",
     "CloneEnsemble",
     "DFME",
+    "DPSGD",
     "DataFreeExtractor",
     "TukeyDepth",
     "DisGUIDE",
@@ -107,6 +110,7 @@ __all__ = [
     "WinsorisedMean",
     "agreement",
     "balance_loss",
+    "clipped_gradients",
     "difficulty",
     "disagreement_loss",
     "dp_audit_exact",

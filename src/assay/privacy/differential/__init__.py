@@ -2,6 +2,7 @@
 
 from assay.privacy.differential.aggregate_laplace import AggregateLaplace, BagSize, optimal_bag_size
 from assay.privacy.differential.dp_audit import dp_audit_exact
+from assay.privacy.differential.dp_sgd import DPSGD, clipped_gradients
 from assay.privacy.differential.inverse_sensitivity import (
     InverseSensitivity,
     laplace_mean,
@@ -25,6 +26,7 @@ __all__ = [
     "AggregateLaplace",
     "BagSize",
     "ClippedMean",
+    "DPSGD",
     "TukeyDepth",
     "InverseSensitivity",
     "OneRunAudit",
@@ -38,6 +40,7 @@ __all__ = [
     "TruncatedSensitivity",
     "TukeyMechanism",
     "WinsorisedMean",
+    "clipped_gradients",
     "dp_audit_exact",
     "laplace_mean",
     "optimal_bag_size",
