@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from assay.training import Plan, State, fit
 
 transformers = pytest.importorskip("transformers", reason="the extra assay[hf] (transformers) is not installed")
 
-OPTIONS = {"RMU": {"layer": "transformer.h.1", "params": ("transformer.h.0.mlp", "transformer.h.1"), "alpha": 1.0}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "RMU": {"layer": "transformer.h.1", "params": ("transformer.h.0.mlp", "transformer.h.1"), "alpha": 1.0}
+}
 METHODS = [
     c
     for c in (getattr(room, n) for n in room.__all__)
@@ -26,8 +29,8 @@ METHODS = [
 unlearners = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
 
 
-def make(cls: type[ReplyUnlearner], **options: object) -> ReplyUnlearner:
-    given = {"steps": 4, "batch_size": 4, "lr": 5e-3, "warmup": 0.0, "schedule": "constant"}
+def make(cls: type[ReplyUnlearner], **options: Any) -> ReplyUnlearner:
+    given: dict[str, Any] = {"steps": 4, "batch_size": 4, "lr": 5e-3, "warmup": 0.0, "schedule": "constant"}
     return cls(**{**given, **OPTIONS.get(cls.__name__, {}), **options})
 
 

@@ -126,7 +126,7 @@ def test_rmia_refuses() -> None:
         ({"signal": "logit"}, "taylor-soft-margin"),
     ):
         with pytest.raises(InputError, match=words):
-            RMIA(**options)  # type: ignore[arg-type]
+            RMIA(**options)
 
 
 @settings(max_examples=50)
@@ -200,4 +200,4 @@ def test_gaussian_regression_finds_mean_and_deviation() -> None:
     assert int(torch.stack(grid).argmin()) == 4
     for options in ({"loss": "huber"}, {"alpha": 0.0}, {"held": 1.0}):
         with pytest.raises(InputError):
-            QuantileMIA(**options)  # type: ignore[arg-type]
+            QuantileMIA(**options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ from assay.runtime.random import seeded
 from assay.subject import Subject
 from assay.training import State, Supervised
 
-N, PLAIN = 40, {"noise": 0.0, "clip": math.inf}
+N = 40
+PLAIN: dict[str, Any] = {"noise": 0.0, "clip": math.inf}
 
 
 def network(seed: int = 0) -> MLP:
@@ -40,9 +43,9 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 def test_all_samples_without_noise_or_clip_is_sgd_step_for_step(data: Data) -> None:
     # With a batch of all samples q is 1, and plain training sees the same batch in another order.
-    options = {"epochs": 6, "batch_size": N, "lr": 0.3, "optimizer": "sgd", "schedule": "cosine"}
-    private = DPSGD(**PLAIN, **options).fit(network(), data, seed=1)  # type: ignore[arg-type]
-    plain = Supervised(**options).fit(network(), data, seed=1)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"epochs": 6, "batch_size": N, "lr": 0.3, "optimizer": "sgd", "schedule": "cosine"}
+    private = DPSGD(**PLAIN, **options).fit(network(), data, seed=1)
+    plain = Supervised(**options).fit(network(), data, seed=1)
     torch.testing.assert_close(flat(private), flat(plain), rtol=1e-4, atol=1e-6)
     assert (flat(private) - flat(network())).norm() > 0.1
 
@@ -66,7 +69,7 @@ def test_poisson_steps_without_noise_are_sgd_written_out(data: Data) -> None:
 @pytest.mark.parametrize("clip", [0.05, 1.0, 1e6])
 def test_each_sample_counts_at_most_the_clip(data: Data, clip: float) -> None:
     model = network()
-    model.body[1].bias.requires_grad_(False)  # type: ignore[index, union-attr]
+    model.body[1].bias.requires_grad_(False)
     gradients, losses = clipped_gradients(model, data.x * 5, data.y, clip)
     assert "body.1.bias" not in gradients
     norms = torch.cat([g.flatten(1) for g in gradients.values()], 1).norm(dim=1)
@@ -128,7 +131,7 @@ def test_refuses(data: Data) -> None:
         ({"accountant": "gdp"}, "rdp"),
     ):
         with pytest.raises(InputError, match=words):
-            DPSGD(**options)  # type: ignore[arg-type]
+            DPSGD(**options)
     mixing = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(InputError, match="layer '1' normalises"):
         DPSGD(steps=1).fit(mixing, data, seed=0)
@@ -140,7 +143,10 @@ def test_refuses(data: Data) -> None:
 def gaussian_epsilon(noise: float, steps: int, delta: float) -> float:
     """Of ``steps`` Gaussian mechanisms on all samples, exactly (Balle & Wang, 2018, arXiv:1805.06530, theorem 8)."""
     mu = steps**0.5 / noise
-    excess = lambda e: norm.cdf(mu / 2 - e / mu) - math.exp(e) * norm.cdf(-mu / 2 - e / mu) - delta  # noqa: E731
+
+    def excess(e: float) -> float:
+        return float(norm.cdf(mu / 2 - e / mu) - math.exp(e) * norm.cdf(-mu / 2 - e / mu) - delta)
+
     return float(brentq(excess, 0.0, 60.0))
 
 
@@ -158,7 +164,7 @@ def test_the_audit_stays_below_the_true_epsilon_and_rises_above_it_without_noise
     bounds = {}
     for noise in (4.0, 0.0):
         method = replace(private, noise=noise)
-        found = audit.run(lambda d, m=method: m.fit(start, d, seed=3), pool[:20], pool[20:], guesses=200, seed=1)
+        found = audit.run(partial(method.fit, start, seed=3), pool[:20], pool[20:], guesses=200, seed=1)
         bounds[noise] = found.epsilon
     assert bounds[4.0] < true < bounds[0.0]
     assert true == pytest.approx(2.2, abs=0.4)
