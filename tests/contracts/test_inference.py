@@ -15,7 +15,7 @@ from torch import nn
 import assay.privacy as room
 from assay.data import Data, load_data
 from assay.nets import MLP
-from assay.privacy import LiRA, Reference
+from assay.privacy import RMIA, LiRA, Reference, train_shadows
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded, torch_rng
 from assay.training import Supervised
@@ -29,7 +29,7 @@ def _small(cls: type) -> Any:
     return cls(models=8) if "models" in {f.name for f in fields(cls)} else cls()
 
 
-METHODS = [*map(_small, FOUND), LiRA(models=8, online=False)]
+METHODS = [*map(_small, FOUND), LiRA(models=8, online=False), RMIA(models=8, online=False)]
 every = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{type(m).__name__}-{getattr(m, 'online', '')}")
 
 
@@ -57,18 +57,16 @@ def case() -> Case:
     pool, rest, unseen = data[: 2 * N], data[2 * N : 3 * N], data[3 * N : 5 * N]
     with seeded(0, "init"):
         start = MLP(hidden=(64,))
-    # ClassLoss reads samples that the target did not see; the shadow attacks read the pool.
-    references = [
-        Reference(data=unseen if "models" not in {f.name for f in fields(m)} else pool, model=start, recipe=OVERFIT)
-        for m in METHODS
-    ]
-    fitted = {id(m): m.fit(r, seed=5) for m, r in zip(METHODS, references, strict=True)}
+    # The shadow attacks read the pool, with one set of models for all; the others samples that the target did not see.
+    shadows = train_shadows(Reference(data=pool, model=start, recipe=OVERFIT), 8, seed=5)
+    other = Reference(data=unseen, model=start, recipe=OVERFIT)
+    fitted = {id(m): m.from_shadows(shadows) if "from_shadows" in dir(m) else m.fit(other, seed=5) for m in METHODS}
     model = OVERFIT.fit(start, pool[:N], seed=1)
     return Case(model, OVERFIT.fit(start, rest, seed=1), pool, np.repeat([1, 0], N), fitted)
 
 
 def test_the_room_has_attacks() -> None:
-    assert {c.__name__ for c in FOUND} >= {"LossThreshold", "ClassLoss", "CalibratedLoss", "LiRA"}
+    assert {c.__name__ for c in FOUND} >= {"LossThreshold", "ClassLoss", "CalibratedLoss", "LiRA", "RMIA"}
 
 
 @every

@@ -1,13 +1,17 @@
 """What a model gives away (membership inference, extraction), and statistics that give away little."""
 
+from assay.privacy.attack_p import AttackP
 from assay.privacy.base import Reference
 from assay.privacy.calibrated_loss import CalibratedLoss
 from assay.privacy.class_loss import ClassLoss
 from assay.privacy.differential import (
+    DPSGD,
     AggregateLaplace,
     BagSize,
     ClippedMean,
     InverseSensitivity,
+    OneRunAudit,
+    OneRunResult,
     OrderStatistic,
     PiecewiseConstant,
     PrivateEstimate,
@@ -18,6 +22,7 @@ from assay.privacy.differential import (
     TukeyDepth,
     TukeyMechanism,
     WinsorisedMean,
+    clipped_gradients,
     dp_audit_exact,
     laplace_mean,
     optimal_bag_size,
@@ -56,10 +61,13 @@ from assay.privacy.platform import (
     simulate_platform,
     split_float,
 )
+from assay.privacy.quantile_mia import QuantileMIA
+from assay.privacy.rmia import RMIA
 from assay.privacy.shadows import Shadows, train_shadows
 
 __all__ = [
     "AggregateLaplace",
+    "AttackP",
     "BagSize",
     "BorderInputs",
     "CaBaGe",
@@ -68,6 +76,7 @@ __all__ = [
     "ClippedMean",
     "CloneEnsemble",
     "DFME",
+    "DPSGD",
     "DataFreeExtractor",
     "TukeyDepth",
     "DisGUIDE",
@@ -83,10 +92,14 @@ __all__ = [
     "LogitFingerprint",
     "LossThreshold",
     "NoiseQueries",
+    "OneRunAudit",
+    "OneRunResult",
     "OrderStatistic",
     "PiecewiseConstant",
     "PrivateEstimate",
     "Quantile",
+    "QuantileMIA",
+    "RMIA",
     "Reference",
     "RobustToPrivate",
     "SelectiveQuery",
@@ -97,6 +110,7 @@ __all__ = [
     "WinsorisedMean",
     "agreement",
     "balance_loss",
+    "clipped_gradients",
     "difficulty",
     "disagreement_loss",
     "dp_audit_exact",

@@ -22,12 +22,14 @@ class Reference:
     """What the adversary has besides the target: data, and where shadow models are trained, how.
 
     data: samples from the same population; shadow models train on random halves of it. model: the architecture (its
-    weights are not read). recipe: how the target was trained.
+    weights are not read). recipe: how the target was trained. population: samples of the same population that neither
+    the target nor a shadow model trained on, where an attack compares with such.
     """
 
     data: Data
     model: nn.Module | None = None
     recipe: Trainer | None = None
+    population: Data | None = None
 
 
 class FittedInference(Protocol):

@@ -27,12 +27,17 @@ class Shadows:
     data: Data
     seen: Bool[Tensor, "k m"]
 
-    def membership(self, index: Int[Tensor, " n"]) -> Bool[Tensor, "k n"]:
-        """Which models trained on the samples named by ``index``; samples outside the pool were seen by none."""
+    def rows(self, index: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
+        """Where the samples named by ``index`` lie in the pool, and whether they do (any position where not)."""
         pool = self.data.index
         order = pool.argsort()
         rows = order[torch.searchsorted(pool[order], index).clamp_max(len(order) - 1)]
-        return self.seen[:, rows] & (pool[rows] == index)
+        return rows, pool[rows] == index
+
+    def membership(self, index: Int[Tensor, " n"]) -> Bool[Tensor, "k n"]:
+        """Which models trained on the samples named by ``index``; samples outside the pool were seen by none."""
+        rows, found = self.rows(index)
+        return self.seen[:, rows] & found
 
     def signals(self, signal: Signal, data: Data) -> Float[Tensor, "k n"]:
         """``signal(model, data)`` of every shadow model."""

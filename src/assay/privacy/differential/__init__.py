@@ -2,6 +2,7 @@
 
 from assay.privacy.differential.aggregate_laplace import AggregateLaplace, BagSize, optimal_bag_size
 from assay.privacy.differential.dp_audit import dp_audit_exact
+from assay.privacy.differential.dp_sgd import DPSGD, clipped_gradients
 from assay.privacy.differential.inverse_sensitivity import (
     InverseSensitivity,
     laplace_mean,
@@ -9,6 +10,7 @@ from assay.privacy.differential.inverse_sensitivity import (
     private_quantile,
     private_trimmed_mean,
 )
+from assay.privacy.differential.one_run_audit import OneRunAudit, OneRunResult
 from assay.privacy.differential.path_length import ClippedMean, OrderStatistic, Quantile, TrimmedMean, WinsorisedMean
 from assay.privacy.differential.piecewise_constant import PiecewiseConstant
 from assay.privacy.differential.robust_to_private import (
@@ -24,8 +26,11 @@ __all__ = [
     "AggregateLaplace",
     "BagSize",
     "ClippedMean",
+    "DPSGD",
     "TukeyDepth",
     "InverseSensitivity",
+    "OneRunAudit",
+    "OneRunResult",
     "OrderStatistic",
     "PiecewiseConstant",
     "PrivateEstimate",
@@ -35,6 +40,7 @@ __all__ = [
     "TruncatedSensitivity",
     "TukeyMechanism",
     "WinsorisedMean",
+    "clipped_gradients",
     "dp_audit_exact",
     "laplace_mean",
     "optimal_bag_size",
