@@ -20,8 +20,12 @@ from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
 from assay.unlearn.retrain import Retrain
+from assay.unlearn.saliency import weight_saliency_mask
+from assay.unlearn.salun import Salient, SalUn
+from assay.unlearn.salun_diffusion import SalUnDiffusion
 from assay.unlearn.scrub import SCRUB
 from assay.unlearn.sisa import SISA
+from assay.unlearn.soft_salun import SoftSalUn
 from assay.unlearn.sparse_bound import ErrorBound, masked_curvature, unlearning_error_bound
 from assay.unlearn.ssd import SelectiveSynapticDampening, importances
 from assay.unlearn.ulira import ULiRAResult, ulira
@@ -46,7 +50,11 @@ __all__ = [
     "Retrain",
     "SCRUB",
     "SISA",
+    "SalUn",
+    "SalUnDiffusion",
+    "Salient",
     "SelectiveSynapticDampening",
+    "SoftSalUn",
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
@@ -72,4 +80,5 @@ __all__ = [
     "trained",
     "ulira",
     "unlearning_error_bound",
+    "weight_saliency_mask",
 ]
