@@ -27,6 +27,8 @@ OPTIONS = {
     "CFk": {"lr": 0.02, "layers": 2},
     "EUk": {"layers": 2},
     "NegGradPlus": {"lr": 0.005, "epochs": 3},
+    "SalUn": {"lr": 0.1, "batch_size": 64, "epochs": 4, "mode": "mixed"},
+    "SoftSalUn": {"lr": 0.05, "batch_size": 64, "epochs": 4, "mode": "mixed"},
     "RandomLabel": {"lr": 0.02, "batch_size": 64, "epochs": 4, "mode": "mixed"},
     "BadTeacher": {"lr": 2e-3, "batch_size": 64, "epochs": 3},
     "SCRUB": {"lr": 2e-3},
