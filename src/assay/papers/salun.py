@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from assay.compress.pruning import Masks
 from assay.data import Batch, Data, load_data
-from assay.generate import DenoiserMLP, DiscreteSchedule, edm_sampler
+from assay.generate import DenoiserMLP, DiscreteSchedule, EDMPrecond, edm_sampler
 from assay.nets import MLP, SmallCNN
 from assay.papers.model import Claim, Paper, Scale, Table
 from assay.runtime.inference import predict
@@ -48,8 +48,9 @@ RATES = (0.01, 0.03, 0.06)
 METRICS = ("ua", "ra", "ta", "mia")
 ARMS = ("fine-tune", "random labels", "salun", "complement")
 SHARES = (0.1, 0.29, 0.5, 1.0)
-STEPS = 200  # of the diffusion
-SCHEDULE = DiscreteSchedule((1 - torch.linspace(5e-4, 0.1, STEPS, dtype=torch.float64)).cumprod(0).float())
+# A diffusion of 200 steps, and its noise over its signal at each.
+SCHEDULE = DiscreteSchedule((1 - torch.linspace(5e-4, 0.1, 200, dtype=torch.float64)).cumprod(0).float())
+LEVELS = (1 / SCHEDULE.alphas_bar - 1).sqrt()
 
 PAPER = Paper(
     slug="salun",
@@ -79,9 +80,9 @@ PAPER = Paper(
         ),
         Scale(
             "claim",
-            5,
-            {"data": "cifar10", "train": 4000, "test": 2000, "side": 16, "widths": (32, 64, 64), "epochs": 15}
-            | {"passes": 5, "images": 3000, "denoising": 2500, "iterations": 300, "drawn": 300, "width": 256},
+            8,
+            {"data": "cifar10", "train": 3000, "test": 1000, "side": 16, "widths": (24, 48, 48), "epochs": 15}
+            | {"passes": 5, "images": 3000, "denoising": 800, "iterations": 60, "drawn": 300, "width": 256},
         ),
         Scale(
             "gpu",
@@ -154,16 +155,19 @@ def _moved(before: nn.Module, after: nn.Module, mask: Masks) -> int:
     return sum(int((p != weights[k])[~mask[k]].sum()) for k, p in before.named_parameters())
 
 
-def _masked(given: Mapping[str, Any], mask: Masks, seed: int, cls: type[SalUn] = SalUn) -> list[dict[str, Any]]:
-    """SalUn in the mask, and in its complement, at every rate."""
+def _arm(given: Mapping[str, Any], arm: str, mask: Masks, seed: int, cls: type[SalUn] = SalUn) -> list[dict[str, Any]]:
+    """SalUn in ``mask`` at every rate."""
     rows = []
-    other = {k: ~m for k, m in mask.items()}
-    for arm, chosen, method in (("salun", mask, cls), ("complement", other, SalUn)):
-        for lr in RATES:
-            model = _forgotten(given, method(mask=chosen, lr=lr, epochs=given["passes"], batch_size=128), seed)
-            moved = {"moved": _moved(given["subject"].model, model, chosen)} if arm == "salun" else {}
-            rows.append({"arm": arm, "lr": lr, **_metrics(given, model), **moved})
+    for lr in RATES:
+        model = _forgotten(given, cls(mask=mask, lr=lr, epochs=given["passes"], batch_size=128), seed)
+        rows.append(
+            {"arm": arm, "lr": lr, **_metrics(given, model), "moved": _moved(given["subject"].model, model, mask)}
+        )
     return rows
+
+
+def _complement(mask: Masks) -> Masks:
+    return {k: ~m for k, m in mask.items()}
 
 
 def _forgotten(given: Mapping[str, Any], method: Unlearner, seed: int) -> nn.Module:
@@ -218,34 +222,33 @@ def _identities(seed: int) -> dict[str, float]:
     return {"unmasked": max(float((a - b).abs().max()) for a, b in pairs), "apart": apart, "size": size}
 
 
-class _Timed(nn.Module):
-    """A denoiser that is asked by step."""
+class _Noise(nn.Module):
+    """The noise in x_t, at a step of the schedule, by a denoiser of x_t / sqrt(alpha_bar)."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
-        self.net = net
+        self.denoiser = denoiser
 
     def forward(self, x: Tensor, step: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.net(x, 2 * step.to(x) / STEPS, labels)
+        sigma = LEVELS[step]
+        s = sigma.reshape(-1, *[1] * (x.dim() - 1))
+        wide = x * (1 + s.square()).sqrt()
+        return (wide - self.denoiser(wide, sigma, labels)) / s
 
 
 def _labels(y: Tensor | None) -> dict[str, Tensor | None]:
     return {"labels": y}
 
 
-def _drawn(net: nn.Module, y: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
+def _drawn(denoiser: nn.Module, y: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
     """Samples of the conditions ``y``, in [0, 1]."""
-    levels = (1 / SCHEDULE.alphas_bar - 1).sqrt()
+    start = LEVELS[-1] * torch.randn(len(y), *shape, generator=torch_rng(seed, "drawn"))
 
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        step = torch.searchsorted(levels, sigma.float()).clamp(max=STEPS - 1)
-        s = sigma.reshape(-1, 1, 1, 1).float()
-        return x - s * net(x.float() / (1 + s.square()).sqrt(), step, y)
+    def denoised(x: Tensor, sigma: Tensor) -> Tensor:
+        return denoiser(x.float(), sigma.float(), y)
 
-    top = float(levels[-1])
-    start = top * torch.randn(len(y), *shape, generator=torch_rng(seed, "drawn"))
     with torch.no_grad():
-        x = edm_sampler(denoiser, start, steps=12, sigma_min=float(levels[0]), sigma_max=top)
+        x = edm_sampler(denoised, start, steps=12, sigma_min=float(LEVELS[0]), sigma_max=float(LEVELS[-1]))
     return ((x.float() + 1) / 2).clamp(0, 1)
 
 
@@ -255,21 +258,23 @@ def _generation(scale: Scale, seed: int) -> list[dict[str, Any]]:
     train = _images("digits" if small else "mnist", 8 if small else 14)[0].limit(scale["images"], seed=seed)
     with seeded(seed, "generation"):
         start = SmallCNN((1, *train.shape[1:]), 10, (8, 16), 32)  # type: ignore[arg-type]
-        net: nn.Module = _Timed(DenoiserMLP(train.shape, 10, scale["width"]))
+        net: nn.Module = _Noise(EDMPrecond(DenoiserMLP(train.shape, 10, scale["width"])))
     judge = Supervised(epochs=2 if small else 8).fit(start, train, seed=seed)
 
     def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
         part = noised(batch, train.bounds, SCHEDULE, state.draws("denoising", batch.index))
         return noise_loss(model, part, _labels)
 
-    net = fit(net, train, objective, Plan(steps=scale["denoising"], batch_size=128, lr=1e-3), seed=seed)
+    net = fit(net, train, objective, Plan(steps=scale["denoising"], batch_size=128, lr=3e-3), seed=seed)
     forget, retain = forget_set(train, "class=0")
     method = SalUnDiffusion(iterations=scale["iterations"], lr=1e-3)
     after = method.forget(net, forget, retain, SCHEDULE, _labels, seed=seed)
     y = torch.arange(10).repeat_interleave(scale["drawn"] // 10)
     rows = []
     for arm, model in (("diffusion, before", net), ("diffusion, after", after)):
-        called = predict(judge, _drawn(model, y, train.shape, derive(seed, "samples"))).argmax(1)
+        called = predict(
+            judge, _drawn(model.get_submodule("denoiser"), y, train.shape, derive(seed, "samples"))
+        ).argmax(1)
         right = (called == y).double()
         rows.append({"arm": arm, "zero": float(right[y == 0].mean()), "others": float(right[y != 0].mean())})
     return rows
@@ -292,19 +297,21 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
         for arm, method in (("fine-tune", tuned), ("random labels", labels)):
             rows.append({"arm": arm, "lr": lr, **_metrics(given, _forgotten(given, method, seed))})
     given["rows"] = [*rows, {"arm": "identities", **_identities(seed)}, *_generation(scale, seed)]
-    given["own"] = _masked(given, weight_saliency_mask(model, forget), seed)
+    given["mask"] = weight_saliency_mask(model, forget)
+    given["salun"] = _arm(given, "salun", given["mask"], seed)
+    given["complement"] = _arm(given, "complement", _complement(given["mask"]), seed)
     return given
 
 
 def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None) -> Table:
     """SalUn and its complement."""
-    own = given["own"]
+    salun, complement = given["salun"], given["complement"]
     if sham == "permuted-mask":
-        own = _masked(given, _permuted(given, seed), seed)
+        mask = _permuted(given, seed)
+        salun, complement = _arm(given, "salun", mask, seed), _arm(given, "complement", _complement(mask), seed)
     elif sham == "gradient-mask-only":
-        mask = weight_saliency_mask(given["subject"].model, given["forget"])
-        own = _masked(given, mask, seed, _GradientMaskOnly)
-    return Table.of([*given["rows"], *own])
+        salun = _arm(given, "salun", given["mask"], seed, _GradientMaskOnly)
+    return Table.of([*given["rows"], *salun, *complement])
 
 
 def _best(table: Table, arm: str, column: str) -> np.ndarray:
@@ -315,8 +322,8 @@ def _best(table: Table, arm: str, column: str) -> np.ndarray:
 
 def claims(table: Table) -> list[Claim]:
     """What the salient half does that the other does not, the distance from retraining and the exact checks decide."""
-    cells = np.stack([table.per_seed("ua", arm="salun", lr=r) - table.per_seed("ua", arm="complement", lr=r)
-                      for r in RATES])  # fmt: skip
+    inside, outside = (np.stack([table.per_seed("ua", arm=a, lr=r) for r in RATES]) for a in ("salun", "complement"))
+    cells = inside - outside
     return [
         Claim(
             "unlearning accuracy in the salient half over that in the other half, mean of three rates",
@@ -356,8 +363,8 @@ def claims(table: Table) -> list[Claim]:
 
 
 def _support(table: Table) -> list[Claim]:
-    before, after = ({c: table.per_seed(c, arm=f"diffusion, {a}") for c in ("zero", "others")} for a in
-                     ("before", "after"))  # fmt: skip
+    zero = table.per_seed("zero", arm="diffusion, after")
+    after, before = (table.per_seed("others", arm=f"diffusion, {a}") for a in ("after", "before"))
     return [
         Claim(
             "mean distance from retraining: SalUn's at its best rate less that of random labels at theirs",
@@ -373,13 +380,13 @@ def _support(table: Table) -> list[Claim]:
         ),
         Claim(
             "diffusion: share of samples drawn as 0 that a classifier calls 0 after forgetting it",
-            after["zero"],
+            zero,
             at_most=0.1,
             key=False,
         ),
         Claim(
             "diffusion: accuracy of samples drawn as other digits after over before",
-            after["others"] / before["others"],
+            after / before,
             at_least=0.85,
             key=False,
         ),
