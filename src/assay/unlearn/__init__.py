@@ -13,12 +13,14 @@ from assay.unlearn.forget_sets import field_set, random_set, sub_class_set, sub_
 from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solve
 from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
+from assay.unlearn.laf import LAF, laf_alignment_loss, laf_extractor_loss, supervised_repair
 from assay.unlearn.last_layers import CFk, EUk
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
+from assay.unlearn.representation_vae import RepresentationVAE
 from assay.unlearn.retrain import Retrain
 from assay.unlearn.saliency import weight_saliency_mask
 from assay.unlearn.salun import Salient, SalUn
@@ -42,11 +44,13 @@ __all__ = [
     "FisherForgetting",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
+    "LAF",
     "Manipulated",
     "NegGrad",
     "NegGradPlus",
     "PruneFirstThenUnlearn",
     "RandomLabel",
+    "RepresentationVAE",
     "Retrain",
     "SCRUB",
     "SISA",
@@ -67,6 +71,8 @@ __all__ = [
     "forgetting",
     "importances",
     "klom",
+    "laf_alignment_loss",
+    "laf_extractor_loss",
     "manipulate",
     "margins",
     "masked_curvature",
@@ -77,6 +83,7 @@ __all__ = [
     "running_solve",
     "sub_class_set",
     "sub_classes",
+    "supervised_repair",
     "trained",
     "ulira",
     "unlearning_error_bound",
