@@ -27,6 +27,7 @@ OPTIONS = {
     "CFk": {"lr": 0.02, "layers": 2},
     "EUk": {"layers": 2},
     "NegGradPlus": {"lr": 0.005, "epochs": 3},
+    "LAF": {"lr_ue": 1e-3, "lr_ra": 4e-3, "tau": 1.0, "epochs": 16, "batch_size": 32, "vae_epochs": 8},
     "SalUn": {"lr": 0.1, "batch_size": 64, "epochs": 4, "mode": "mixed"},
     "SoftSalUn": {"lr": 0.05, "batch_size": 64, "epochs": 4, "mode": "mixed"},
     "RandomLabel": {"lr": 0.02, "batch_size": 64, "epochs": 4, "mode": "mixed"},

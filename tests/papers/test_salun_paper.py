@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from assay.data import load_data
-from assay.papers.salun import RATES, SCHEDULE, _drawn, _GradientMaskOnly, _moved, _net, _permuted, _Timed
-from assay.runtime.random import seeded
+from assay.papers.salun import LEVELS, RATES, SCHEDULE, _drawn, _GradientMaskOnly, _moved, _net, _Noise, _permuted
 from assay.subject import Subject
 from assay.training import Supervised
 from assay.unlearn import SalUn, weight_saliency_mask
@@ -42,20 +41,24 @@ def test_masked_gradients_leak_by_decay_alone(given: dict) -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
-def test_sampler_reaches_the_only_sample() -> None:
-    """The exact noise of a single image leads every start to it."""
-    image = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+class _Exact(torch.nn.Module):
+    """The denoiser of a single image."""
 
-    def net(x: torch.Tensor, step: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        bar = SCHEDULE.alphas_bar[step].reshape(-1, 1, 1, 1)
-        return (x - bar.sqrt() * (2 * image - 1)) / (1 - bar).sqrt()
+    def __init__(self, image: torch.Tensor) -> None:
+        super().__init__()
+        self.image = image
 
-    found = _drawn(net, torch.zeros(3, dtype=torch.int64), (1, 4, 4), 0)
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return (2 * self.image - 1).expand_as(x)
+
+
+def test_sampler_and_noise_of_a_single_image() -> None:
+    """Every start leads to it, and the noise is what is left of x_t when the image is taken out."""
+    g = torch.Generator().manual_seed(0)
+    image, noise = torch.rand(1, 1, 4, 4, generator=g), torch.randn(3, 1, 4, 4, generator=g)
+    found = _drawn(_Exact(image), torch.zeros(3, dtype=torch.int64), (1, 4, 4), 0)
     assert torch.allclose(found, image.expand(3, -1, -1, -1), atol=0.02)
-
-
-def test_timed_passes_labels_on() -> None:
-    with seeded(0, "timed"):
-        net = _Timed(lambda x, level, labels: x * level[:, None] + labels[:, None])  # type: ignore[arg-type]
-    x = torch.ones(2, 3)
-    assert torch.equal(net(x, torch.tensor([0, 100]), torch.tensor([1, 2])), torch.tensor([[1.0] * 3, [3.0] * 3]))
+    step = torch.tensor([3, 50, len(LEVELS) - 1])
+    bar = SCHEDULE.alphas_bar[step].reshape(-1, 1, 1, 1)
+    noisy = bar.sqrt() * (2 * image - 1) + (1 - bar).sqrt() * noise
+    assert torch.allclose(_Noise(_Exact(image))(noisy, step), noise, atol=1e-3)

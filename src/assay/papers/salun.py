@@ -42,13 +42,11 @@ from assay.unlearn import (
 )
 from assay.unlearn.passes import PassLoss
 from assay.unlearn.saliency import saliency, salient
-from assay.unlearn.salun_diffusion import noise_loss, noised
+from assay.unlearn.salun_diffusion import class_labels, noise_loss, noised
 
 RATES = (0.01, 0.03, 0.06)
 METRICS = ("ua", "ra", "ta", "mia")
-ARMS = ("fine-tune", "random labels", "salun", "complement")
 SHARES = (0.1, 0.29, 0.5, 1.0)
-# A diffusion of 200 steps, and its noise over its signal at each.
 SCHEDULE = DiscreteSchedule((1 - torch.linspace(5e-4, 0.1, 200, dtype=torch.float64)).cumprod(0).float())
 LEVELS = (1 / SCHEDULE.alphas_bar - 1).sqrt()
 
@@ -166,22 +164,21 @@ def _arm(given: Mapping[str, Any], arm: str, mask: Masks, seed: int, cls: type[S
     return rows
 
 
-def _complement(mask: Masks) -> Masks:
-    return {k: ~m for k, m in mask.items()}
-
-
 def _forgotten(given: Mapping[str, Any], method: Unlearner, seed: int) -> nn.Module:
     return method.forget(given["subject"], given["forget"], given["retain"], seed=seed)
 
 
-def _permuted(given: Mapping[str, Any], seed: int) -> Masks:
-    """As many weights as the mask has, found by magnitudes that belong to other weights."""
-    model, forget = given["subject"].model, given["forget"]
-
+def _total(model: nn.Module) -> BatchLoss:
     def total(weights: dict[str, Tensor], batch: Batch) -> Tensor:
         return F.cross_entropy(functional_call(model, weights, (batch.x,)), batch.y, reduction="sum")
 
-    found = saliency(model, forget.batches(256), total)
+    return total
+
+
+def _permuted(given: Mapping[str, Any], seed: int) -> Masks:
+    """As many weights as the mask has, found by magnitudes that belong to other weights."""
+    model = given["subject"].model
+    found = saliency(model, given["forget"].batches(256), _total(model))
     flat = torch.cat([v.flatten() for v in found.values()])
     flat = flat[torch.randperm(len(flat), generator=torch_rng(seed, "permuted"))]
     parts = flat.split([v.numel() for v in found.values()])
@@ -209,10 +206,7 @@ def _identities(seed: int) -> dict[str, float]:
     with seeded(seed, "mask"):
         net, wide = MLP(hidden=(16,)).double(), forget.with_x(forget.x.double())
 
-    def total(weights: dict[str, Tensor], batch: Batch) -> Tensor:
-        return F.cross_entropy(functional_call(net, weights, (batch.x,)), batch.y, reduction="sum")
-
-    few, apart, size = saliency(net, wide.batches(7), total), 0, 0
+    few, apart, size = saliency(net, wide.batches(7), _total(net)), 0, 0
     for share in SHARES:
         mask = weight_saliency_mask(net, wide, sparsity=share)
         flat = torch.cat([m.flatten() for m in mask.values()]).numpy()
@@ -229,15 +223,11 @@ class _Noise(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, x: Tensor, step: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, step: Tensor, class_labels: Tensor | None = None) -> Tensor:
         sigma = LEVELS[step]
         s = sigma.reshape(-1, *[1] * (x.dim() - 1))
         wide = x * (1 + s.square()).sqrt()
-        return (wide - self.denoiser(wide, sigma, labels)) / s
-
-
-def _labels(y: Tensor | None) -> dict[str, Tensor | None]:
-    return {"labels": y}
+        return (wide - self.denoiser(wide, sigma, class_labels)) / s
 
 
 def _drawn(denoiser: nn.Module, y: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -263,12 +253,12 @@ def _generation(scale: Scale, seed: int) -> list[dict[str, Any]]:
 
     def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
         part = noised(batch, train.bounds, SCHEDULE, state.draws("denoising", batch.index))
-        return noise_loss(model, part, _labels)
+        return noise_loss(model, part, class_labels)
 
     net = fit(net, train, objective, Plan(steps=scale["denoising"], batch_size=128, lr=3e-3), seed=seed)
     forget, retain = forget_set(train, "class=0")
     method = SalUnDiffusion(iterations=scale["iterations"], lr=1e-3)
-    after = method.forget(net, forget, retain, SCHEDULE, _labels, seed=seed)
+    after = method.forget(net, forget, retain, SCHEDULE, seed=seed)
     y = torch.arange(10).repeat_interleave(scale["drawn"] // 10)
     rows = []
     for arm, model in (("diffusion, before", net), ("diffusion, after", after)):
@@ -292,14 +282,13 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     given["retrained"] = _metrics(given, _forgotten(given, Retrain(), seed))
     rows = [{"arm": "retrain", **given["retrained"]}, {"arm": "nothing", **_metrics(given, model)}]
     for lr in RATES:
-        tuned = FineTune(lr=lr, epochs=scale["passes"])
         labels = RandomLabel(lr=lr, epochs=scale["passes"], batch_size=128)
-        for arm, method in (("fine-tune", tuned), ("random labels", labels)):
+        for arm, method in (("fine-tune", FineTune(lr=lr, epochs=scale["passes"])), ("random labels", labels)):
             rows.append({"arm": arm, "lr": lr, **_metrics(given, _forgotten(given, method, seed))})
     given["rows"] = [*rows, {"arm": "identities", **_identities(seed)}, *_generation(scale, seed)]
     given["mask"] = weight_saliency_mask(model, forget)
     given["salun"] = _arm(given, "salun", given["mask"], seed)
-    given["complement"] = _arm(given, "complement", _complement(given["mask"]), seed)
+    given["complement"] = _arm(given, "complement", {k: ~m for k, m in given["mask"].items()}, seed)
     return given
 
 
@@ -308,7 +297,8 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     salun, complement = given["salun"], given["complement"]
     if sham == "permuted-mask":
         mask = _permuted(given, seed)
-        salun, complement = _arm(given, "salun", mask, seed), _arm(given, "complement", _complement(mask), seed)
+        salun = _arm(given, "salun", mask, seed)
+        complement = _arm(given, "complement", {k: ~m for k, m in mask.items()}, seed)
     elif sham == "gradient-mask-only":
         salun = _arm(given, "salun", given["mask"], seed, _GradientMaskOnly)
     return Table.of([*given["rows"], *salun, *complement])
@@ -397,7 +387,7 @@ def figure(table: Table) -> Figure:
     """The gap of each method over the rate, and unlearning accuracy in both halves."""
     drawing = Figure(figsize=(8.4, 3.4), layout="constrained")
     left, right = drawing.subplots(1, 2)
-    for arm in ARMS:
+    for arm in ("fine-tune", "random labels", "salun", "complement"):
         left.plot(RATES, [table.per_seed("gap", arm=arm, lr=r).mean() for r in RATES], "-o", label=arm)
     left.axhline(table.per_seed("gap", arm="nothing").mean(), color="0.6", ls="--", label="nothing")
     left.set(xlabel="rate", title="Mean distance from retraining", ylim=(0, None))

@@ -15,12 +15,12 @@ from assay.data import Batch, Data
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import batched, device_of, evaluating
-from assay.runtime.random import derive, torch_rng
+from assay.runtime.random import derive, seeded, torch_rng
 from assay.subject import Subject
 from assay.training import Plan, State, fit
 from assay.training.engine import Hook, Player, fit_players
 from assay.unlearn.base import Unlearner, joined, keep_at
-from assay.unlearn.representation_vae import RepresentationVAE
+from assay.unlearn.representation_vae import RepresentationVAE, check_sizes
 
 Feature = str | Callable[[nn.Module, Tensor], Tensor]
 
@@ -62,7 +62,7 @@ def bounded(error: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 def laf_extractor_loss(retained: Float[Tensor, " n"], forgotten: Float[Tensor, " m"]) -> Float[Tensor, ""]:
     """Mean bounded reconstruction error of retained samples less that of forgotten ones, each by its own model.
 
-    Shen et al. (2024), arXiv:2404.00506, equation 6, as in the official code, but for means in place of sums.
+    Shen et al. (2024), arXiv:2404.00506, as in the official code, but for means in place of sums.
     """
     return bounded(retained).mean() - bounded(forgotten).mean()
 
@@ -77,7 +77,7 @@ def laf_alignment_loss(
     """Mean over i of log(exp(c_i) / sum over j of exp(c_j / ``tau``)), c = 1 - cosine between now and before.
 
     i runs over retained and j over forgotten samples: the first stay aligned, the second turn away. Shen et al. (2024),
-    arXiv:2404.00506, equation 8, as in the official code, which sums over i.
+    arXiv:2404.00506, as in the official code, which sums over i.
     """
     near = 1 - F.cosine_similarity(retained, retained_before)
     far = 1 - F.cosine_similarity(forgotten, forgotten_before)
@@ -111,7 +111,7 @@ class LabelFree:
 @dataclass(frozen=True, kw_only=True)
 class LAF(Unlearner):
     """Move what is forgotten out of its own distribution and keep the rest where it was, without reading a label (Shen
-    et al., 2024, arXiv:2404.00506, algorithm 1, "label-agnostic forgetting").
+    et al., 2024, arXiv:2404.00506, "label-agnostic forgetting").
 
     Two RepresentationVAEs learn the representations of all samples (or of ``retain``: ``retained_vae_on``) and of
     ``forget``. Then, pair by pair of a batch of each set, a step on ``laf_extractor_loss`` at ``lr_ue`` and one on
@@ -145,7 +145,7 @@ class LAF(Unlearner):
             )
         if self.retained_vae_on not in ("all", "retain"):
             raise unknown("retained_vae_on of LAF", str(self.retained_vae_on), ("all", "retain"))
-        RepresentationVAE(1, self.latent, self.vae_out)
+        check_sizes(1, self.latent, self.vae_out)
 
     def forget(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> nn.Module:
         """See Unlearner."""
@@ -174,9 +174,16 @@ class LAF(Unlearner):
         found = []
         for name, part in (("retained", kept), ("forgotten", forget)):
             e = representations(subject.model, part.x, self.feature)
-            vae = RepresentationVAE(e.shape[1], self.latent, self.vae_out)
-            options = {"epochs": self.vae_epochs, "batch_size": self.batch_size, "kl_weight": self.kl_weight}
-            found.append(vae.fit(e, seed=derive(seed, name), **options).to(device_of(subject.model)))  # type: ignore[arg-type]
+            with seeded(seed, "shape"):
+                vae = RepresentationVAE(e.shape[1], self.latent, self.vae_out)
+            fitted = vae.fit(
+                e,
+                seed=derive(seed, name),
+                epochs=self.vae_epochs,
+                batch_size=self.batch_size,
+                kl_weight=self.kl_weight,
+            )
+            found.append(fitted.to(device_of(subject.model)))
         return found[0], found[1]
 
     def fit(
@@ -256,7 +263,7 @@ def supervised_repair(
     seed: int,
 ) -> nn.Module:
     """A copy of ``model`` with its classifier alone trained on a few labelled samples (Shen et al., 2024,
-    arXiv:2404.00506, section 3.4, "LAF+R"): cross-entropy, Adam, the representation fixed, in evaluation mode.
+    arXiv:2404.00506, "LAF+R"): cross-entropy, Adam, the representation fixed, in evaluation mode.
     """
     check_inputs("supervised_repair", labelled.x, labelled.y, labelled.bounds)
     head = head_parameters(model, labelled.x[:1].to(device_of(model)), feature)

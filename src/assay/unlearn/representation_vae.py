@@ -17,9 +17,17 @@ from assay.training import Plan, State, fit
 COLLAPSED = 1e-6
 
 
+def check_sizes(dim: int, latent: int, out: str) -> None:
+    """InputError unless an autoencoder of these can be made."""
+    if dim < 1 or latent < 1:
+        raise InputError(f"RepresentationVAE: dim={dim}, latent={latent}; expected at least 1")
+    if out not in ("sigmoid", "linear"):
+        raise unknown("out of RepresentationVAE", str(out), ("sigmoid", "linear"))
+
+
 class RepresentationVAE(nn.Module):
     """Encoder ``dim``-128-32-(mean, log variance) of ``latent`` entries and its mirror, with ReLU (Shen et al., 2024,
-    arXiv:2404.00506, section 3.2; sizes of the official code).
+    arXiv:2404.00506; sizes of the official code).
 
     ``out`` "sigmoid", as there, reaches (0, 1) alone: what lies outside keeps an error. "linear" works on entries
     standardised by ``fit``, and errors are in those units.
@@ -30,10 +38,7 @@ class RepresentationVAE(nn.Module):
 
     def __init__(self, dim: int, latent: int = 8, out: Literal["sigmoid", "linear"] = "sigmoid") -> None:
         super().__init__()
-        if dim < 1 or latent < 1:
-            raise InputError(f"RepresentationVAE: dim={dim}, latent={latent}; expected at least 1")
-        if out not in ("sigmoid", "linear"):
-            raise unknown("out of RepresentationVAE", str(out), ("sigmoid", "linear"))
+        check_sizes(dim, latent, out)
         self.dim, self.latent, self.out = dim, latent, out
         self.encoder = nn.Sequential(
             nn.Linear(dim, 128), nn.ReLU(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 2 * latent)

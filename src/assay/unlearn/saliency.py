@@ -82,7 +82,7 @@ def weight_saliency_mask(
     per_layer: bool = False,
 ) -> Masks:
     """True for the ``sparsity`` of all parameters whose gradient of the loss on ``forget`` is largest in magnitude
-    (Fan et al., 2024, arXiv:2310.12508, equation 4).
+    (Fan et al., 2024, arXiv:2310.12508, the weight saliency map).
 
     Keys and shapes are those of ``model.named_parameters()``, biases and norms included. ``loss(logits, y,
     reduction="sum")`` is one of torch's; the gradient is of its sum over samples, in evaluation mode (the official code

@@ -35,7 +35,7 @@ class Salient:
 @dataclass(frozen=True, kw_only=True)
 class SalUn(RandomLabel):
     """Random labels on what is forgotten, in the most salient weights alone (Fan et al., 2024, arXiv:2310.12508,
-    equations 3 to 5).
+    "SalUn"; the freezing of the official code).
 
     theta = m (theta_o + change) + (1 - m) theta_o, with m the ``sparsity`` of all weights whose gradient on ``forget``
     is largest (``weight_saliency_mask``), or a given ``mask``. All other weights stay bit for bit, whatever decay and

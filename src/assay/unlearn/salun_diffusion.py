@@ -71,7 +71,7 @@ def noise_loss(net: Network, part: Noised, encode: Condition) -> Float[Tensor, "
 @dataclass(frozen=True, kw_only=True)
 class SalUnDiffusion:
     """Answer a forgotten condition as if it were another one, in the most salient weights alone (Fan et al., 2024,
-    arXiv:2310.12508, equation 7; numbers and details of the official code for DDPM).
+    arXiv:2310.12508; numbers and details of the official code for DDPM).
 
     Minimises the mean of |net(x_t, c) - stop(net(x_t, c'))|^2 over entries, on noised samples x_t of ``forget``, plus
     ``alpha`` times ``noise_loss`` on ``retain``, both at antithetic steps, by Adam at ``lr`` for ``iterations`` of

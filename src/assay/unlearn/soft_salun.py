@@ -29,7 +29,7 @@ def shrunk(change: Float[Tensor, " p"], k: int) -> Float[Tensor, " p"]:
 @dataclass(frozen=True, kw_only=True)
 class SoftSalUn(RandomLabel):
     """Random labels on what is forgotten under an l1 penalty on the change of the weights (Fan et al., 2024,
-    arXiv:2310.12508, equation 6, "SalUn-soft").
+    arXiv:2310.12508, "SalUn-soft").
 
     After every step the change from the subject's weights, over all of them together, is drawn towards 0 by its k-th
     smallest magnitude, as in the official code: there is no mask, and the strength of the paper's penalty follows
