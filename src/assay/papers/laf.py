@@ -1,9 +1,9 @@
 """LAF: a network forgets a class without a single label, by its representations.
 
-On MNIST the class 0 is forgotten by 200 pairs of steps, with the official code's rates and batches of 64 (the dossier's
-pilot; the code has 32). Key: the class is no longer recognised and the others are, which takes both losses and the
-right forget set. Exact: losses by hand, the head untouched, labels unread. Support: a classifier trained on 200 labels
-afterwards, wrong labels forgotten, and what the alignment loss does alone.
+On MNIST the class 0 is forgotten by 200 pairs of steps, with the official code's network and rates and batches of 64
+(it has 32). Key: the class is no longer recognised and the others are, which takes both losses and the right forget
+set. Exact: losses by hand, the head untouched, labels unread. Support: a classifier trained on 200 labels afterwards,
+and wrong labels forgotten. What the alignment loss does alone is in the figure.
 """
 
 from __future__ import annotations

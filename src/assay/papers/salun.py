@@ -257,7 +257,8 @@ def _generation(scale: Scale, seed: int) -> list[dict[str, Any]]:
 
     net = fit(net, train, objective, Plan(steps=scale["denoising"], batch_size=128, lr=3e-3), seed=seed)
     forget, retain = forget_set(train, "class=0")
-    method = SalUnDiffusion(iterations=scale["iterations"], lr=1e-3)
+    # The official 1e-3 is for 3072 entries: the loss on what is retained is summed over them, the other averaged.
+    method = SalUnDiffusion(iterations=scale["iterations"], lr=1e-3, alpha=1e-3 * 3072 / train.x[0].numel())
     after = method.forget(net, forget, retain, SCHEDULE, seed=seed)
     y = torch.arange(10).repeat_interleave(scale["drawn"] // 10)
     rows = []
@@ -353,7 +354,6 @@ def claims(table: Table) -> list[Claim]:
 
 
 def _support(table: Table) -> list[Claim]:
-    zero = table.per_seed("zero", arm="diffusion, after")
     after, before = (table.per_seed("others", arm=f"diffusion, {a}") for a in ("after", "before"))
     return [
         Claim(
@@ -370,7 +370,7 @@ def _support(table: Table) -> list[Claim]:
         ),
         Claim(
             "diffusion: share of samples drawn as 0 that a classifier calls 0 after forgetting it",
-            zero,
+            table.per_seed("zero", arm="diffusion, after"),
             at_most=0.1,
             key=False,
         ),
