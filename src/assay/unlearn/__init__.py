@@ -13,15 +13,21 @@ from assay.unlearn.forget_sets import field_set, random_set, sub_class_set, sub_
 from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solve
 from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
+from assay.unlearn.laf import LAF, laf_alignment_loss, laf_extractor_loss, supervised_repair
 from assay.unlearn.last_layers import CFk, EUk
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
+from assay.unlearn.representation_vae import RepresentationVAE
 from assay.unlearn.retrain import Retrain
+from assay.unlearn.saliency import weight_saliency_mask
+from assay.unlearn.salun import Salient, SalUn
+from assay.unlearn.salun_diffusion import SalUnDiffusion
 from assay.unlearn.scrub import SCRUB
 from assay.unlearn.sisa import SISA
+from assay.unlearn.soft_salun import SoftSalUn
 from assay.unlearn.sparse_bound import ErrorBound, masked_curvature, unlearning_error_bound
 from assay.unlearn.ssd import SelectiveSynapticDampening, importances
 from assay.unlearn.ulira import ULiRAResult, ulira
@@ -38,15 +44,21 @@ __all__ = [
     "FisherForgetting",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
+    "LAF",
     "Manipulated",
     "NegGrad",
     "NegGradPlus",
     "PruneFirstThenUnlearn",
     "RandomLabel",
+    "RepresentationVAE",
     "Retrain",
     "SCRUB",
     "SISA",
+    "SalUn",
+    "SalUnDiffusion",
+    "Salient",
     "SelectiveSynapticDampening",
+    "SoftSalUn",
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
@@ -59,6 +71,8 @@ __all__ = [
     "forgetting",
     "importances",
     "klom",
+    "laf_alignment_loss",
+    "laf_extractor_loss",
     "manipulate",
     "margins",
     "masked_curvature",
@@ -69,7 +83,9 @@ __all__ = [
     "running_solve",
     "sub_class_set",
     "sub_classes",
+    "supervised_repair",
     "trained",
     "ulira",
     "unlearning_error_bound",
+    "weight_saliency_mask",
 ]
