@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import assay
 from assay.subject import Subject
 
-settings.register_profile("assay", database=None)
+settings.register_profile(
+    "assay", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("assay")
 
 

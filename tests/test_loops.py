@@ -10,6 +10,7 @@ OTHERS = {
     "attacks/penalty.py": "AdamW on a displacement under a weight that a binary search sets for each sample",
     "attacks/universal.py": "Adam on one displacement of all inputs, without labels or goal",
     "audit/run.py": "times one forward and one backward pass",
+    "certify/bounds/alpha.py": "Adam on the slopes of linear bounds, projected on [0, 1]",
     "detect/mahalanobis.py": "one backward pass a batch of inputs",
     "dynamics/hessian.py": "one product with the Hessian a batch",
     "dynamics/tilting.py": "one backward pass a batch of inputs",

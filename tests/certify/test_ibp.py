@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from assay.calibrate import Calibrated
-from assay.certify import IBP, Intervals, Region
+from assay.certify import CROWN, IBP, Intervals, Region
 from assay.certify.base import best_other
 from assay.nets import MLP
 from assay.runtime.errors import InputError
@@ -31,7 +31,7 @@ def test_temperature_changes_no_verdict() -> None:
     assert a.any()
 
 
-class Odd(nn.Module):
+class Updates(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = x.view(x.shape[0], -1)
         g = h * 2
@@ -40,6 +40,29 @@ class Odd(nn.Module):
         return torch.cat([kept - h, -h], 1)
 
 
-def test_what_tracing_misses_is_refused() -> None:
+def test_updates_in_place_are_followed() -> None:
+    x = torch.rand(2, 3)
+    lower, upper = Intervals().bounds(Updates(), x, Region(eps=0.1))
+    assert torch.allclose((lower + upper) / 2, Updates()(x).double(), atol=1e-6)
+
+
+class Noisy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(3)
+
+
+def test_a_model_that_draws_is_refused() -> None:
     with pytest.raises(InputError, match="disagrees"):
-        Intervals().bounds(Odd(), torch.rand(2, 3), Region(eps=0.1))
+        Intervals().bounds(Noisy(), torch.rand(2, 3), Region(eps=0.1))
+
+
+def test_crown_certifies_what_ibp_does_and_more() -> None:
+    torch.manual_seed(0)
+    model, x = MLP((6,), 4, (12, 12)), torch.rand(60, 6)
+    y = model(x).argmax(1)
+    ibp, crown = (cls(eps=0.25).certify(model, x, y).verdict for cls in (IBP, CROWN))
+    assert (crown | ~ibp).all()
+    assert crown.sum() > ibp.sum()
+    tuned = CROWN(eps=0.25, alpha_steps=5).certify(model, x, y).verdict
+    assert (tuned | ~crown).all()
+    assert (CROWN(eps=0.25).margins(model, x, y) >= IBP(eps=0.25).margins(model, x, y)).all()

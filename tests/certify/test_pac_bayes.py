@@ -33,7 +33,7 @@ def test_inverse_spends_the_budget_and_never_less(q: float, budget: float) -> No
     assert q <= p <= 1
     assert p == 1 or float(binary_kl(q, p)) >= budget - 1e-12
     just_below = p - 1e-9
-    assert just_below <= q or float(binary_kl(q, just_below)) <= budget
+    assert just_below <= q or float(binary_kl(q, just_below)) <= budget + 1e-15  # what its difference of logs rounds
 
 
 @given(rates, costs, st.integers(8, 10_000), st.floats(0.001, 0.5))

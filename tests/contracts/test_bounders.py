@@ -72,8 +72,8 @@ class TestBounder:
         model = MLP((3,), 3)
         with pytest.raises(InputError):
             cls().bounds(model, torch.full((1, 3), torch.nan), Region())
-        with pytest.raises(InputError, match="GELU at '1'"):
-            cls().bounds(nn.Sequential(nn.Linear(3, 3), nn.GELU()), torch.rand(1, 3), Region())
+        with pytest.raises(InputError, match="Threshold at '1'"):
+            cls().bounds(nn.Sequential(nn.Linear(3, 3), nn.Threshold(0.1, 5.0)), torch.rand(1, 3), Region())
         with pytest.raises(InputError):
             Region(eps=-1)
 

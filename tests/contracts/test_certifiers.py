@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import assay.certify as room
-from assay.certify import IBP, Certifier, RandomizedSmoothing
+from assay.certify import CROWN, IBP, Certifier, RandomizedSmoothing
 from assay.runtime.errors import InputError
 
-OPTIONS = {IBP: {"eps": 0.05}, RandomizedSmoothing: {"sigma": 0.3, "n0": 20, "n": 400}}
+OPTIONS = {IBP: {"eps": 0.05}, CROWN: {"eps": 0.05}, RandomizedSmoothing: {"sigma": 0.3, "n0": 20, "n": 400}}
 METHODS = [
     m for m in (getattr(room, n) for n in room.__all__)
     if getattr(m, "kind", None) == "certifier" and not inspect.isabstract(m)
@@ -59,7 +59,7 @@ class TestCertifier:
         model, x, y = _case()
         found = self.make(cls).certify(model, x, y)
         w, z = model[0].weight.detach().double(), model(x).detach().double()
-        norm = 1 if cls is IBP else 2
+        norm = 1 if issubclass(cls, IBP) else 2
         gap = z.gather(1, y[:, None]) - z
         distance = (gap / (w[y][:, None] - w[None]).norm(p=norm, dim=2)).nan_to_num(torch.inf)
         nearest = distance.scatter(1, y[:, None], torch.inf).amin(1)

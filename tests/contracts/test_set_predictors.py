@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 import assay.certify as room
 from assay.calibrate import Outputs
@@ -16,6 +17,9 @@ METHODS = [
     m for m in (getattr(room, n) for n in room.__all__)
     if getattr(m, "kind", None) == "set-predictor" and not inspect.isabstract(m)
 ]  # fmt: skip
+
+
+REPEATS = 250
 
 
 def _draw(n: int, seed: int) -> tuple[Outputs, torch.Tensor]:
@@ -53,6 +57,39 @@ class TestSetPredictor:
         assert np.mean(rates) > exact - 4 * error
         assert not cls.tight or np.mean(rates) < exact + 4 * error
         assert error < 0.01
+
+    def test_coverage_of_every_class(self, cls: type[SetPredictor]) -> None:
+        # 19 calibration samples of each class and one to test: it is covered with probability ceil(20 * 0.9) / 20
+        hits = np.zeros(4, int)
+        for k in range(REPEATS):
+            outputs, y = _draw(250, k)
+            first = torch.stack([(y == c).nonzero()[:20, 0] for c in range(4)])
+            fit, test = first[:, :19].flatten(), first[:, 19]
+            fitted = cls(alpha=0.1, by_class=True).fit(_rows(outputs, fit), y[fit], seed=k)
+            hits += fitted.sets(_rows(outputs, test)).diagonal().numpy()
+        for c in range(4):
+            side = "two-sided" if cls.tight else "less"
+            assert binomtest(int(hits[c]), REPEATS, 0.9, alternative=side).pvalue > 1e-4, (c, hits)
+
+    def test_by_class_is_each_class_calibrated_alone(self, cls: type[SetPredictor]) -> None:
+        outputs, y = _draw(200, 3)
+        together = cls(alpha=0.2, by_class=True).fit(outputs, y, seed=5)
+        sets = together.sets(outputs)
+        assert together.thresholds_ is not None
+        assert together.threshold_ == float(together.thresholds_.max())
+        for c in range(4):
+            rows = (y == c).nonzero()[:, 0]
+            alone = cls(alpha=0.2).fit(_rows(outputs, rows), y[rows], seed=5)
+            assert alone.threshold_ == float(together.thresholds_[c])
+            assert torch.equal(sets[:, c], alone.sets(outputs)[:, c])
+
+    def test_a_class_with_too_few_samples_is_in_every_set(self, cls: type[SetPredictor]) -> None:
+        outputs, y = _draw(300, 4)
+        keep = torch.cat([(y == c).nonzero()[: (8, 0, 50, 50)[c], 0] for c in range(4)])
+        fitted = cls(alpha=0.1, by_class=True).fit(_rows(outputs, keep), y[keep])
+        assert fitted.sets(outputs)[:, :2].all()
+        assert fitted.thresholds_ is not None
+        assert fitted.thresholds_.isfinite().tolist() == [False, False, True, True]
 
     def test_too_few_samples_keep_every_class(self, cls: type[SetPredictor]) -> None:
         outputs, y = _draw(8, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assay.audit.property import Context, Cost, Plot, Property, Section
-from assay.certify import IBP, RandomizedSmoothing
+from assay.certify import IBP, RandomizedSmoothing, propagation_tightness
 from assay.data import Data
 from assay.runtime.errors import InputError
 from assay.runtime.metric import measured
@@ -12,6 +12,7 @@ from assay.subject import Access, Subject
 EPS = (0.005, 0.01, 0.02, 0.05)
 RADII = (0.0, 0.25, 0.5)
 SIGMA = 0.25
+TIGHTNESS = (0.01, 500)  # the radius, of the input range, and the most samples of propagation tightness
 
 
 def _used(subject: Subject, context: Context, budget: int | None) -> Data:
@@ -39,6 +40,8 @@ def measure_linf(subject: Subject, context: Context) -> Section:
         how = f"IBP, eps {eps:g} of the input range, {len(data)} samples of {data.name}"
         name = f"certified.linf.accuracy@{eps:g}"
         rates.append(section.add(measured(name, verdict.numpy(), index, better="higher", how=how)).value or 0.0)
+    if context.profile == "deep":
+        _add_tightness(section, subject, data.limit(TIGHTNESS[1], seed=context.seed))
     line = {"certified": {"x": list(EPS), "y": rates}}
     section.plots.append(Plot("line", "Certified accuracy (linf)", line, "eps / input range", "accuracy"))
     section.notes.append("A lower bound: what interval bounds cannot certify may still be robust.")
@@ -46,6 +49,23 @@ def measure_linf(subject: Subject, context: Context) -> Section:
     text = f"Interval bounds prove {share:.1%} of the test samples right under every linf change of 1% of the range."
     section.findings.append((0.2 * (1 - share), text))  # an unproved sample is no broken one
     return section
+
+
+def _add_tightness(section: Section, subject: Subject, data: Data) -> None:
+    """Propagation tightness, where every layer has it: the share of the interval box of the margins that is reached."""
+    low, high = data.bounds
+    eps = TIGHTNESS[0]
+    try:
+        found = propagation_tightness(subject.model, data.x, data.y, eps=eps * (high - low), data_range=data.bounds)
+    except InputError as error:
+        section.notes.append(f"Propagation tightness is not measured: {error}")
+        return
+    how = f"linearised at each sample, eps {eps:g} of the input range, mean of margins, {len(data)} samples"
+    section.add(measured(f"certified.linf.tightness@{eps:g}", found.mean(1).numpy(), data.index.numpy(), how=how))
+    section.notes.append(
+        "Propagation tightness (optimal over interval box, 1 at best) says how well interval bounds suit the model, "
+        "not how robust it is."
+    )
 
 
 def _smoothing(data: Data, context: Context) -> RandomizedSmoothing:
@@ -87,7 +107,9 @@ def measure_l2(subject: Subject, context: Context) -> Section:
 
 
 def _linf_cost(subject: Subject, context: Context) -> Cost:
-    return Cost(forward=3 * len(EPS) * len(_linf_data(subject, context)))
+    n = len(_linf_data(subject, context))
+    classes = len(subject.test.classes) if context.profile == "deep" else 0
+    return Cost(forward=3 * len(EPS) * n, backward=classes * min(n, TIGHTNESS[1]))
 
 
 def _l2_cost(subject: Subject, context: Context) -> Cost:

@@ -81,16 +81,25 @@ class Bounder(ABC):
 
 @dataclass(frozen=True)
 class FittedSets:
-    """A set predictor with its calibrated ``threshold_`` (infinite where the calibration set is too small)."""
+    """A set predictor with its calibrated ``threshold_`` (infinite where the calibration set is too small).
+
+    Calibrated by class it has one threshold for each, ``thresholds_`` (c,); ``threshold_`` is then the largest.
+    """
 
     method: SetPredictor
     threshold_: float
     seed: int
+    thresholds_: Float[Tensor, " c"] | None = None
+
+    @property
+    def limits(self) -> Float[Tensor, ...]:
+        """What scores (n, c) are held against, float64: (c,), or () where one threshold serves all classes."""
+        return torch.tensor(self.threshold_, dtype=torch.float64) if self.thresholds_ is None else self.thresholds_
 
     def sets(self, outputs: Outputs) -> Bool[Tensor, "n c"]:
         """Which classes belong to each sample's set."""
         u = self.method.uniform(outputs, self.seed, "sets")
-        return self.method.scores(outputs, u) <= self.threshold_
+        return self.method.scores(outputs, u) <= self.limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +107,17 @@ class SetPredictor(ABC):
     """Split conformal prediction (Papadopoulos et al., 2002; Vovk et al., 2005): a subclass declares its scores.
 
     Samples exchangeable with the n calibration samples fall in their sets with probability at least 1 - ``alpha``
-    (where ``tight``, also below 1 - alpha + 1 / (n + 1) if scores have no ties).
+    (where ``tight``, also below 1 - alpha + 1 / (n + 1) if scores have no ties). ``by_class`` calibrates each class on
+    its own samples (Mondrian conformal prediction: Vovk et al., 2003; Vovk, 2012, arXiv:1209.2673): then the same holds
+    among the samples of every class, with their number for n. A class of fewer than ceil(1 / alpha) - 1 is in every
+    set.
     """
 
     kind: ClassVar[str] = "set-predictor"
     tight: ClassVar[bool] = True
 
     alpha: float = 0.1
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -121,14 +134,35 @@ class SetPredictor(ABC):
     def fit(self, outputs: Outputs, y: Int[Tensor, " n"], *, seed: int = 0) -> FittedSets:
         """Calibrate on logits (n, c) and labels (n,) int64: the ceil((n + 1)(1 - alpha))-th smallest score of y."""
         check_labels(type(self).__name__, y, len(outputs.logits), outputs.classes)
-        scores = self.scores(outputs, self.uniform(outputs, seed, "fit")).gather(1, y[:, None])[:, 0]
-        return FittedSets(self, conformal_quantile(scores, self.alpha), seed)
+        scores = self.scores(outputs, self.uniform(outputs, seed, "fit"))
+        threshold, by_class = self.thresholds(scores, y, self.alpha)
+        return FittedSets(self, threshold, seed, by_class)
+
+    def thresholds(
+        self, scores: Float[Tensor, "n c"], y: Int[Tensor, " n"], alpha: float
+    ) -> tuple[float, Float[Tensor, " c"] | None]:
+        """The conformal quantile of the scores of y; with ``by_class`` the largest of the classes', and all of them."""
+        own = scores.gather(1, y[:, None])[:, 0]
+        if not self.by_class:
+            return conformal_quantile(own, alpha), None
+        found = class_quantiles(own, y, scores.shape[1], alpha)
+        return float(found.max()), found
 
 
 def conformal_quantile(scores: Float[Tensor, " n"], alpha: float) -> float:
     """The k-th smallest score, k = ceil((n + 1)(1 - alpha)); infinity where k > n (Vovk et al., 2005, section 4.2)."""
     k = math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9)  # 1e-9: a whole number is not lifted by rounding
     return float(scores.kthvalue(k).values) if k <= len(scores) else float("inf")
+
+
+def class_quantiles(scores: Float[Tensor, " n"], y: Int[Tensor, " n"], classes: int, alpha: float) -> Tensor:
+    """``conformal_quantile`` of the scores of each class, (classes,) float64; infinity for a class without samples."""
+    by_score = scores.sort(stable=True)
+    order = by_score.indices[y[by_score.indices].argsort(stable=True)]
+    counts = y.bincount(minlength=classes)
+    k = ((counts + 1).double() * (1 - alpha) - 1e-9).ceil().long()
+    place = (counts.cumsum(0) - counts + k - 1).clamp(0, len(scores) - 1)
+    return torch.where(k <= counts, scores[order[place]].double(), torch.inf)
 
 
 def best_other(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from assay.calibrate import Outputs
 from assay.certify.aps import APS
-from assay.certify.base import FittedSets, SetPredictor, conformal_quantile
+from assay.certify.base import FittedSets, SetPredictor
 from assay.certify.lac import LAC
 from assay.certify.ptt import FittedPTT
 from assay.certify.raps import RAPS
@@ -35,9 +35,12 @@ class FittedRSCP(FittedSets):
         return self.included(self.method.smooth(outputs, seed=self.seed, stream="sets"))
 
     def included(self, smoothed: SmoothedScores) -> Bool[Tensor, "n c"]:
-        """Phi^-1(max(mean - b, 0)) - eps / sigma <= Phi^-1(min(tau + slack, 1)); Phi^-1 is -inf at 0, inf at 1."""
+        """Phi^-1(max(mean - b, 0)) - eps / sigma <= Phi^-1(min(tau + slack, 1)); Phi^-1 is -inf at 0, inf at 1.
+
+        tau is that of the class where there is one for each.
+        """
         low = (smoothed.mean - self.method.score_slack(smoothed)).clamp_min(0)
-        cap = torch.tensor(min(self.threshold_ + self.slack_, 1.0), dtype=torch.float64)
+        cap = (self.limits + self.slack_).clamp_max(1.0)
         return torch.special.ndtri(low) - self.method.eps / self.method.sigma <= torch.special.ndtri(cap)
 
 
@@ -50,9 +53,10 @@ class RSCP(SetPredictor):
     Phi^-1 of its expectation is 1/sigma-Lipschitz in x. Sets cover at every x' with ||x' - x|| <= eps with probability
     at least 1 - alpha *if the mean were the expectation*: with finitely many draws this is a heuristic, which RSCPPlus
     repairs. ``score`` is "hps" (LAC), "aps", "raps" or any SetPredictor; its random u is shared by the copies of a
-    sample. ``transform`` is a fitted PTT, applied to scores before they are averaged. Outputs need ``views`` (v, n, c):
-    logits of v >= 2 noisy copies, as ``outputs(model, x)`` makes them (``n_samples`` of each). Raises InputError on
-    options out of range, outputs without views, and scores outside [0, 1].
+    sample. With ``by_class`` it holds among the samples of each class. ``transform`` is a fitted PTT, applied to scores
+    before they are averaged. Outputs need ``views`` (v, n, c): logits of v >= 2 noisy copies, as ``outputs(model, x)``
+    makes them (``n_samples`` of each). Raises InputError on options out of range, outputs without views, and scores
+    outside [0, 1].
     """
 
     tight: ClassVar[bool] = False
@@ -127,6 +131,5 @@ class RSCP(SetPredictor):
     def calibrate(self, smoothed: SmoothedScores, y: Int[Tensor, " n"], *, seed: int = 0) -> FittedRSCP:
         """Calibrate on smoothed scores: the conformal quantile of those of y; infinite where there are too few."""
         check_labels(type(self).__name__, y, len(smoothed), smoothed.mean.shape[1])
-        own = smoothed.mean.gather(1, y[:, None])[:, 0]
-        threshold = conformal_quantile(own, self.miscoverage)
-        return FittedRSCP(self, threshold, seed, self.calibration_slack(smoothed.draws))
+        threshold, by_class = self.thresholds(smoothed.mean, y, self.miscoverage)
+        return FittedRSCP(self, threshold, seed, by_class, self.calibration_slack(smoothed.draws))

@@ -6,6 +6,7 @@ from assay.data.federated import dirichlet_split
 from assay.data.kinematics import HUMAN, Skeleton, bone_lengths
 from assay.data.long_tail import make_long_tail
 from assay.data.motions import synthetic_motions
+from assay.data.noise_levels import noise_levels
 from assay.data.skeleton_files import hdm05, ntu
 from assay.data.sources import PATHS, load_data
 from assay.data.sources import SOURCES as BUILT_IN
@@ -24,6 +25,7 @@ __all__ = [
     "dirichlet_split",
     "load_data",
     "make_long_tail",
+    "noise_levels",
     "rgb_to_ycbcr",
     "synthetic_motions",
     "ycbcr_to_rgb",

@@ -11,6 +11,14 @@ from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
 from assay.dynamics.large_step import ConvergenceWarning, LinearFit, LogisticGD, Separability, separability_report
 from assay.dynamics.layer_peeled import LayerPeeledFit, LayerPeeledModel
 from assay.dynamics.level_sets import LevelSetTraversal, LSTResult
+from assay.dynamics.long_tail import (
+    LongTailProblem,
+    LongTailSample,
+    excess_error_of_not_fitting,
+    lookup_learner,
+    tail_weight,
+    tau,
+)
 from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
 from assay.dynamics.over_param import TwoLayerReLU, margin, separability, separable_sphere
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
@@ -54,6 +62,8 @@ __all__ = [
     "LevelSetTraversal",
     "LinearFit",
     "LogisticGD",
+    "LongTailProblem",
+    "LongTailSample",
     "PathPoint",
     "Perceptron",
     "Separability",
@@ -69,12 +79,14 @@ __all__ = [
     "deviation_angle",
     "deviation_angle_net",
     "energy_gap",
+    "excess_error_of_not_fitting",
     "feature_separability",
     "flat_directions",
     "head_inputs",
     "joint_energy",
     "linear_mode_barrier",
     "linear_path_confidence",
+    "lookup_learner",
     "margin",
     "marginal_energy",
     "midpoint_intercept",
@@ -92,6 +104,8 @@ __all__ = [
     "simplex_etf",
     "straight_line",
     "structural_similarity",
+    "tail_weight",
+    "tau",
     "tilt",
     "triangle_confidence",
     "type2_excess",

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from assay.data import noise_levels
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 from assay.runtime.spec import rebuildable
@@ -55,14 +56,8 @@ def edm_sigmas(
 
     Raises InputError unless ``steps`` >= 2, 0 < ``sigma_min`` < ``sigma_max`` and ``rho`` > 0.
     """
-    if steps < 2 or not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf:
-        raise InputError(
-            f"edm_sigmas: steps={steps}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}; "
-            "expected steps >= 2, 0 < sigma_min < sigma_max, rho > 0"
-        )
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return torch.cat(((top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)))
+    levels = noise_levels(steps, sigma_min, sigma_max, rho)
+    return torch.cat((levels, torch.zeros_like(levels[:1])))
 
 
 def edm_sampler(

@@ -1,6 +1,9 @@
 """Objectives on (logits, target), and what a small surrogate loss guarantees."""
 
 from assay.losses.aaer import AAERLoss
+from assay.losses.aggregate import BagLoss, InstanceBagLoss, InterpolatedBagLoss
+from assay.losses.aggregate_regression import AggregateFit, AggregateLinearRegression
+from assay.losses.aggregate_risk import Interpolation, Risk, interpolated_risk, optimal_interpolation
 from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
@@ -26,7 +29,10 @@ from assay.losses.weat import WEATLoss
 
 __all__ = [
     "AAERLoss",
+    "AggregateFit",
+    "AggregateLinearRegression",
     "AnyLoss",
+    "BagLoss",
     "BinaryCrossEntropy",
     "ComboLoss",
     "CompSumLoss",
@@ -35,10 +41,14 @@ __all__ = [
     "FocalLoss",
     "HypCrossEntropy",
     "HypPairwiseConfusion",
+    "InstanceBagLoss",
+    "InterpolatedBagLoss",
+    "Interpolation",
     "KLDROLoss",
     "LDAMLoss",
     "MARTLoss",
     "PredictionEntropyLoss",
+    "Risk",
     "SoftConfusion",
     "SupConLoss",
     "WEATLoss",
@@ -48,7 +58,9 @@ __all__ = [
     "dro_weights",
     "energy_weights",
     "gamma",
+    "interpolated_risk",
     "minimizability_gap",
+    "optimal_interpolation",
     "soft_confusion",
     "t_transform",
     "zero_one_bound",

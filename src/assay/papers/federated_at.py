@@ -69,9 +69,9 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {"data": "digits:test", "train": 200, "test": 50, "clients": 3, "warm": 1, "rounds": 1,
                            "theory": 2, "widths": (50, 100), "networks": 1}),
-        Scale("claim", 5, {"data": "mnist:test", "train": 3000, "test": 300, "clients": 8, "warm": 20, "rounds": 10,
+        Scale("claim", 5, {"data": "mnist:test", "train": 3000, "test": 300, "clients": 8, "warm": 60, "rounds": 10,
                            "theory": 40, "widths": (200, 800, 3200), "networks": 4}),
-        Scale("gpu", 5, {"data": "mnist:train", "train": 40_000, "test": 2000, "clients": 10, "warm": 30, "rounds": 100,
+        Scale("gpu", 5, {"data": "mnist:train", "train": 40_000, "test": 2000, "clients": 10, "warm": 60, "rounds": 100,
                          "theory": 300, "widths": (200, 800, 3200, 12_800), "networks": 4}),
     ),
 )  # fmt: skip
@@ -224,7 +224,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     channels, height, width = train.shape
     with seeded(seed, "init"):
         net = SmallCNN((channels, height, width), len(train.classes), (4, 8), 32)
-    warm = FedAvg(rounds=scale["warm"], **{**SGD, "lr": 0.1})
+    warm = FedAvg(rounds=scale["warm"], **SGD)
     start = warm.run(net, clients, seed=derive(seed, "warm"), track=False).model_
     plain = FedAvg(rounds=scale["rounds"], **SGD).run(start, clients, seed=seed, track=False).model_
     steps = scale["rounds"] * FedAvg().local_steps

@@ -4,6 +4,8 @@ from assay.privacy.base import Reference
 from assay.privacy.calibrated_loss import CalibratedLoss
 from assay.privacy.class_loss import ClassLoss
 from assay.privacy.differential import (
+    AggregateLaplace,
+    BagSize,
     ClippedMean,
     InverseSensitivity,
     OrderStatistic,
@@ -18,6 +20,7 @@ from assay.privacy.differential import (
     WinsorisedMean,
     dp_audit_exact,
     laplace_mean,
+    optimal_bag_size,
     predicted_error,
     private_median,
     private_quantile,
@@ -56,6 +59,8 @@ from assay.privacy.platform import (
 from assay.privacy.shadows import Shadows, train_shadows
 
 __all__ = [
+    "AggregateLaplace",
+    "BagSize",
     "BorderInputs",
     "CaBaGe",
     "CalibratedLoss",
@@ -97,6 +102,7 @@ __all__ = [
     "dp_audit_exact",
     "float_bits",
     "laplace_mean",
+    "optimal_bag_size",
     "predicted_error",
     "private_median",
     "private_quantile",

@@ -13,9 +13,20 @@ from assay.nets.poincare import (
 )
 from assay.represent.augment import Augmentation
 from assay.represent.gromov import gromov_delta
+from assay.represent.info_nce import info_nce
+from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
+from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
 
 __all__ = [
+    "info_nce",
+    "rrcm_loss",
+    "RRCMPretrainer",
+    "RRCMNetwork",
+    "TimmTimeToken",
+    "SmallViT",
+    "NoiseConditionedEncoder",
+    "FiLMConvNet",
     "Augmentation",
     "HyperbolicMLR",
     "SelfSupervised",

@@ -1,5 +1,6 @@
 """Statistics that are differentially private, and what privacy and robustness say of each other."""
 
+from assay.privacy.differential.aggregate_laplace import AggregateLaplace, BagSize, optimal_bag_size
 from assay.privacy.differential.dp_audit import dp_audit_exact
 from assay.privacy.differential.inverse_sensitivity import (
     InverseSensitivity,
@@ -20,6 +21,8 @@ from assay.privacy.differential.truncated_sensitivity import TruncatedSensitivit
 from assay.privacy.differential.tukey_mechanism import TukeyDepth, TukeyMechanism
 
 __all__ = [
+    "AggregateLaplace",
+    "BagSize",
     "ClippedMean",
     "TukeyDepth",
     "InverseSensitivity",
@@ -34,6 +37,7 @@ __all__ = [
     "WinsorisedMean",
     "dp_audit_exact",
     "laplace_mean",
+    "optimal_bag_size",
     "predicted_error",
     "private_median",
     "private_quantile",
