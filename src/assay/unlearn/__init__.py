@@ -3,6 +3,7 @@
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
 from assay.unlearn.boundary_shrink import BoundaryShrink
+from assay.unlearn.capped_simplex import project_capped_simplex
 from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
 from assay.unlearn.evaluation import Evaluation, evaluate
 from assay.unlearn.evaluation_relearn import relearn_steps
@@ -21,10 +22,12 @@ from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
 from assay.unlearn.retrain import Retrain
 from assay.unlearn.scrub import SCRUB
+from assay.unlearn.sign_sgd import SignSGD
 from assay.unlearn.sisa import SISA
 from assay.unlearn.sparse_bound import ErrorBound, masked_curvature, unlearning_error_bound
 from assay.unlearn.ssd import SelectiveSynapticDampening, importances
 from assay.unlearn.ulira import ULiRAResult, ulira
+from assay.unlearn.worst_case import ForgetSet, WorstCaseForgetSet, random_forget_sets, stress_test
 
 __all__ = [
     "BadTeacher",
@@ -35,6 +38,7 @@ __all__ = [
     "ErrorBound",
     "Evaluation",
     "FineTune",
+    "ForgetSet",
     "FisherForgetting",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
@@ -47,9 +51,11 @@ __all__ = [
     "SCRUB",
     "SISA",
     "SelectiveSynapticDampening",
+    "SignSGD",
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
+    "WorstCaseForgetSet",
     "corrective_report",
     "evaluate",
     "field_set",
@@ -64,10 +70,13 @@ __all__ = [
     "masked_curvature",
     "mia_efficacy",
     "near_zero",
+    "project_capped_simplex",
+    "random_forget_sets",
     "random_set",
     "relearn_steps",
     "running_solve",
     "sub_class_set",
+    "stress_test",
     "sub_classes",
     "trained",
     "ulira",
