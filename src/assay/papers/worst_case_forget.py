@@ -60,7 +60,7 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"data": "cifar10", "train": 2000, "test": 1500, "side": 16, "widths": (16, 32, 32), "epochs": 15},
+            {"data": "cifar10", "train": 1600, "test": 1200, "side": 16, "widths": (16, 32, 32), "epochs": 12},
         ),
         Scale(
             "gpu",
@@ -111,7 +111,7 @@ def _net(channels: int, widths: tuple[int, ...], seed: int) -> nn.Module:
 def _subject(scale: Scale, seed: int) -> Subject:
     whole, held = _images(scale["data"], scale["side"])
     train, test = whole.limit(scale["train"], seed=seed), held.limit(scale["test"], seed=seed)
-    recipe = Supervised(epochs=scale["epochs"], batch_size=128, optimizer="sgd", lr=0.1, weight_decay=5e-4)
+    recipe = Supervised(epochs=scale["epochs"], batch_size=64, optimizer="sgd", lr=0.1, weight_decay=5e-4)
     model = recipe.fit(_net(train.shape[0], scale["widths"], seed), train, seed=seed)
     return Subject(model, test, train, holdout=test[:2], recipe=recipe)
 

@@ -2,6 +2,7 @@
 
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
+from assay.unlearn.blindspot import BlindspotUnlearn, attention_distance
 from assay.unlearn.boundary_shrink import BoundaryShrink
 from assay.unlearn.capped_simplex import project_capped_simplex
 from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
@@ -11,6 +12,7 @@ from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
 from assay.unlearn.finetune import FineTune
 from assay.unlearn.fisher import FisherForgetting, fisher_diagonal
 from assay.unlearn.forget_sets import field_set, random_set, sub_class_set, sub_classes
+from assay.unlearn.gaussian_amnesiac import GaussianAmnesiac
 from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solve
 from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
@@ -20,6 +22,12 @@ from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
+from assay.unlearn.regression import (
+    anamnesis_index,
+    attack_probability,
+    prediction_wasserstein,
+    regression_unlearning_report,
+)
 from assay.unlearn.retrain import Retrain
 from assay.unlearn.scrub import SCRUB
 from assay.unlearn.sign_sgd import SignSGD
@@ -31,6 +39,7 @@ from assay.unlearn.worst_case import ForgetSet, WorstCaseForgetSet, random_forge
 
 __all__ = [
     "BadTeacher",
+    "BlindspotUnlearn",
     "BoundaryShrink",
     "CFk",
     "CorrectiveBenchmark",
@@ -40,6 +49,7 @@ __all__ = [
     "FineTune",
     "ForgetSet",
     "FisherForgetting",
+    "GaussianAmnesiac",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
     "Manipulated",
@@ -56,6 +66,9 @@ __all__ = [
     "ULiRAResult",
     "Unlearner",
     "WorstCaseForgetSet",
+    "anamnesis_index",
+    "attack_probability",
+    "attention_distance",
     "corrective_report",
     "evaluate",
     "field_set",
@@ -70,9 +83,11 @@ __all__ = [
     "masked_curvature",
     "mia_efficacy",
     "near_zero",
+    "prediction_wasserstein",
     "project_capped_simplex",
     "random_forget_sets",
     "random_set",
+    "regression_unlearning_report",
     "relearn_steps",
     "running_solve",
     "sub_class_set",
