@@ -1,10 +1,15 @@
 """Corrective unlearning: the whole effect of manipulated data undone from a part of it.
 
-MNIST (14 x 14) with a white patch and the label 0 on some images. With a tenth of them flagged, retraining without that
+MNIST with a white patch and the label 0 on some images. With a tenth of them flagged, retraining without that
 tenth leaves the backdoor; selective synaptic dampening, its alpha and lambda chosen on the flagged and held-out samples
 alone, must correct it. Exact: three weights by hand, nothing grows, nothing moves for a huge alpha, training without an
 empty set is training, only patch pixels change, swapped classes keep their numbers. Support: everything flagged, the
 default alpha, fine-tuning, SCRUB and a bad teacher with the same choice, two classes swapped.
+
+In a pilot alpha from 0.03 to 10 left one network of five uncorrected: its flagged images had gradients so small that no
+importance ratio reached 0.03. Alpha is searched from 3e-4 to 32, on the same samples. The inverted ratio refutes the
+three weights alone: wherever its factor is below 1 it still weakens weights that the flagged images need, so that with
+a grid to choose from it corrects some networks too (by 0.37 on average in that pilot).
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ from assay.unlearn import (
 from assay.unlearn.corrective import choose, known_score, true_labels
 
 # The authors search alpha over seven decades; the importances of a few flagged samples, well fitted, differ by as much.
-ALPHAS, SHARES = tuple(10 ** (k / 4) for k in range(-14, 7)), (0.05, 0.3, 1.0)
+ALPHAS, SHARES = tuple(10 ** (k / 2) for k in range(-7, 4)), (0.05, 0.3, 1.0)
 FEW = 0.1
 
 PAPER = Paper(
@@ -92,7 +97,7 @@ PAPER = Paper(
                 "data": "mnist",
                 "train": 4000,
                 "test": 1500,
-                "side": 14,
+                "side": 28,
                 "size": 200,
                 "swapped": 600,
                 "epochs": 5,
