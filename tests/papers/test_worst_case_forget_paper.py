@@ -15,7 +15,7 @@ def test_exact_parts_hold_on_other_seeds(seed: int) -> None:
     found = paper._projections(seed, None)
     assert max(found.values()) < 1e-9
     wrong = paper._projections(seed, "rescale-projection")
-    assert wrong["projection"] > 0.1
+    assert min(wrong["projection"], wrong["again"]) > 0.1
     assert wrong["total"] < 1e-9
     assert paper._beaten(seed) <= 0.05
     assert paper._unmoved(seed) >= 0.95

@@ -60,7 +60,7 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"data": "cifar10", "train": 1600, "test": 1200, "side": 16, "widths": (16, 32, 32), "epochs": 12},
+            {"data": "cifar10", "train": 2500, "test": 1200, "side": 16, "widths": (16, 32, 32), "epochs": 15},
         ),
         Scale(
             "gpu",
@@ -111,7 +111,7 @@ def _net(channels: int, widths: tuple[int, ...], seed: int) -> nn.Module:
 def _subject(scale: Scale, seed: int) -> Subject:
     whole, held = _images(scale["data"], scale["side"])
     train, test = whole.limit(scale["train"], seed=seed), held.limit(scale["test"], seed=seed)
-    recipe = Supervised(epochs=scale["epochs"], batch_size=64, optimizer="sgd", lr=0.1, weight_decay=5e-4)
+    recipe = Supervised(epochs=scale["epochs"], batch_size=128, optimizer="sgd", lr=0.1, weight_decay=5e-4)
     model = recipe.fit(_net(train.shape[0], scale["widths"], seed), train, seed=seed)
     return Subject(model, test, train, holdout=test[:2], recipe=recipe)
 
@@ -151,8 +151,10 @@ def _projections(seed: int, sham: str | None) -> dict[str, float]:
     """Largest distance from the projection by sorting, of the sum from m, of a second one, and above 1."""
     project = _rescaled if sham == "rescale-projection" else project_capped_simplex
     worst = {"projection": 0.0, "total": 0.0, "again": 0.0}
+    cases = [(torch.tensor([3.0, 0.2, 0.1, 0.0, 0.0], dtype=torch.float64), 2)]
     for k, (n, m) in enumerate(((5, 2), (40, 4), (300, 30), (7, 6), (1000, 3))):
-        a = torch.randn(n, generator=torch_rng(seed, "project", k), dtype=torch.float64) * 3
+        cases.append((torch.randn(n, generator=torch_rng(seed, "project", k), dtype=torch.float64) * 3, m))
+    for a, m in cases:
         w = project(a, m)
         off = {
             "projection": np.abs(w.numpy() - _sorted_projection(a.numpy(), m)).max(),
