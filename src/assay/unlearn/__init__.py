@@ -2,7 +2,9 @@
 
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
+from assay.unlearn.blindspot import BlindspotUnlearn, attention_distance
 from assay.unlearn.boundary_shrink import BoundaryShrink
+from assay.unlearn.capped_simplex import project_capped_simplex
 from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
 from assay.unlearn.evaluation import Evaluation, evaluate
 from assay.unlearn.evaluation_relearn import relearn_steps
@@ -10,6 +12,7 @@ from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
 from assay.unlearn.finetune import FineTune
 from assay.unlearn.fisher import FisherForgetting, fisher_diagonal
 from assay.unlearn.forget_sets import field_set, random_set, sub_class_set, sub_classes
+from assay.unlearn.gaussian_amnesiac import GaussianAmnesiac
 from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solve
 from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
@@ -20,20 +23,29 @@ from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
+from assay.unlearn.regression import (
+    anamnesis_index,
+    attack_probability,
+    prediction_wasserstein,
+    regression_unlearning_report,
+)
 from assay.unlearn.representation_vae import RepresentationVAE
 from assay.unlearn.retrain import Retrain
 from assay.unlearn.saliency import weight_saliency_mask
 from assay.unlearn.salun import Salient, SalUn
 from assay.unlearn.salun_diffusion import SalUnDiffusion
 from assay.unlearn.scrub import SCRUB
+from assay.unlearn.sign_sgd import SignSGD
 from assay.unlearn.sisa import SISA
 from assay.unlearn.soft_salun import SoftSalUn
 from assay.unlearn.sparse_bound import ErrorBound, masked_curvature, unlearning_error_bound
 from assay.unlearn.ssd import SelectiveSynapticDampening, importances
 from assay.unlearn.ulira import ULiRAResult, ulira
+from assay.unlearn.worst_case import ForgetSet, WorstCaseForgetSet, random_forget_sets, stress_test
 
 __all__ = [
     "BadTeacher",
+    "BlindspotUnlearn",
     "BoundaryShrink",
     "CFk",
     "CorrectiveBenchmark",
@@ -42,6 +54,8 @@ __all__ = [
     "Evaluation",
     "FineTune",
     "FisherForgetting",
+    "ForgetSet",
+    "GaussianAmnesiac",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
     "LAF",
@@ -58,10 +72,15 @@ __all__ = [
     "SalUnDiffusion",
     "Salient",
     "SelectiveSynapticDampening",
+    "SignSGD",
     "SoftSalUn",
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
+    "WorstCaseForgetSet",
+    "anamnesis_index",
+    "attack_probability",
+    "attention_distance",
     "corrective_report",
     "evaluate",
     "field_set",
@@ -78,9 +97,14 @@ __all__ = [
     "masked_curvature",
     "mia_efficacy",
     "near_zero",
+    "prediction_wasserstein",
+    "project_capped_simplex",
+    "random_forget_sets",
     "random_set",
+    "regression_unlearning_report",
     "relearn_steps",
     "running_solve",
+    "stress_test",
     "sub_class_set",
     "sub_classes",
     "supervised_repair",
