@@ -1,6 +1,7 @@
 """Which training samples matter, and which points a teacher should label: scores, subsets, selectors, queries."""
 
 from assay.curate.active_distillation import ActiveDistillation, Distilled, QueryRound
+from assay.curate.attribution import datamodel_score, fitted_multiplier, linear_datamodel, trak_scores
 from assay.curate.base import Selector, at_equal_steps
 from assay.curate.coreset_query import CoresetQuery
 from assay.curate.data_diet import DataDiet, FittedDiet
@@ -39,16 +40,19 @@ __all__ = [
     "UncertaintyQuery",
     "at_equal_steps",
     "confidence_gains",
+    "datamodel_score",
     "dep_round",
     "el2n_runs",
     "el2n_scores",
     "entropy_gains",
+    "fitted_multiplier",
     "forget_scores",
     "grand_runs",
     "grand_scores",
     "inclusion_probabilities",
     "influence_scores",
     "inverse_gains",
+    "linear_datamodel",
     "margin_gains",
     "memorization_of",
     "memorization_scores",
@@ -56,4 +60,5 @@ __all__ = [
     "prune_by_score",
     "rad_distribution",
     "subset_masks",
+    "trak_scores",
 ]

@@ -4,6 +4,9 @@ from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
 from assay.unlearn.boundary_shrink import BoundaryShrink
 from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
+from assay.unlearn.datamodel import datamodel_logits
+from assay.unlearn.datamodel_direct import DatamodelDirect
+from assay.unlearn.datamodel_matching import DatamodelMatching
 from assay.unlearn.evaluation import Evaluation, evaluate
 from assay.unlearn.evaluation_relearn import relearn_steps
 from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
@@ -16,6 +19,7 @@ from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
 from assay.unlearn.last_layers import CFk, EUk
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
+from assay.unlearn.oracle_matching import OracleMatching
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
@@ -31,6 +35,8 @@ __all__ = [
     "BoundaryShrink",
     "CFk",
     "CorrectiveBenchmark",
+    "DatamodelDirect",
+    "DatamodelMatching",
     "EUk",
     "ErrorBound",
     "Evaluation",
@@ -41,6 +47,7 @@ __all__ = [
     "Manipulated",
     "NegGrad",
     "NegGradPlus",
+    "OracleMatching",
     "PruneFirstThenUnlearn",
     "RandomLabel",
     "Retrain",
@@ -51,6 +58,7 @@ __all__ = [
     "ULiRAResult",
     "Unlearner",
     "corrective_report",
+    "datamodel_logits",
     "evaluate",
     "field_set",
     "fisher_diagonal",
