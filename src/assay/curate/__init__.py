@@ -1,12 +1,14 @@
 """Which training samples matter, and which points a teacher should label: scores, subsets, selectors, queries."""
 
 from assay.curate.active_distillation import ActiveDistillation, Distilled, QueryRound
+from assay.curate.ast import AST
 from assay.curate.attribution import datamodel_score, fitted_multiplier, linear_datamodel, trak_scores
 from assay.curate.base import Selector, at_equal_steps
 from assay.curate.coreset_query import CoresetQuery
 from assay.curate.data_diet import DataDiet, FittedDiet
 from assay.curate.dep_round import dep_round, inclusion_probabilities
 from assay.curate.el2n import el2n_runs, el2n_scores
+from assay.curate.expert_trajectories import ExpertTrajectories, Trajectories
 from assay.curate.forgetting import ForgettingTracker, forget_scores
 from assay.curate.gains import confidence_gains, entropy_gains, margin_gains
 from assay.curate.grand import grand_runs, grand_scores
@@ -15,16 +17,25 @@ from assay.curate.query import Pool, Query, QuerySampler
 from assay.curate.rad import RADistribution, RADSampler, inverse_gains, rad_distribution
 from assay.curate.random_query import RandomQuery
 from assay.curate.random_subset import RandomSubset
+from assay.curate.siamese_augmentation import SiameseAugmentation
 from assay.curate.subsets import offset_subset, prune_by_score
+from assay.curate.trajectory_matching import (
+    SyntheticSet,
+    TrajectoryMatching,
+    evaluate_distilled,
+    representative,
+)
 from assay.curate.uncertainty_mixup import UncertaintyMixup
 from assay.curate.uncertainty_query import UncertaintyQuery
 
 __all__ = [
+    "AST",
     "ActiveDistillation",
     "CoresetQuery",
     "DataDiet",
     "Distilled",
     "FittedDiet",
+    "ExpertTrajectories",
     "ForgettingTracker",
     "Memorization",
     "Pool",
@@ -36,6 +47,10 @@ __all__ = [
     "RandomQuery",
     "RandomSubset",
     "Selector",
+    "SiameseAugmentation",
+    "SyntheticSet",
+    "Trajectories",
+    "TrajectoryMatching",
     "UncertaintyMixup",
     "UncertaintyQuery",
     "at_equal_steps",
@@ -45,6 +60,7 @@ __all__ = [
     "el2n_runs",
     "el2n_scores",
     "entropy_gains",
+    "evaluate_distilled",
     "fitted_multiplier",
     "forget_scores",
     "grand_runs",
@@ -59,6 +75,7 @@ __all__ = [
     "offset_subset",
     "prune_by_score",
     "rad_distribution",
+    "representative",
     "subset_masks",
     "trak_scores",
 ]
