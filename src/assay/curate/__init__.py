@@ -12,7 +12,9 @@ from assay.curate.expert_trajectories import ExpertTrajectories, Trajectories
 from assay.curate.forgetting import ForgettingTracker, forget_scores
 from assay.curate.gains import confidence_gains, entropy_gains, margin_gains
 from assay.curate.grand import grand_runs, grand_scores
+from assay.curate.krr_st import KRRST, TargetSet, krr_predict
 from assay.curate.memorization import Memorization, influence_scores, memorization_of, memorization_scores, subset_masks
+from assay.curate.model_pool import ModelPool
 from assay.curate.query import Pool, Query, QuerySampler
 from assay.curate.rad import RADistribution, RADSampler, inverse_gains, rad_distribution
 from assay.curate.random_query import RandomQuery
@@ -37,7 +39,9 @@ __all__ = [
     "FittedDiet",
     "ExpertTrajectories",
     "ForgettingTracker",
+    "KRRST",
     "Memorization",
+    "ModelPool",
     "Pool",
     "Query",
     "QueryRound",
@@ -49,6 +53,7 @@ __all__ = [
     "Selector",
     "SiameseAugmentation",
     "SyntheticSet",
+    "TargetSet",
     "Trajectories",
     "TrajectoryMatching",
     "UncertaintyMixup",
@@ -68,6 +73,7 @@ __all__ = [
     "inclusion_probabilities",
     "influence_scores",
     "inverse_gains",
+    "krr_predict",
     "linear_datamodel",
     "margin_gains",
     "memorization_of",

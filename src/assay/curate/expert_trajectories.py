@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -145,12 +146,8 @@ class ExpertTrajectories:
                 kept.append(flat(models["model"]))
 
         for begin, end, lr in ((0, early, self.lr), (early, self.epochs, self.lr * self.decay)):
-            plan = Plan(
-                epochs=end - begin,
-                batch_size=self.batch_size,
-                optimizer=lambda p, lr=lr: torch.optim.SGD(p, lr, self.momentum, weight_decay=self.weight_decay),
-                schedule="constant",
-            )
+            optimizer = partial(torch.optim.SGD, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay)
+            plan = Plan(epochs=end - begin, batch_size=self.batch_size, optimizer=optimizer, schedule="constant")
 
             def objective(model: nn.Module, batch: Batch, state: State, begin: int = begin) -> Tensor:
                 return self.objective(model, batch, state, begin + state.epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -210,7 +211,7 @@ def representative(trajectories: Trajectories, data: Data, ipc: int, *, seed: in
     model = fresh(trajectories.model, seed=seed)
     last = trajectories.params_[int(rng.integers(len(trajectories.params_))), -1]
     model.load_state_dict(trajectories.unflat(last))
-    logits, rows = predict(model, data.x).double(), []
+    logits, rows = predict(model, data.x).double(), list[int]()
     for c in range(len(data.classes)):
         own = (data.y == c).nonzero()[:, 0]
         if len(own) < ipc:
@@ -250,12 +251,8 @@ def evaluate_distilled(
     for k in range(repeats):
         net = fresh(model, seed=derive(seed, "evaluation", k))
         for part, rate in ((steps // 2, lr), (steps - steps // 2, 0.1 * lr)):
-            plan = Plan(
-                steps=part,
-                batch_size=len(data),
-                optimizer=lambda p, rate=rate: torch.optim.SGD(p, rate, momentum, weight_decay=weight_decay),
-                schedule="constant",
-            )
+            optimizer = partial(torch.optim.SGD, lr=rate, momentum=momentum, weight_decay=weight_decay)
+            plan = Plan(steps=part, batch_size=len(data), optimizer=optimizer, schedule="constant")
             net = fit(net, data, _cross_entropy, plan, seed=derive(seed, "evaluation", k, rate), augment=augment)
         found.append((predict(net, test.x).argmax(1) == test.y).double().mean())
     each = torch.stack(found)

@@ -1,9 +1,10 @@
 """Datamodel matching: fine-tuning onto the outputs that a datamodel predicts for the retrained model.
 
-A datamodel is regressed on networks trained on half-subsets of 250 digits. It must predict how the outputs on 20
-extreme samples change when these are left out; fine-tuning a hundred networks onto its predictions must bring them as
-near to a hundred retrained ones as a second hundred, by KLoM. Exact: matching reaches the closed form of ridge
-regression without the forgotten rows, and datamodels that are exact by theory are recovered and served exactly.
+A datamodel is regressed on networks trained on half-subsets of 250 digits. It must predict how the outputs on the 20
+samples at both ends of the first principal direction change when these are left out; fine-tuning a hundred networks
+onto its predictions must bring them as near to a hundred retrained ones as a second hundred, by KLoM. Exact: matching
+reaches the closed form of ridge regression without the forgotten rows, and datamodels that are exact by theory are
+recovered and served exactly.
 
 That fifty full-batch steps of matching on 150 points end ten times nearer on a convex problem than descent on what is
 retained does not hold: both face the same curvature. What the noiseless targets buy shows in stochastic steps, the
@@ -81,10 +82,9 @@ class _Stack(nn.Module):
     def __init__(self, k: int, *, seed: int) -> None:
         super().__init__()
         with seeded(seed, "stack"):
-            sizes = {"w1": (64, WIDTH), "w2": (WIDTH, 10)}
-            for name, (a, b) in sizes.items():
-                self.register_parameter(name, nn.Parameter((2 * torch.rand(k, a, b) - 1) / a**0.5))
-            self.b1, self.b2 = (nn.Parameter(torch.zeros(k, 1, b)) for _, b in sizes.values())
+            sizes = ((64, WIDTH), (WIDTH, 10))
+            self.w1, self.w2 = (nn.Parameter((2 * torch.rand(k, a, b) - 1) / a**0.5) for a, b in sizes)
+            self.b1, self.b2 = (nn.Parameter(torch.zeros(k, 1, b)) for _, b in sizes)
 
     def forward(self, x: Float[Tensor, "*k n 1 8 8"]) -> Float[Tensor, "n k 10"]:
         hidden = torch.baddbmm(self.b1, self._each(x), self.w1).relu()
@@ -139,10 +139,10 @@ def _distances(given: dict[str, Any], model: nn.Module) -> dict[str, float]:
 
 
 def _extreme(data: Data, count: int) -> tuple[Data, Data]:
-    """The samples farthest along the first principal direction, and the rest."""
+    """The samples farthest along the first principal direction, on either side, and the rest."""
     flat = data.x.flatten(1).double()
     along = (flat - flat.mean(0)) @ torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][0]
-    rows = along.argsort(descending=True)
+    rows = along.abs().argsort(descending=True)
     chosen = torch.zeros(len(data), dtype=torch.bool)
     chosen[rows[:count]] = True
     return data[chosen], data[~chosen]
@@ -264,7 +264,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     )
     given["parts"] = {"forget": forget, "retain": retain, "val": test}
     target = predict(second, at.x)[:, :10].mean(1, keepdim=True).expand(-1, scale["models"], -1)
-    options = {"lr": MATCH.lr, "epochs": MATCH.epochs, "decay": MATCH.decay}
+    options: dict[str, Any] = {"lr": MATCH.lr, "epochs": MATCH.epochs, "decay": MATCH.decay}
     tuned = [
         _distances(given, _fitted(original, retain.x, retain.y, MATCH.epochs, lr, derive(seed, "tune"))) for lr in RATES
     ]

@@ -274,9 +274,9 @@ def figure(table: Table) -> Figure:
     """Accuracy after training on ten images, and how far the experts move in early epochs."""
     drawing = Figure(figsize=(8.4, 3.4), layout="constrained")
     left, right = drawing.subplots(1, 2, width_ratios=(3, 2))
-    arms = ("random real", "representative real", "ast, clip and penalty", "ast", "ast, plain experts")
-    arms = (*arms, "mtt, plain experts")
-    for axes, names, column in ((left, arms, "accuracy"), (right, ("plain", "clip and penalty", "clipped"), "change")):
+    arms = ("random real", "representative real", "ast", "ast, clip and penalty")
+    both = (*arms, "ast, plain experts", "mtt, plain experts")
+    for axes, names, column in ((left, both, "accuracy"), (right, ("plain", "clip and penalty", "clipped"), "change")):
         runs = [table.per_seed(column, arm=a if column == "accuracy" else f"experts, {a}") for a in names]
         axes.bar(range(len(names)), [r.mean() for r in runs], color="0.75")
         for k, run in enumerate(runs):
