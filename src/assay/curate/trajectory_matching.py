@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
-from torch.func import grad
 
 from assay.curate.expert_trajectories import Trajectories
 from assay.data import Batch, Data
@@ -180,21 +179,18 @@ class TrajectoryMatching:
         """The student's flat weights beside each of the M epochs, with gradients to x and lr."""
         order = self._batches(len(x), seed)
         buffer: Tensor | None = None
-        path = [theta]
+        path = [theta.clone().requires_grad_(True)]
         for step, rows in enumerate(order):
             shown = x[rows]
             if self.augment is not None:
                 shown = self.augment(shown, Draws(derive(seed, step), "augment", rows))
-            gradient = grad(self._student_loss, argnums=1)(trajectories, path[-1], shown, y[rows], self.factor(epoch))
-            if self.keep_graph is not None and step < self.syn_steps - self.keep_graph:
-                gradient = gradient.detach()
+            loss = self.factor(epoch) * F.cross_entropy(trajectories.logits(path[-1], shown), y[rows])
+            kept = self.keep_graph is None or step >= self.syn_steps - self.keep_graph
+            (gradient,) = torch.autograd.grad(loss, path[-1], create_graph=kept)
             buffer = self.buffered(buffer, gradient)
             path.append(path[-1] - lr * buffer)
         each = self.syn_steps // self.expert_epochs
         return [path[each * j] for j in range(1, self.expert_epochs)] + [path[-1]]
-
-    def _student_loss(self, trajectories: Trajectories, theta: Tensor, x: Tensor, y: Tensor, factor: float) -> Tensor:
-        return factor * F.cross_entropy(trajectories.logits(theta, x), y)
 
     def _batches(self, m: int, seed: int) -> list[Tensor]:
         """The images of each step: all, or parts of one random order after the other."""

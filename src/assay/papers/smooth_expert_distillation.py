@@ -143,7 +143,7 @@ def exact_checks(seed: int) -> dict[str, float]:
     trajectories, x, y = _small(seed)
     rule = AST(max_start=3, expert_epochs=2, syn_steps=3, intermediate=None)
     lr = torch.tensor(0.1, dtype=torch.float64)
-    still = replace(rule, syn_steps=0).objective(trajectories, x, y, lr, seed=seed)
+    still = replace(rule, syn_steps=0).objective(trajectories, x, y, lr, seed=seed).detach()
     full = replace(rule, intermediate="agg", syn_steps=4)
     leaf = x.clone().requires_grad_(True)
     full.objective(trajectories, leaf, y, lr, seed=seed).backward()
@@ -153,7 +153,7 @@ def exact_checks(seed: int) -> dict[str, float]:
         e = torch.zeros(36, dtype=x.dtype)
         e[k] = 1e-5
         up, down = (full.objective(trajectories, x + s * e.view_as(x), y, lr, seed=seed) for s in (1, -1))
-        differences.append(float((up - down) / 2e-5 - leaf.grad.flatten()[k]))
+        differences.append(float((up - down).detach() / 2e-5 - leaf.grad.flatten()[k]))
     start = trajectories.params_[0, 0]
     factors = [AST(max_start=20).factor(t) for t in (0, 10)]
     return {
@@ -169,7 +169,7 @@ def _against_sgd(rule: AST, trajectories: Trajectories, start: Tensor, x: Tensor
     """Largest difference of the student's weights after three steps from torch's SGD with momentum."""
     lr = torch.tensor(0.1, dtype=torch.float64)
     plain = replace(rule, balance=False, syn_steps=3)
-    found = plain.students(trajectories, start, x, y, lr, 0, seed=seed)[-1]
+    found = plain.students(trajectories, start, x, y, lr, 0, seed=seed)[-1].detach()
     model = fresh(trajectories.model, seed=seed)
     model.load_state_dict(trajectories.unflat(start))
     plan = Plan(steps=3, batch_size=4, optimizer=lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), schedule="constant")
