@@ -1,10 +1,10 @@
 """Distillation from smooth expert trajectories: ten digits, one a class, on which a network trains nearly as well.
 
-Experts on digits move less from epoch to epoch when their early loss is clipped, and their trajectories are matched
-more closely. What is distilled from them must beat real images, also representative ones, by far. Exact: the loss of a
-student that does not move, the gradient back to the images, and the student against torch's own SGD. That AST exceeds
-MTT is the paper's claim for convolutional networks on CIFAR; for this network the difference is reported. MTT is given
-plain SGD steps at its own rate; rates of training on real images are chosen on held-out data.
+Experts on 1,000 digits move less from epoch to epoch when their early loss is clipped, and their trajectories are
+matched more closely. What is distilled from them must beat real images, also representative ones, by far. Exact: the
+loss of a student that does not move, the gradient back to the images, and the student against torch's own SGD. That AST
+exceeds MTT is the paper's claim for convolutional networks on CIFAR and needs a GPU; for this network AST may lose six
+points at most. MTT takes plain SGD steps at its own rate; rates of training on real images are chosen on other data.
 """
 
 from __future__ import annotations

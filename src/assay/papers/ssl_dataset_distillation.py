@@ -4,7 +4,9 @@ Digits 0 to 4 without labels are distilled for a network that Barlow Twins train
 the result must come nearer to it, on held-out images, than those pre-trained on as many real images. Exact: the inner
 solution, its gradients, and the theorem that sampled inner losses bias the outer gradient, on a problem in one
 dimension with closed forms. Support: the fall of the outer loss, and how well digits 5 to 9, never seen, are told
-apart from 75 labels. The second, slower set of images is at gpu scale: MNIST at 14 x 14 with fifty images.
+apart from 75 labels. That the probe of distilled features exceeds that of random ones by 0.1 is kept as a claim and
+fails here: once features are standardised, random convolutions reach 0.96 on digits as well (0.4 to 0.6 if they are
+not, for want of scale alone). The second, slower set of images is at gpu scale: MNIST at 14 x 14 with fifty images.
 """
 
 from __future__ import annotations
