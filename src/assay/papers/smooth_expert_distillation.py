@@ -188,7 +188,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     order = torch.randperm(len(train), generator=torch_rng(seed, "real"))
     random = torch.cat([order[train.y[order] == c][:1] for c in range(10)])
     near = representative(plain, train, 1, seed=seed)
-    tune = train[order[: len(train) // 3]]
+    tune = train[order[-(len(train) // 3) :]].without(train.index[near])
     given: dict[str, Any] = {"train": train, "test": test, "clipped": clipped}
     given["ast"] = _distilled("ast", MATCH, clipped, scale, train, test, seed)
     given["rows"] = [
