@@ -11,6 +11,7 @@ OTHERS = {
     "attacks/universal.py": "Adam on one displacement of all inputs, without labels or goal",
     "audit/run.py": "times one forward and one backward pass",
     "certify/bounds/alpha.py": "Adam on the slopes of linear bounds, projected on [0, 1]",
+    "curate/trajectory_matching.py": "the student's steps, whose graph reaches back to the images",
     "detect/mahalanobis.py": "one backward pass a batch of inputs",
     "dynamics/hessian.py": "one product with the Hessian a batch",
     "dynamics/tilting.py": "one backward pass a batch of inputs",

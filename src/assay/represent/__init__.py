@@ -12,8 +12,10 @@ from assay.nets.poincare import (
     project,
 )
 from assay.represent.augment import Augmentation
+from assay.represent.barlow_twins import BarlowTwins, barlow_twins_loss
 from assay.represent.gromov import gromov_delta
 from assay.represent.info_nce import info_nce
+from assay.represent.linear_probe import linear_probe
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
@@ -28,15 +30,18 @@ __all__ = [
     "NoiseConditionedEncoder",
     "FiLMConvNet",
     "Augmentation",
+    "BarlowTwins",
     "HyperbolicMLR",
     "SelfSupervised",
     "SimSiam",
     "ToPoincare",
+    "barlow_twins_loss",
     "dist",
     "expmap",
     "expmap0",
     "gromov_delta",
     "linear_classifier",
+    "linear_probe",
     "logmap0",
     "mobius_add",
     "poincare_mean",

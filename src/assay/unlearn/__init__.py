@@ -6,6 +6,9 @@ from assay.unlearn.blindspot import BlindspotUnlearn, attention_distance
 from assay.unlearn.boundary_shrink import BoundaryShrink
 from assay.unlearn.capped_simplex import project_capped_simplex
 from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, corrective_report, manipulate
+from assay.unlearn.datamodel import datamodel_logits
+from assay.unlearn.datamodel_direct import DatamodelDirect
+from assay.unlearn.datamodel_matching import DatamodelMatching
 from assay.unlearn.evaluation import Evaluation, evaluate
 from assay.unlearn.evaluation_relearn import relearn_steps
 from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
@@ -20,6 +23,7 @@ from assay.unlearn.laf import LAF, laf_alignment_loss, laf_extractor_loss, super
 from assay.unlearn.last_layers import CFk, EUk
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
+from assay.unlearn.oracle_matching import OracleMatching
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
@@ -49,6 +53,8 @@ __all__ = [
     "BoundaryShrink",
     "CFk",
     "CorrectiveBenchmark",
+    "DatamodelDirect",
+    "DatamodelMatching",
     "EUk",
     "ErrorBound",
     "Evaluation",
@@ -62,6 +68,7 @@ __all__ = [
     "Manipulated",
     "NegGrad",
     "NegGradPlus",
+    "OracleMatching",
     "PruneFirstThenUnlearn",
     "RandomLabel",
     "RepresentationVAE",
@@ -82,6 +89,7 @@ __all__ = [
     "attack_probability",
     "attention_distance",
     "corrective_report",
+    "datamodel_logits",
     "evaluate",
     "field_set",
     "fisher_diagonal",
