@@ -14,6 +14,7 @@ from assay.nets.poincare import (
 from assay.represent.augment import Augmentation
 from assay.represent.gromov import gromov_delta
 from assay.represent.info_nce import info_nce
+from assay.represent.mmcr import mmcr_loss
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
@@ -38,6 +39,7 @@ __all__ = [
     "gromov_delta",
     "linear_classifier",
     "logmap0",
+    "mmcr_loss",
     "mobius_add",
     "poincare_mean",
     "project",

@@ -14,8 +14,11 @@ from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solv
 from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
 from assay.unlearn.last_layers import CFk, EUk
+from assay.unlearn.manif_smc import ManifoldForgotten, ManiFSMC
+from assay.unlearn.mode_connectivity import Curve, SelfModeConnectivity
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
+from assay.unlearn.neighbourhoods import Neighbourhoods, manifold_triplet_loss
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
 from assay.unlearn.references import trained
@@ -31,6 +34,7 @@ __all__ = [
     "BoundaryShrink",
     "CFk",
     "CorrectiveBenchmark",
+    "Curve",
     "EUk",
     "ErrorBound",
     "Evaluation",
@@ -38,15 +42,19 @@ __all__ = [
     "FisherForgetting",
     "InfluenceUnlearn",
     "L1SparseUnlearn",
+    "ManiFSMC",
+    "ManifoldForgotten",
     "Manipulated",
     "NegGrad",
     "NegGradPlus",
+    "Neighbourhoods",
     "PruneFirstThenUnlearn",
     "RandomLabel",
     "Retrain",
     "SCRUB",
     "SISA",
     "SelectiveSynapticDampening",
+    "SelfModeConnectivity",
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
@@ -60,6 +68,7 @@ __all__ = [
     "importances",
     "klom",
     "manipulate",
+    "manifold_triplet_loss",
     "margins",
     "masked_curvature",
     "mia_efficacy",
