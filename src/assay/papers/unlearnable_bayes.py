@@ -7,8 +7,9 @@ each step, a third is clean, a third is for testing; the estimate is read under 
 protected third teaches a support vector machine beside the clean one, protection by the estimate on pixels, and two
 normal classes whose Bayes error is known.
 
-The claim on the mixture against uniform noise does not name the frozen encoder: in pilots its mixture was as far below
-uniform noise as the retrained one's (0.4 to 1.0 points). A rising estimate does not by itself lower clean accuracy.
+The claim on the mixture against uniform noise does not name the frozen encoder: on a trial split its mixture was 0.4 to
+1.0 points below uniform noise, the retrained one's 0.8 to 0.9. A rising estimate does not by itself lower clean
+accuracy. The image tier is not run.
 """
 
 from __future__ import annotations
