@@ -34,7 +34,7 @@ from assay.losses import KernelBayesError
 from assay.nets import MLP
 from assay.papers.model import Claim, Paper, Scale, Table
 from assay.privacy import BayesErrorUnlearnable, ErrorMinNoise, ProtectedByBayesError, RandomNoise
-from assay.runtime.random import numpy_rng, torch_rng
+from assay.runtime.random import numpy_rng, seeded, torch_rng
 from assay.training import Supervised
 
 EPS, DISTANCE = 0.3, 3.0
@@ -69,7 +69,7 @@ PAPER = Paper(
     },
     baselines=("uniform", "error-min", "frozen"),
     scales=(
-        Scale("smoke", 1, {"part": 100, "epochs": 5, "steps": 3, "pixel_steps": 3, "gaussian": 120, "draws": 100}),
+        Scale("smoke", 1, {"part": 100, "epochs": 5, "steps": 3, "pixel_steps": 3, "gaussian": 400, "draws": 100}),
         Scale("claim", 8, {"part": 600, "epochs": 25, "steps": 10, "pixel_steps": 60, "gaussian": 800, "draws": 1000}),
     ),
 )
@@ -101,10 +101,16 @@ def _learned(train: Data, test: Data) -> float:
     return float(machine.score(test.x.flatten(1).numpy(), test.y.numpy()))
 
 
+def _encoder() -> MLP:
+    """The architecture; methods draw weights of their own."""
+    with seeded(0, "encoder"):
+        return MLP(hidden=(64,))
+
+
 def _method(scale: Scale, sham: str | None) -> BayesErrorUnlearnable:
     return BayesErrorUnlearnable(
         eps=EPS,
-        encoder=MLP(hidden=(64,)),
+        encoder=_encoder(),
         recipe=Supervised(epochs=scale["epochs"]),
         estimator=_estimator(sham),
         steps=scale["steps"],
@@ -218,7 +224,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     order = torch.randperm(len(whole), generator=torch_rng(seed, "parts"))
     released, clean, test = whole[order[:n]], whole[order[n : 2 * n]], whole[order[2 * n : 3 * n]]
     given: dict[str, Any] = {"released": released, "clean": clean, "test": test}
-    frozen, network = _method(scale, FROZEN), MLP(hidden=(64,))
+    frozen, network = _method(scale, FROZEN), _encoder()
     noises = {"uniform": RandomNoise(eps=EPS), "error-min": ErrorMinNoise(eps=EPS, encoder=network)}
     given["rows"] = [
         {"arm": "clean half", "mixture": _learned(clean, test)},
