@@ -22,6 +22,7 @@ OTHERS = {
     "papers/federated_at.py": "an exact check against federated training written out",
     "papers/foundation_robustness.py": "an exact check against a loop over single images",
     "papers/neural_bandits.py": "an exact check against torch's own optimiser",
+    "papers/unlearnable_bayes.py": "an exact check against automatic differentiation, for several kernels",
     "papers/pfgmpp.py": "an exact check of the field by automatic differentiation",
 }
 

@@ -34,6 +34,8 @@ OPTIONS = {
     "BadTeacher": {"lr": 2e-3, "batch_size": 64, "epochs": 3},
     "SCRUB": {"lr": 2e-3},
     "BoundaryShrink": {"lr": 1e-3},
+    # Whole classes: each sample is moved off its neighbours in other classes, by more than a retrained model has it.
+    "ManiFSMC": {"margin": 1.0, "lr": 5e-3, "epochs": 2},
     "SelectiveSynapticDampening": {"alpha": 5.0, "lam": 0.3, "importance": "sample"},
     "FisherForgetting": {"strength": 0.01},
     "SISA": {"shards": 1, "slices": 2},

@@ -8,6 +8,7 @@ from assay.labels.audit import (
     noise_prevalence_curve,
 )
 from assay.labels.base import Repair
+from assay.labels.bayes_error import bayes_error_kde, bayes_error_knn, bayes_error_soft
 from assay.labels.confident_learning import (
     ConfidentLearning,
     LabelNoise,
@@ -21,13 +22,16 @@ from assay.labels.elr_plus import ELRPlus
 from assay.labels.prune_and_retrain import PruneAndRetrain
 
 __all__ = [
-    "ConfidentLearning",
     "ELR",
+    "ConfidentLearning",
     "ELRPlus",
     "LabelNoise",
     "PruneAndRetrain",
     "Repair",
     "Standing",
+    "bayes_error_kde",
+    "bayes_error_knn",
+    "bayes_error_soft",
     "confident_joint",
     "consensus_from_votes",
     "corrected_benchmark",

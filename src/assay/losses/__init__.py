@@ -21,6 +21,7 @@ from assay.losses.h_consistency import (
     zero_one_bound,
 )
 from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
+from assay.losses.kernel_bayes_error import KernelBayesError
 from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.mart import MARTLoss
@@ -45,6 +46,7 @@ __all__ = [
     "InterpolatedBagLoss",
     "Interpolation",
     "KLDROLoss",
+    "KernelBayesError",
     "LDAMLoss",
     "MARTLoss",
     "PredictionEntropyLoss",

@@ -16,35 +16,37 @@ from assay.represent.barlow_twins import BarlowTwins, barlow_twins_loss
 from assay.represent.gromov import gromov_delta
 from assay.represent.info_nce import info_nce
 from assay.represent.linear_probe import linear_probe
+from assay.represent.mmcr import mmcr_loss
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
 
 __all__ = [
-    "info_nce",
-    "rrcm_loss",
-    "RRCMPretrainer",
-    "RRCMNetwork",
-    "TimmTimeToken",
-    "SmallViT",
-    "NoiseConditionedEncoder",
-    "FiLMConvNet",
     "Augmentation",
     "BarlowTwins",
+    "FiLMConvNet",
     "HyperbolicMLR",
+    "NoiseConditionedEncoder",
+    "RRCMNetwork",
+    "RRCMPretrainer",
     "SelfSupervised",
     "SimSiam",
+    "SmallViT",
+    "TimmTimeToken",
     "ToPoincare",
     "barlow_twins_loss",
     "dist",
     "expmap",
     "expmap0",
     "gromov_delta",
+    "info_nce",
     "linear_classifier",
     "linear_probe",
     "logmap0",
+    "mmcr_loss",
     "mobius_add",
     "poincare_mean",
     "project",
+    "rrcm_loss",
     "simsiam_loss",
 ]

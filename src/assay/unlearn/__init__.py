@@ -21,8 +21,11 @@ from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
 from assay.unlearn.laf import LAF, laf_alignment_loss, laf_extractor_loss, supervised_repair
 from assay.unlearn.last_layers import CFk, EUk
+from assay.unlearn.manif_smc import ManifoldForgotten, ManiFSMC
+from assay.unlearn.mode_connectivity import Curve, SelfModeConnectivity
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
+from assay.unlearn.neighbourhoods import Neighbourhoods, manifold_triplet_loss
 from assay.unlearn.oracle_matching import OracleMatching
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
 from assay.unlearn.random_label import RandomLabel
@@ -53,6 +56,7 @@ __all__ = [
     "BoundaryShrink",
     "CFk",
     "CorrectiveBenchmark",
+    "Curve",
     "DatamodelDirect",
     "DatamodelMatching",
     "EUk",
@@ -65,9 +69,12 @@ __all__ = [
     "InfluenceUnlearn",
     "L1SparseUnlearn",
     "LAF",
+    "ManiFSMC",
+    "ManifoldForgotten",
     "Manipulated",
     "NegGrad",
     "NegGradPlus",
+    "Neighbourhoods",
     "OracleMatching",
     "PruneFirstThenUnlearn",
     "RandomLabel",
@@ -79,6 +86,7 @@ __all__ = [
     "SalUnDiffusion",
     "Salient",
     "SelectiveSynapticDampening",
+    "SelfModeConnectivity",
     "SignSGD",
     "SoftSalUn",
     "SparseForgotten",
@@ -100,6 +108,7 @@ __all__ = [
     "klom",
     "laf_alignment_loss",
     "laf_extractor_loss",
+    "manifold_triplet_loss",
     "manipulate",
     "margins",
     "masked_curvature",
