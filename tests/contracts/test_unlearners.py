@@ -35,6 +35,7 @@ OPTIONS = {
     "FisherForgetting": {"strength": 0.01},
     "SISA": {"shards": 1, "slices": 2},
     "InfluenceUnlearn": {"alpha": 3e-4, "n_fisher": 200},
+    "ModHiFiU": {"p": 0.3, "rule": "gap", "compensate": True},
     "PruneFirstThenUnlearn": {"pruner": MagnitudePruning(sparsity=0.8), "unlearner": FineTune(lr=0.02)},
 }
 METHODS = [

@@ -14,6 +14,7 @@ from assay.unlearn.influence import InfluenceUnlearn, fisher_solve, running_solv
 from assay.unlearn.klom import klom, margins
 from assay.unlearn.l1_sparse import L1SparseUnlearn, near_zero
 from assay.unlearn.last_layers import CFk, EUk
+from assay.unlearn.modhifi import ModHiFiU
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.prune_first import PruneFirstThenUnlearn, SparseForgotten
@@ -39,6 +40,7 @@ __all__ = [
     "InfluenceUnlearn",
     "L1SparseUnlearn",
     "Manipulated",
+    "ModHiFiU",
     "NegGrad",
     "NegGradPlus",
     "PruneFirstThenUnlearn",
