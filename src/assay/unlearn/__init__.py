@@ -1,5 +1,16 @@
 """Unlearning: models that forget some of their training samples."""
 
+from assay.unlearn.adapt_unlearn import (
+    AdaptThenUnlearn,
+    collect_feedback,
+    ewc_penalty,
+    extrapolated,
+    fid,
+    percent_unlearned,
+    repulsion,
+    score_fisher,
+    weight_distance,
+)
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
 from assay.unlearn.boundary_shrink import BoundaryShrink
@@ -28,6 +39,7 @@ from assay.unlearn.ssd import SelectiveSynapticDampening, importances
 from assay.unlearn.ulira import ULiRAResult, ulira
 
 __all__ = [
+    "AdaptThenUnlearn",
     "BadTeacher",
     "BoundaryShrink",
     "CFk",
@@ -52,8 +64,12 @@ __all__ = [
     "SparseForgotten",
     "ULiRAResult",
     "Unlearner",
+    "collect_feedback",
     "corrective_report",
     "evaluate",
+    "ewc_penalty",
+    "extrapolated",
+    "fid",
     "field_set",
     "fisher_diagonal",
     "fisher_solve",
@@ -66,12 +82,16 @@ __all__ = [
     "masked_curvature",
     "mia_efficacy",
     "near_zero",
+    "percent_unlearned",
     "random_set",
     "relearn_steps",
+    "repulsion",
     "running_solve",
+    "score_fisher",
     "sub_class_set",
     "sub_classes",
     "trained",
     "ulira",
     "unlearning_error_bound",
+    "weight_distance",
 ]

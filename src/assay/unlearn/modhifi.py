@@ -57,16 +57,19 @@ class ModHiFiU(Unlearner):
 
     def forget(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> nn.Module:
         """The edited model."""
+        return self.edit(subject, forget, retain)[0]
+
+    def edit(self, subject: Subject, forget: Data, retain: Data) -> tuple[nn.Module, float]:
+        """The edited model and the share that was zeroed."""
         self.check(subject, forget, retain)
         lost, kept = self._measured(subject.model, forget), self._measured(subject.model, retain)
         ranking = {n: self.scores(n, lost, kept).argsort(descending=True, stable=True) for n in lost.weights_}
         asked = forget.limit(self.n_max)
-        votes = predict(subject.model, asked.x).argmax(1)
-        target = int(votes.mode().values)
+        target = int(predict(subject.model, asked.x).argmax(1).mode().values)
         for p in SHARES if self.p == "auto" else (self.p,):
             model = self._edited(subject.model, ranking, float(p), kept, self.spared(target))
             if self.p != "auto" or float((predict(model, asked.x).argmax(1) == target).float().mean()) <= AIM:
-                return model
+                return model, float(p)
         raise InputError(
             f"ModHiFiU: the class stays at every share up to {SHARES[-1]}; expected other layers or a rule"
         )
