@@ -23,6 +23,7 @@ from assay.unlearn import (
     score_fisher,
     weight_distance,
 )
+from assay.unlearn.adapt_unlearn import Oracle
 
 QUICK = AdaptThenUnlearn(
     batch=32, lr=1e-3, r1=0.1, ema=0.9, ewc_weight=10.0, n_adapted=2, adapt_iters=20, unlearn_iters=10
@@ -31,20 +32,21 @@ QUICK = AdaptThenUnlearn(
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[nn.Module, nn.Module]:
-    """A GAN of two points on a line, at -1 and 1."""
+    """A GAN of a blob in the plane."""
     with seeded(0, "pair"):
         start = StyleGANLike(3, (2,), 24, 2)
         judge = nn.Sequential(
             nn.Linear(2, 24), nn.LeakyReLU(0.2), nn.Linear(24, 24), nn.LeakyReLU(0.2), nn.Linear(24, 1)
         )
-        x = torch.randn(400, 2) * 0.1
-    x[:200, 0] += 1
-    x[200:, 0] -= 1
-    return GANTraining(steps=250, batch_size=32, lr=2e-3, r1=0.1, ema=0.9).fit(start, judge, x, seed=0)
+        x = 0.5 * torch.randn(400, 2)
+    return GANTraining(steps=150, batch_size=32, lr=1e-3, r1=0.1, ema=0.9).fit(start, judge, x, seed=0)
 
 
-def right(x: torch.Tensor) -> torch.Tensor:
-    return x[:, 0] > 0
+@pytest.fixture(scope="module")
+def right(pair: tuple[nn.Module, nn.Module]) -> Oracle:
+    """Undesired is what lies right of the median."""
+    middle = generated(pair[0], 2000, seed=9)[:, 0].median()
+    return lambda x: x[:, 0] > middle
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -103,7 +105,7 @@ def test_ewc_by_hand_and_flat_at_its_anchor() -> None:
     assert not torch.autograd.grad(start, theta["a"])[0].any()
 
 
-def test_no_repulsion_is_fine_tuning_bit_for_bit(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_no_repulsion_is_fine_tuning_bit_for_bit(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     negatives, positives = collect_feedback(pair[0], right, 600, seed=1)
     plain, _ = replace(QUICK, repulsion="none").forget(pair, negatives, positives, seed=3)
     zero, _ = replace(QUICK, gamma=0.0).forget(pair, negatives, positives, seed=3)
@@ -112,7 +114,7 @@ def test_no_repulsion_is_fine_tuning_bit_for_bit(pair: tuple[nn.Module, nn.Modul
     assert not all(torch.equal(a, b) for a, b in zip(plain.parameters(), pushed.parameters(), strict=True))
 
 
-def test_both_stages(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_both_stages(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     before = [p.clone() for p in (*pair[0].parameters(), *pair[1].parameters())]
     negatives, positives = collect_feedback(pair[0], right, 1000, seed=1)
     method = replace(QUICK, adapt_iters=150, ewc_weight=0.0, unlearn_iters=60, gamma=100.0)
@@ -121,13 +123,13 @@ def test_both_stages(pair: tuple[nn.Module, nn.Module]) -> None:
     assert not torch.equal(adapted[0]["to_rgb.weight"], adapted[1]["to_rgb.weight"])
     bad = extrapolated(pair[0], adapted, -1.0)
     asked = float(right(generated(pair[0], 2000, seed=5)).float().mean())
-    assert float(right(generated(bad, 2000, seed=5)).float().mean()) > asked + 0.1
+    assert float(right(generated(bad, 2000, seed=5)).float().mean()) > asked + 0.05
     after, _ = method.forget(pair, negatives, positives, seed=0, adapted=adapted)
-    assert percent_unlearned(pair[0], after, right, 2000) > 20
+    assert percent_unlearned(pair[0], after, right, 2000) > 5
     assert all(torch.equal(a, b) for a, b in zip(before, (*pair[0].parameters(), *pair[1].parameters()), strict=True))
 
 
-def test_ewc_keeps_the_weights_nearer(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_ewc_keeps_the_weights_nearer(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     negatives, _ = collect_feedback(pair[0], right, 600, seed=1)
     moved = []
     for weight in (0.0, 1e6):
