@@ -117,7 +117,7 @@ def test_no_repulsion_is_fine_tuning_bit_for_bit(pair: tuple[nn.Module, nn.Modul
 def test_both_stages(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     before = [p.clone() for p in (*pair[0].parameters(), *pair[1].parameters())]
     negatives, positives = collect_feedback(pair[0], right, 1000, seed=1)
-    method = replace(QUICK, adapt_iters=150, ewc_weight=0.0, unlearn_iters=60, gamma=100.0)
+    method = replace(QUICK, adapt_iters=150, ewc_weight=0.0, unlearn_iters=300, gamma=1.0)
     adapted = method.adapt(*pair, negatives, seed=0)
     assert len(adapted) == 2
     assert not torch.equal(adapted[0]["to_rgb.weight"], adapted[1]["to_rgb.weight"])
@@ -125,7 +125,7 @@ def test_both_stages(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     asked = float(right(generated(pair[0], 2000, seed=5)).float().mean())
     assert float(right(generated(bad, 2000, seed=5)).float().mean()) > asked + 0.05
     after, _ = method.forget(pair, negatives, positives, seed=0, adapted=adapted)
-    assert percent_unlearned(pair[0], after, right, 2000) > 5
+    assert percent_unlearned(pair[0], after, right, 2000) > 20
     assert all(torch.equal(a, b) for a, b in zip(before, (*pair[0].parameters(), *pair[1].parameters()), strict=True))
 
 

@@ -197,8 +197,8 @@ def _exact(given: dict[str, Any], method: AdaptThenUnlearn, seed: int) -> dict[s
     rise = torch.autograd.grad(flat, list(weights.values()), materialize_grads=True)
     return {
         "forms": _forms_gap(),
-        "plain": max(float((a - b).abs().max()) for a, b in pairs),
-        "flat": float(flat) + max(float(g.abs().max()) for g in rise),
+        "plain": max(float((a - b).detach().abs().max()) for a, b in pairs),
+        "flat": float(flat.detach()) + max(float(g.abs().max()) for g in rise),
         "frechet": _frechet_gap(seed),
     }
 
