@@ -24,6 +24,7 @@ from assay.certify.ibp_training import IBPTraining
 from assay.certify.intervals import Intervals, LinearBounds
 from assay.certify.lac import LAC
 from assay.certify.level_classifier import LevelClassifier
+from assay.certify.local_global import global_error_bound
 from assay.certify.loss_fusion import loss_fusion_bound
 from assay.certify.macer import MACER, soft_radius
 from assay.certify.pac_bayes import (
@@ -100,6 +101,7 @@ __all__ = [
     "consistency_finetune",
     "consistency_regulariser",
     "export_onnx",
+    "global_error_bound",
     "hand_over",
     "hoeffding_bound",
     "init_tightness_theory",

@@ -6,6 +6,14 @@ from assay.generate.denoiser import DenoiserMLP
 from assay.generate.denoising import DenoisingScoreMatching
 from assay.generate.edm import EDMPrecond, edm_sampler, edm_sigmas
 from assay.generate.frechet import frechet_distance
+from assay.generate.gan import (
+    GANTraining,
+    StyleGANLike,
+    discriminator_loss,
+    generated,
+    generator_loss,
+    r1_penalty,
+)
 from assay.generate.pfgm import PFGMPP, FittedPFGMPP
 from assay.generate.poisson import PerturbationKernel, pfgm_field, posterior_gap
 from assay.generate.score import GaussianScore, NoisePrediction, wrap_diffusers
@@ -20,18 +28,24 @@ __all__ = [
     "EDMPrecond",
     "FittedGenerator",
     "FittedPFGMPP",
+    "GANTraining",
     "GaussianScore",
     "Generator",
     "NoisePrediction",
     "PFGMPP",
     "PerturbationKernel",
+    "StyleGANLike",
     "TinyScoreUNet",
     "VPSDE",
     "class_pca",
+    "discriminator_loss",
     "edm_sampler",
     "edm_sigmas",
     "frechet_distance",
+    "generated",
+    "generator_loss",
     "pfgm_field",
     "posterior_gap",
+    "r1_penalty",
     "wrap_diffusers",
 ]

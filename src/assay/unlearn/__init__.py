@@ -1,5 +1,16 @@
 """Unlearning: models that forget some of their training samples."""
 
+from assay.unlearn.adapt_unlearn import (
+    AdaptThenUnlearn,
+    collect_feedback,
+    ewc_penalty,
+    extrapolated,
+    fid,
+    percent_unlearned,
+    repulsion,
+    score_fisher,
+    weight_distance,
+)
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
 from assay.unlearn.blindspot import BlindspotUnlearn, attention_distance
@@ -23,6 +34,7 @@ from assay.unlearn.laf import LAF, laf_alignment_loss, laf_extractor_loss, super
 from assay.unlearn.last_layers import CFk, EUk
 from assay.unlearn.manif_smc import ManifoldForgotten, ManiFSMC
 from assay.unlearn.mode_connectivity import Curve, SelfModeConnectivity
+from assay.unlearn.modhifi import ModHiFiU
 from assay.unlearn.neg_grad import NegGrad
 from assay.unlearn.neg_grad_plus import NegGradPlus
 from assay.unlearn.neighbourhoods import Neighbourhoods, manifold_triplet_loss
@@ -51,6 +63,7 @@ from assay.unlearn.ulira import ULiRAResult, ulira
 from assay.unlearn.worst_case import ForgetSet, WorstCaseForgetSet, random_forget_sets, stress_test
 
 __all__ = [
+    "AdaptThenUnlearn",
     "BadTeacher",
     "BlindspotUnlearn",
     "BoundaryShrink",
@@ -72,6 +85,7 @@ __all__ = [
     "ManiFSMC",
     "ManifoldForgotten",
     "Manipulated",
+    "ModHiFiU",
     "NegGrad",
     "NegGradPlus",
     "Neighbourhoods",
@@ -96,9 +110,13 @@ __all__ = [
     "anamnesis_index",
     "attack_probability",
     "attention_distance",
+    "collect_feedback",
     "corrective_report",
     "datamodel_logits",
     "evaluate",
+    "ewc_penalty",
+    "extrapolated",
+    "fid",
     "field_set",
     "fisher_diagonal",
     "fisher_solve",
@@ -114,13 +132,16 @@ __all__ = [
     "masked_curvature",
     "mia_efficacy",
     "near_zero",
+    "percent_unlearned",
     "prediction_wasserstein",
     "project_capped_simplex",
     "random_forget_sets",
     "random_set",
     "regression_unlearning_report",
     "relearn_steps",
+    "repulsion",
     "running_solve",
+    "score_fisher",
     "stress_test",
     "sub_class_set",
     "sub_classes",
@@ -128,5 +149,6 @@ __all__ = [
     "trained",
     "ulira",
     "unlearning_error_bound",
+    "weight_distance",
     "weight_saliency_mask",
 ]
