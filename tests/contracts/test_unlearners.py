@@ -40,13 +40,10 @@ OPTIONS = {
     "FisherForgetting": {"strength": 0.01},
     "SISA": {"shards": 1, "slices": 2},
     "InfluenceUnlearn": {"alpha": 3e-4, "n_fisher": 200},
-<<<<<<< HEAD
     "OracleMatching": {"lr": 5e-3, "oracles": 1},
     "DatamodelMatching": {"lr": 5e-3, "models": 1, "proj_dim": 100, "multiplier": 10.0},
     "DatamodelDirect": {"models": 1, "proj_dim": 100, "multiplier": 10.0},
-=======
     "ModHiFiU": {"p": 0.3, "rule": "gap", "compensate": True},
->>>>>>> genforget
     "PruneFirstThenUnlearn": {"pruner": MagnitudePruning(sparsity=0.8), "unlearner": FineTune(lr=0.02)},
 }
 METHODS = [

@@ -140,7 +140,7 @@ def _right(model: nn.Module, data: Data) -> float:
 
 def _selection(name: str, sham: str | None, options: dict[str, Any]) -> ChannelPruning:
     if name in ("greedy", "raw", "naive"):
-        return (_Shuffled if sham == "shuffled-fidelity" else ModHiFiP)(method=name, **options)
+        return (_Shuffled if sham == "shuffled-fidelity" else ModHiFiP)(**options | {"method": name})
     kinds = {"l1": L1Channels, "fpgm": FPGMChannels, "taylor": TaylorChannels, "random": RandomChannels}
     return kinds[name](**options)
 
@@ -212,7 +212,7 @@ def _digits(epochs: int, seed: int) -> list[dict[str, Any]]:
         forget, retain = forget_set(train, f"class={label}")
         before = _forgotten(subject, subject.model, label)
         for rule in ("forget", "gap"):
-            method = ModHiFiU(p="auto", rule=rule, compensate=True)  # type: ignore[arg-type]
+            method = ModHiFiU(p="auto", rule=rule, compensate=True)
             after = _forgotten(subject, method.forget(subject, forget, retain, seed=seed), label)
             rows.append({"arm": f"digits {rule}", **after, "lost": before["rest"] - after["rest"]})
     return rows

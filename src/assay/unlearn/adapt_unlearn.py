@@ -123,7 +123,7 @@ def extrapolated(generator: nn.Module, adapted: Sequence[Weights], eta: float) -
     other = copy.deepcopy(generator)
     with torch.no_grad():
         for name, p in other.named_parameters():
-            p -= eta * (torch.stack([a[name] for a in adapted]).mean(0) - p)
+            p.sub_(eta * (torch.stack([a[name] for a in adapted]).mean(0) - p))
     return other
 
 
