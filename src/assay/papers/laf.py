@@ -3,8 +3,8 @@
 On MNIST the class 0 is forgotten by 200 pairs of steps, with the official code's network and rates and batches of 64
 (it has 32). Key: the class is no longer recognised and the others are, which takes both losses and the right forget
 set: without the alignment loss every class is lost, the forgotten one too, so that this sham refutes what is said of
-the others alone. Exact: losses by hand, the head untouched, labels unread. Support: a classifier trained on 200 labels afterwards,
-and wrong labels forgotten. What the alignment loss does alone is in the figure.
+the others alone. Exact: losses by hand, the head untouched, labels unread. Support: a classifier trained on 200 labels
+afterwards, and wrong labels forgotten. What the alignment loss does alone is in the figure.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from assay.certify.bounds.affine import Convolution
+from assay.certify.bounds.affine import BatchNorm, Convolution, Sum
 from assay.certify.bounds.graph import Graph, cast, evaluate, operation, owner_of, place_of
 from assay.certify.bounds.interval import Interval
 from assay.certify.bounds.perturbation import Perturbation
@@ -32,6 +32,7 @@ SHAPES = {  # what these give depends on the shape of a perturbed tensor alone
 REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.view.default: aten.reshape.default
 }  # tensors need not be laid out as the model's are
+LOCAL = Convolution, BatchNorm, Sum  # one entry of what these give stays in a window on the way back
 BUDGET = 2**21  # coefficients held at once in a backward pass: more is no faster on a CPU
 Slopes = dict[tuple[fx.Node, fx.Node], Tensor]
 Refine = Literal["backward", "forward"] | None
@@ -273,7 +274,7 @@ def selected(run: Sweep, node: fx.Node, mask: Tensor) -> Interval | None:
 def _both_signs(run: Sweep, node: fx.Node, rows: Tensor) -> Tensor | Windows:
     """Ones and minus ones at flat positions ``rows`` (s, n) of a node's tensor: (2 s, *shape), in windows of maps."""
     shape = run.values[node].lower.shape
-    if len(shape) == 4 and run.layout(node) == Layout() and isinstance(run.calls[node][0], Convolution):
+    if len(shape) == 4 and run.layout(node) == Layout() and isinstance(run.calls[node][0], LOCAL):
         one = Windows.one_hot(shape, rows % math.prod(shape[1:]), run.dtype)
         return one.joined(-one)
     a = torch.zeros((len(rows), math.prod(shape)), dtype=run.dtype, device=rows.device).scatter_(1, rows, 1.0)
