@@ -66,11 +66,12 @@ def test_a_model_that_learned_by_heart_is_found_out(leaky: Subject) -> None:
 @pytest.mark.parametrize(("profile", "online"), [("standard", False), ("deep", True)])
 def test_shadow_models_join_the_longer_profiles(profile: str, online: bool, leaky: Subject) -> None:
     section = PROPERTY.measure(leaky, Context(profile=profile))  # type: ignore[arg-type]
-    assert names(section) == expected("loss", "calibrated", "reference", "lira")
+    assert names(section) == expected("loss", "calibrated", "reference", "lira", "rmia")
     metrics = {m.name: m for m in section.metrics}
     assert metrics["privacy.mia.lira.auc"].low > 0.6  # type: ignore[operator]
+    assert metrics["privacy.mia.rmia.auc"].low > 0.6  # type: ignore[operator]
     assert f"online={online}" in metrics["privacy.mia.lira.auc"].how
-    assert set(section.plots[0].series) == {"loss", "calibrated", "reference", "lira"}
+    assert set(section.plots[0].series) == {"loss", "calibrated", "reference", "lira", "rmia"}
 
 
 def test_without_a_recipe_there_are_no_shadow_models(leaky: Subject) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
-from assay.privacy import CalibratedLoss, ClassLoss, LiRA, LossThreshold, Reference, train_shadows
+from assay.privacy import RMIA, CalibratedLoss, ClassLoss, LiRA, LossThreshold, Reference, train_shadows
 from assay.privacy.base import FittedInference
 from assay.privacy.roc import auc, curve, tpr_at
 from assay.runtime.inference import predict
@@ -66,9 +66,11 @@ def _attacks(
     if k:
         reference = Reference(data=pool, model=subject.model, recipe=subject.recipe)
         shadows = train_shadows(reference, k, seed=context.seed)
-        lira, watson = LiRA(models=k, online=context.profile == "deep"), CalibratedLoss(models=k)
+        lira, rmia = (attack(models=k, online=context.profile == "deep") for attack in (LiRA, RMIA))
+        watson = CalibratedLoss(models=k)
         attacks["reference"] = watson.from_shadows(shadows), str(watson)
         attacks["lira"] = lira.from_shadows(shadows), str(lira)
+        attacks["rmia"] = rmia.from_shadows(shadows), str(rmia)
     elif context.profile != "quick":
         section.notes.append("Attacks with shadow models left out: the subject has no recipe to train them.")
     return attacks
@@ -130,7 +132,7 @@ def cost(subject: Subject, context: Context) -> Cost:
     assert subject.holdout is not None
     n, k = _size(subject, context), _shadow_count(subject, context)
     share = n / max(len(subject.training("privacy")), 1)
-    return Cost(forward=2 * n * (3 + 2 * k + (2 if k else 0)) + len(subject.holdout), trainings=k * share)
+    return Cost(forward=2 * n * (3 + 4 * k + (4 if k else 0)) + len(subject.holdout), trainings=k * share)
 
 
 PROPERTY = Property("privacy", "Membership privacy", measure, cost, needs_train=True)
