@@ -9,7 +9,7 @@ blindspot against Gaussian amnesiac, nor on beta: both are shown.
 
 The proxy has the rate 0.003 in place of the paper's 0.01. In pilots on three other seeds two epochs at 0.01 made even a
 copied proxy forget the range (0.08 to 0.37 of the original's distance), so that its new weights, the ingredient, could
-not be seen; at 0.003 it keeps 0.38 to 0.65 and a new one brings 0.06 to 0.32. At 0.001 a new one has not learned enough.
+not be seen; at 0.003 it keeps 0.38 to 0.65, a new one brings 0.06 to 0.32. At 0.001 a new one has not learned enough.
 """
 
 from __future__ import annotations
