@@ -48,6 +48,15 @@ def brier(probabilities: Array, y: Array) -> float:
     return float(sample_brier(*_checked("brier", probabilities, y)).mean())
 
 
+def top_brier(probabilities: Array, y: Array) -> float:
+    """Mean squared distance of the top confidence to 1 where the prediction is right, to 0 where it is wrong.
+
+    In [0, 1]; what correctness-aware calibration minimises (Liu et al., 2024, arXiv:2404.13016).
+    """
+    confidence, correct = top(*_checked("top_brier", probabilities, y)).T
+    return float(np.square(confidence - correct).mean())
+
+
 def top(p: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Columns confidence and correct (n, 2): what the statistics "ece" and "adaptive_ece" take."""
     return np.stack([p.max(1), p.argmax(1) == y], 1).astype(float)

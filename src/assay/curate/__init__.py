@@ -15,6 +15,7 @@ from assay.curate.grand import grand_runs, grand_scores
 from assay.curate.krr_st import KRRST, TargetSet, krr_predict
 from assay.curate.memorization import Memorization, influence_scores, memorization_of, memorization_scores, subset_masks
 from assay.curate.model_pool import ModelPool
+from assay.curate.noisy_longtail import flip_labels, flip_matrix, make_noisy_longtail, redraw_matrix
 from assay.curate.query import Pool, Query, QuerySampler
 from assay.curate.rad import RADistribution, RADSampler, inverse_gains, rad_distribution
 from assay.curate.random_query import RandomQuery
@@ -67,6 +68,8 @@ __all__ = [
     "entropy_gains",
     "evaluate_distilled",
     "fitted_multiplier",
+    "flip_labels",
+    "flip_matrix",
     "forget_scores",
     "grand_runs",
     "grand_scores",
@@ -75,12 +78,14 @@ __all__ = [
     "inverse_gains",
     "krr_predict",
     "linear_datamodel",
+    "make_noisy_longtail",
     "margin_gains",
     "memorization_of",
     "memorization_scores",
     "offset_subset",
     "prune_by_score",
     "rad_distribution",
+    "redraw_matrix",
     "representative",
     "subset_masks",
     "trak_scores",

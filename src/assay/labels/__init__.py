@@ -20,14 +20,19 @@ from assay.labels.cross_validate import cross_probabilities
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
 from assay.labels.prune_and_retrain import PruneAndRetrain
+from assay.labels.rcal import RCAL
+from assay.labels.robust_class_gaussians import FittedClassGaussians, RobustClassGaussians, mean_error_bound
 
 __all__ = [
     "ELR",
+    "RCAL",
     "ConfidentLearning",
     "ELRPlus",
+    "FittedClassGaussians",
     "LabelNoise",
     "PruneAndRetrain",
     "Repair",
+    "RobustClassGaussians",
     "Standing",
     "bayes_error_kde",
     "bayes_error_knn",
@@ -39,5 +44,6 @@ __all__ = [
     "crossover_prevalence",
     "estimate_joint",
     "label_quality",
+    "mean_error_bound",
     "noise_prevalence_curve",
 ]

@@ -8,6 +8,7 @@ from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusi
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
+from assay.losses.contrastive import InfoNCE
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.energies import energy_weights
 from assay.losses.entropy_penalty import PredictionEntropyLoss
@@ -24,6 +25,7 @@ from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
 from assay.losses.kernel_bayes_error import KernelBayesError
 from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
+from assay.losses.mann_whitney import MannWhitneyLoss
 from assay.losses.mart import MARTLoss
 from assay.losses.sup_con import SupConLoss
 from assay.losses.weat import WEATLoss
@@ -42,6 +44,7 @@ __all__ = [
     "FocalLoss",
     "HypCrossEntropy",
     "HypPairwiseConfusion",
+    "InfoNCE",
     "InstanceBagLoss",
     "InterpolatedBagLoss",
     "Interpolation",
@@ -49,6 +52,7 @@ __all__ = [
     "KernelBayesError",
     "LDAMLoss",
     "MARTLoss",
+    "MannWhitneyLoss",
     "PredictionEntropyLoss",
     "Risk",
     "SoftConfusion",
