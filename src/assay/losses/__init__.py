@@ -8,6 +8,7 @@ from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusi
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
+from assay.losses.contrastive import InfoNCE
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.energies import energy_weights
 from assay.losses.entropy_penalty import PredictionEntropyLoss
@@ -20,11 +21,14 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.hard_contrastive import HardContrastive
 from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
 from assay.losses.kernel_bayes_error import KernelBayesError
 from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
+from assay.losses.logistic_bound import logistic_h_bound
 from assay.losses.mart import MARTLoss
+from assay.losses.simple_contrastive import SimpleContrastive
 from assay.losses.sup_con import SupConLoss
 from assay.losses.weat import WEATLoss
 
@@ -40,8 +44,10 @@ __all__ = [
     "DeferredReweighting",
     "DotRegressionLoss",
     "FocalLoss",
+    "HardContrastive",
     "HypCrossEntropy",
     "HypPairwiseConfusion",
+    "InfoNCE",
     "InstanceBagLoss",
     "InterpolatedBagLoss",
     "Interpolation",
@@ -51,6 +57,7 @@ __all__ = [
     "MARTLoss",
     "PredictionEntropyLoss",
     "Risk",
+    "SimpleContrastive",
     "SoftConfusion",
     "SupConLoss",
     "WEATLoss",
@@ -61,6 +68,7 @@ __all__ = [
     "energy_weights",
     "gamma",
     "interpolated_risk",
+    "logistic_h_bound",
     "minimizability_gap",
     "optimal_interpolation",
     "soft_confusion",
