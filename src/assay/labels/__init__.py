@@ -9,6 +9,7 @@ from assay.labels.audit import (
 )
 from assay.labels.base import Repair
 from assay.labels.bayes_error import bayes_error_kde, bayes_error_knn, bayes_error_soft
+from assay.labels.co_teaching import CoTeaching
 from assay.labels.confident_learning import (
     ConfidentLearning,
     LabelNoise,
@@ -19,18 +20,31 @@ from assay.labels.confident_learning import (
 from assay.labels.cross_validate import cross_probabilities
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
+from assay.labels.nested_dropout import (
+    NestedClassifier,
+    NestedDropout,
+    NoiseFit,
+    noise_fit_curve,
+    prefix_accuracy,
+    prefix_logits,
+    select_width,
+)
 from assay.labels.prune_and_retrain import PruneAndRetrain
 from assay.labels.rcal import RCAL
 from assay.labels.robust_class_gaussians import FittedClassGaussians, RobustClassGaussians, mean_error_bound
 
 __all__ = [
-    "ELR",
-    "RCAL",
+    "CoTeaching",
     "ConfidentLearning",
+    "ELR",
     "ELRPlus",
     "FittedClassGaussians",
     "LabelNoise",
+    "NestedClassifier",
+    "NestedDropout",
+    "NoiseFit",
     "PruneAndRetrain",
+    "RCAL",
     "Repair",
     "RobustClassGaussians",
     "Standing",
@@ -45,5 +59,9 @@ __all__ = [
     "estimate_joint",
     "label_quality",
     "mean_error_bound",
+    "noise_fit_curve",
     "noise_prevalence_curve",
+    "prefix_accuracy",
+    "prefix_logits",
+    "select_width",
 ]

@@ -21,12 +21,15 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.hard_contrastive import HardContrastive
 from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
 from assay.losses.kernel_bayes_error import KernelBayesError
 from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
+from assay.losses.logistic_bound import logistic_h_bound
 from assay.losses.mann_whitney import MannWhitneyLoss
 from assay.losses.mart import MARTLoss
+from assay.losses.simple_contrastive import SimpleContrastive
 from assay.losses.sup_con import SupConLoss
 from assay.losses.weat import WEATLoss
 
@@ -42,6 +45,7 @@ __all__ = [
     "DeferredReweighting",
     "DotRegressionLoss",
     "FocalLoss",
+    "HardContrastive",
     "HypCrossEntropy",
     "HypPairwiseConfusion",
     "InfoNCE",
@@ -55,6 +59,7 @@ __all__ = [
     "MannWhitneyLoss",
     "PredictionEntropyLoss",
     "Risk",
+    "SimpleContrastive",
     "SoftConfusion",
     "SupConLoss",
     "WEATLoss",
@@ -65,6 +70,7 @@ __all__ = [
     "energy_weights",
     "gamma",
     "interpolated_risk",
+    "logistic_h_bound",
     "minimizability_gap",
     "optimal_interpolation",
     "soft_confusion",

@@ -13,20 +13,37 @@ from assay.nets.poincare import (
 )
 from assay.represent.augment import Augmentation
 from assay.represent.barlow_twins import BarlowTwins, barlow_twins_loss
+from assay.represent.contrastive_pretraining import ContrastivePretraining
+from assay.represent.contrastive_report import (
+    penalty_distribution,
+    penalty_entropy,
+    temperature_sweep,
+    tolerance,
+    uniformity,
+)
 from assay.represent.gromov import gromov_delta
 from assay.represent.info_nce import info_nce
 from assay.represent.linear_probe import linear_probe
+from assay.represent.logistic_probe import LogisticProbe
 from assay.represent.mmcr import mmcr_loss
+from assay.represent.naive_bayes_probe import NaiveBayesProbe
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
+from assay.represent.probe_curves import ProbeCurves, TwoRegimes, compare_probes, two_regimes
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
+from assay.represent.sample_complexity import GaussianClasses, sample_complexity
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
 
 __all__ = [
     "Augmentation",
     "BarlowTwins",
+    "ContrastivePretraining",
     "FiLMConvNet",
+    "GaussianClasses",
     "HyperbolicMLR",
+    "LogisticProbe",
+    "NaiveBayesProbe",
     "NoiseConditionedEncoder",
+    "ProbeCurves",
     "RRCMNetwork",
     "RRCMPretrainer",
     "SelfSupervised",
@@ -34,7 +51,9 @@ __all__ = [
     "SmallViT",
     "TimmTimeToken",
     "ToPoincare",
+    "TwoRegimes",
     "barlow_twins_loss",
+    "compare_probes",
     "dist",
     "expmap",
     "expmap0",
@@ -45,8 +64,15 @@ __all__ = [
     "logmap0",
     "mmcr_loss",
     "mobius_add",
+    "penalty_distribution",
+    "penalty_entropy",
     "poincare_mean",
     "project",
     "rrcm_loss",
+    "sample_complexity",
     "simsiam_loss",
+    "temperature_sweep",
+    "tolerance",
+    "two_regimes",
+    "uniformity",
 ]
