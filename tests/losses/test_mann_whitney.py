@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.losses import InfoNCE, MannWhitneyLoss
+from assay.losses import MannWhitneyLoss, MultipleNegativesLoss
 from assay.papers import mw_loss as paper
 from assay.runtime.errors import InputError
 
@@ -31,7 +31,7 @@ def test_both_losses_written_out(tau: float) -> None:
     )
     assert torch.allclose(MannWhitneyLoss(tau, pairs="within_query")(s, y), own.mean())
     assert torch.allclose(MannWhitneyLoss(tau, "paper", "within_query")(s, y), own.sum() / 5)
-    assert torch.allclose(InfoNCE(tau)(s, y), F.cross_entropy(s / tau, y))
+    assert torch.allclose(MultipleNegativesLoss(tau)(s, y), F.cross_entropy(s / tau, y))
 
 
 @given(st.integers(0, 1000), st.floats(-50, 50))
@@ -39,7 +39,7 @@ def test_only_the_global_pairs_see_a_querys_offset(seed: int, c: float) -> None:
     s, y = _scores(seed=seed), torch.arange(5)
     moved = s.clone()
     moved[0] += c
-    for loss in (InfoNCE(), MannWhitneyLoss(pairs="within_query")):
+    for loss in (MultipleNegativesLoss(), MannWhitneyLoss(pairs="within_query")):
         assert torch.allclose(loss(s, y), loss(moved, y), atol=1e-9)
     assert abs(c) < 1e-3 or float(MannWhitneyLoss()(s, y) - MannWhitneyLoss()(moved, y)) != 0
 
@@ -57,7 +57,7 @@ def test_ignored_entries_do_not_count() -> None:
     s, y = _scores(), torch.arange(5)
     ignore = torch.rand(s.shape, generator=torch.Generator().manual_seed(1)) < 0.3
     other = torch.where(ignore & ~torch.eye(5, 8, dtype=torch.bool), 1e3 * torch.ones_like(s), s)
-    for loss in (InfoNCE(), MannWhitneyLoss(), MannWhitneyLoss(pairs="within_query")):
+    for loss in (MultipleNegativesLoss(), MannWhitneyLoss(), MannWhitneyLoss(pairs="within_query")):
         assert torch.allclose(loss(s, y, ignore), loss(other, y, ignore))
         assert not torch.allclose(loss(s, y), loss(s, y, ignore))
         assert torch.equal(loss(s, y), loss(s, torch.eye(5, 8, dtype=torch.bool)))
@@ -104,9 +104,9 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="global pairs only"):
         MannWhitneyLoss(sample=2, pairs="within_query")
     with pytest.raises(InputError):
-        InfoNCE(math.inf)
+        MultipleNegativesLoss(math.inf)
     none = torch.zeros(5, 8, dtype=torch.bool)
-    for loss in (InfoNCE(), MannWhitneyLoss()):
+    for loss in (MultipleNegativesLoss(), MannWhitneyLoss()):
         for target, ignore in (
             (none, None),
             (~none, None),

@@ -29,6 +29,7 @@ from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.logistic_bound import logistic_h_bound
 from assay.losses.mann_whitney import MannWhitneyLoss
 from assay.losses.mart import MARTLoss
+from assay.losses.multiple_negatives import MultipleNegativesLoss
 from assay.losses.simple_contrastive import SimpleContrastive
 from assay.losses.sup_con import SupConLoss
 from assay.losses.weat import WEATLoss
@@ -57,6 +58,7 @@ __all__ = [
     "LDAMLoss",
     "MARTLoss",
     "MannWhitneyLoss",
+    "MultipleNegativesLoss",
     "PredictionEntropyLoss",
     "Risk",
     "SimpleContrastive",

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from assay.losses.contrastive import Positives, check_temperature, sides
+from assay.losses.contrastive import check_temperature
+from assay.losses.multiple_negatives import Positives, sides
 from assay.runtime.errors import InputError, unknown
 
 

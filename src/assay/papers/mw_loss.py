@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
 from assay.data import Batch, Data
-from assay.losses import InfoNCE, MannWhitneyLoss
+from assay.losses import MannWhitneyLoss, MultipleNegativesLoss
 from assay.nets import MLP
 from assay.papers.model import Claim, Paper, Scale, Table
 from assay.recommend import DualEncoder, pairwise_auc, pooled_topk_auc, separation_report
@@ -47,7 +47,7 @@ PAPER = Paper(
     kind="method + measure",
     implements=(
         "losses.MannWhitneyLoss",
-        "losses.InfoNCE",
+        "losses.MultipleNegativesLoss",
         "recommend.DualEncoder",
         "recommend.pairwise_auc",
         "recommend.separation_report",
@@ -133,7 +133,9 @@ def _arms(name: str, pairs: str | None, given: Mapping[str, Any], scale: Scale, 
     for score in ("dot", "cos", "offset"):
         tau = COS_TAU if score == "cos" else 1.0
         loss = (
-            InfoNCE(tau) if pairs is None else MannWhitneyLoss(tau, pairs="global" if pairs == MW else "within_query")
+            MultipleNegativesLoss(tau)
+            if pairs is None
+            else MannWhitneyLoss(tau, pairs="global" if pairs == MW else "within_query")
         )
         model = _trained(given["starts"][score], given["train"], loss, scale["epochs"], seed)
         scores = _test_scores(model, given["test"])
@@ -153,7 +155,7 @@ def offset_gradient(model: nn.Module, data: Data) -> float:
     """Largest gradient of the contrastive loss on the offset's weights, in float64, on one batch of 64."""
     twin = copy.deepcopy(model).double()
     scores = _scores(twin, data.x[:64].double())
-    loss = InfoNCE()(scores, torch.arange(len(scores)))
+    loss = MultipleNegativesLoss()(scores, torch.arange(len(scores)))
     (gradient,) = torch.autograd.grad(loss, twin.get_parameter("offset.weight"))
     return float(gradient.abs().max())
 
@@ -166,7 +168,7 @@ def oblivious(scores: Tensor, seed: int) -> list[dict[str, Any]]:
     c = torch.randn(len(scores), 1, generator=torch_rng(seed, "offsets"), dtype=torch.float64)
     for sigma in SIGMAS:
         shifted = scores + sigma * (scores.max() - scores.min()) * c
-        moved = float((InfoNCE()(shifted, target) - InfoNCE()(scores, target)).abs())
+        moved = float((MultipleNegativesLoss()(shifted, target) - MultipleNegativesLoss()(scores, target)).abs())
         auc = pairwise_auc(shifted.diagonal(), shifted[~torch.eye(len(scores), dtype=torch.bool)])
         rows.append({"arm": "oblivious", "sigma": sigma, "oblivious": auc, "moved": moved})
     return rows
