@@ -80,7 +80,7 @@ PAPER = Paper(
         ),
         Scale(
             "claim",
-            5,
+            16,
             {"data": "mnist", "side": 14, "train": 6000, "test": 2000, "epochs": 8, "widths": (16, 32, 32)}
             | {"hidden": 64, "calibration": 256, "nets": 20, "digits": 25},
         ),
