@@ -1,16 +1,34 @@
 """Post-hoc calibration: make confidences mean what they say, and measure how far they do."""
 
-from assay.calibrate.base import Calibrator, FittedCalibrator, Outputs
+from assay.calibrate.base import CalibrationMap, Calibrator, FittedCalibrator, Outputs, Recalibrated
+from assay.calibrate.beta import BetaCalibration
+from assay.calibrate.dirichlet import DirichletCalibration
+from assay.calibrate.ensemble_temperature import EnsembleTemperatureScaling
+from assay.calibrate.histogram import HistogramBinning
+from assay.calibrate.isotonic import IsotonicCalibration
+from assay.calibrate.matrix import MatrixScaling
 from assay.calibrate.measures import Bins, adaptive_ece, brier, classwise_ece, ece, nll, reliability
+from assay.calibrate.spline import SplineCalibration
 from assay.calibrate.temperature import Calibrated, TemperatureScaling
+from assay.calibrate.vector import VectorScaling
 
 __all__ = [
+    "BetaCalibration",
     "Bins",
     "Calibrated",
+    "CalibrationMap",
     "Calibrator",
+    "DirichletCalibration",
+    "EnsembleTemperatureScaling",
     "FittedCalibrator",
+    "HistogramBinning",
+    "IsotonicCalibration",
+    "MatrixScaling",
     "Outputs",
+    "Recalibrated",
+    "SplineCalibration",
     "TemperatureScaling",
+    "VectorScaling",
     "adaptive_ece",
     "brier",
     "classwise_ece",

@@ -26,6 +26,7 @@ from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.mart import MARTLoss
 from assay.losses.sup_con import SupConLoss
+from assay.losses.tcm import TCMLoss
 from assay.losses.weat import WEATLoss
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Risk",
     "SoftConfusion",
     "SupConLoss",
+    "TCMLoss",
     "WEATLoss",
     "class_balanced_weights",
     "conditional_optimum",

@@ -18,6 +18,15 @@ from assay.represent.info_nce import info_nce
 from assay.represent.linear_probe import linear_probe
 from assay.represent.mmcr import mmcr_loss
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
+from assay.represent.opis import (
+    OPISResult,
+    calibration_range,
+    epsilon_opis,
+    opis,
+    recall_at,
+    threshold_report,
+    utility_curves,
+)
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
 
@@ -27,6 +36,7 @@ __all__ = [
     "FiLMConvNet",
     "HyperbolicMLR",
     "NoiseConditionedEncoder",
+    "OPISResult",
     "RRCMNetwork",
     "RRCMPretrainer",
     "SelfSupervised",
@@ -35,7 +45,9 @@ __all__ = [
     "TimmTimeToken",
     "ToPoincare",
     "barlow_twins_loss",
+    "calibration_range",
     "dist",
+    "epsilon_opis",
     "expmap",
     "expmap0",
     "gromov_delta",
@@ -45,8 +57,12 @@ __all__ = [
     "logmap0",
     "mmcr_loss",
     "mobius_add",
+    "opis",
     "poincare_mean",
     "project",
+    "recall_at",
     "rrcm_loss",
     "simsiam_loss",
+    "threshold_report",
+    "utility_curves",
 ]
