@@ -2,12 +2,21 @@
 
 from assay.calibrate.base import CalibrationMap, Calibrator, FittedCalibrator, Outputs, Recalibrated
 from assay.calibrate.beta import BetaCalibration
+from assay.calibrate.d_mixup import DMixupTrainer, d_mixup_batch
 from assay.calibrate.dirichlet import DirichletCalibration
 from assay.calibrate.ensemble_temperature import EnsembleTemperatureScaling
 from assay.calibrate.histogram import HistogramBinning
 from assay.calibrate.isotonic import IsotonicCalibration
 from assay.calibrate.matrix import MatrixScaling
 from assay.calibrate.measures import Bins, adaptive_ece, brier, classwise_ece, ece, nll, reliability
+from assay.calibrate.overlap import (
+    OverlapDistribution,
+    oracle_temperature,
+    paired_label_noise,
+    two_point_nll,
+    two_point_nll_noise,
+)
+from assay.calibrate.overlap_gap import logit_gap_profile, overlap_gap
 from assay.calibrate.spline import SplineCalibration
 from assay.calibrate.temperature import Calibrated, TemperatureScaling
 from assay.calibrate.vector import VectorScaling
@@ -18,6 +27,7 @@ __all__ = [
     "Calibrated",
     "CalibrationMap",
     "Calibrator",
+    "DMixupTrainer",
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "FittedCalibrator",
@@ -25,6 +35,7 @@ __all__ = [
     "IsotonicCalibration",
     "MatrixScaling",
     "Outputs",
+    "OverlapDistribution",
     "Recalibrated",
     "SplineCalibration",
     "TemperatureScaling",
@@ -32,7 +43,14 @@ __all__ = [
     "adaptive_ece",
     "brier",
     "classwise_ece",
+    "d_mixup_batch",
     "ece",
+    "logit_gap_profile",
     "nll",
+    "oracle_temperature",
+    "overlap_gap",
+    "paired_label_noise",
     "reliability",
+    "two_point_nll",
+    "two_point_nll_noise",
 ]

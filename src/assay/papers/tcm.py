@@ -151,7 +151,7 @@ def pair_loop(embeddings: np.ndarray, y: np.ndarray, upper: float, lower: float,
 
 
 def opis_loop(embeddings: np.ndarray, y: np.ndarray, thresholds: np.ndarray) -> float:
-    """OPIS at given thresholds by loops over classes, thresholds and pairs."""
+    """OPIS at given thresholds by loops over classes, thresholds and pairs; a distance at a threshold is within it."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     utility = []
     for label in np.unique(y):
@@ -162,7 +162,7 @@ def opis_loop(embeddings: np.ndarray, y: np.ndarray, thresholds: np.ndarray) -> 
                     (inside if y[j] == label else across).append(np.linalg.norm(unit[i] - unit[j]))
         row = []
         for d in thresholds:
-            a, b = np.mean(np.array(inside) <= d), np.mean(np.array(across) > d)
+            a, b = np.mean(np.array(inside) <= d + 1e-9), np.mean(np.array(across) > d + 1e-9)
             row.append(2 * a * b / (a + b) if a + b else 0.0)
         utility.append(row)
     return float(np.var(utility, 0).mean())

@@ -19,6 +19,7 @@ from assay.runtime.random import torch_rng
 from assay.runtime.statistics import resamples
 
 EXACT = 5000  # samples up to which the calibration range is taken from all pairs
+TIE = 1e-9  # a distance this far above a threshold is at it: thresholds that are distances do not hang on rounding
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def utility_curves(
     """The labels (k,), and the sensitivity and specificity (k, t) of each class at ascending ``thresholds``."""
     embeddings, labels = _usable(embeddings, labels)
     classes, which = labels.unique(return_inverse=True)
-    at = torch.as_tensor(thresholds, dtype=torch.float64)
+    at = torch.as_tensor(thresholds, dtype=torch.float64) + TIE
     k, bins = len(classes), len(at) + 1
     counts = torch.zeros(2, k * bins, dtype=torch.int64)
     for rows, distance in _distances(embeddings, chunk):
