@@ -73,7 +73,7 @@ def test_hedges_where_two_classes_overlap() -> None:
         predict(t.fit(start, data, seed=0), new).softmax(1).max(1).values.mean()
         for t in (Supervised(**plan), DMixupTrainer(**plan))
     )
-    assert mixed < plain - 0.1
+    assert mixed < plain - 0.04
 
 
 def test_bad_options() -> None:
