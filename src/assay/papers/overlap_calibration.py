@@ -85,7 +85,7 @@ PAPER = Paper(
         Scale(
             "claim", 5,
             {"points": 24_000, "many": 64, "few": 16, "train": 1500, "few_train": 600, "test": 4000, "epochs": 80,
-             "hidden": 128, "data": "mnist", "images": 1000, "image_epochs": 40},
+             "hidden": 256, "data": "mnist", "images": 1000, "image_epochs": 40},
         ),
     ),
 )  # fmt: skip
