@@ -53,7 +53,7 @@ def d_mixup_batch(
         sum(w.reshape(-1, *[1] * (t.dim() - 1)) * t[p] for w, p in zip(weights.T, rows, strict=True))
         for t in (x, y_onehot.to(x))
     ]
-    return mixed[0], mixed[1]  # type: ignore[return-value]
+    return mixed[0], mixed[1]
 
 
 @dataclass(frozen=True, kw_only=True)

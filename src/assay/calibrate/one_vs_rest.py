@@ -39,7 +39,8 @@ def interpolated(
     x = x.T.contiguous().clamp(knots[:, :1], knots[:, -1:])
     right = torch.searchsorted(knots, x).clamp(1, knots.shape[1] - 1)
     low, high = knots.gather(1, right - 1), knots.gather(1, right)
-    share = torch.where(high > low, (x - low) / (high - low).clamp_min(math.ulp(0.0)), 1.0)
+    width = high - low
+    share = torch.where(width > 0, (x - low) / torch.where(width > 0, width, 1.0), 1.0)
     below, above = values.gather(1, right - 1), values.gather(1, right)
     return torch.lerp(below, above, share).T
 

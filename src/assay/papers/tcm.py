@@ -155,15 +155,16 @@ def opis_loop(embeddings: np.ndarray, y: np.ndarray, thresholds: np.ndarray) -> 
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     utility = []
     for label in np.unique(y):
-        inside, across = [], []
+        inside: list[float] = []
+        across: list[float] = []
         for i in np.flatnonzero(y == label):
             for j in range(len(y)):
                 if i != j:
-                    (inside if y[j] == label else across).append(np.linalg.norm(unit[i] - unit[j]))
+                    (inside if y[j] == label else across).append(float(np.linalg.norm(unit[i] - unit[j])))
         row = []
         for d in thresholds:
             a, b = np.mean(np.array(inside) <= d + 1e-9), np.mean(np.array(across) > d + 1e-9)
-            row.append(2 * a * b / (a + b) if a + b else 0.0)
+            row.append(float(2 * a * b / (a + b)) if a + b else 0.0)
         utility.append(row)
     return float(np.var(utility, 0).mean())
 
