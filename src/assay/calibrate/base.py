@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from assay.data import Data
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError
+from assay.runtime.inference import device_of, predict
+from assay.runtime.spec import rebuildable
+from assay.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,50 @@ class FittedCalibrator(ABC):
         """Calibrated *logits* (n, c), float64: their softmax is the calibrated probability."""
 
 
+class CalibrationMap(FittedCalibrator, nn.Module):
+    """A fitted calibrator that is a module of logits. What is learned are float64 buffers, saved with a model."""
+
+    @abstractmethod
+    def forward(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Calibrated logits, in float64."""
+
+    def transform(self, outputs: Outputs) -> Float[Tensor, "n c"]:
+        """Calibrated logits (n, c), float64. Raises InputError for another number of classes than was fitted."""
+        if outputs.classes != self.classes:
+            raise InputError(f"{type(self).__name__}: {outputs.classes} logits; expected {self.classes}, as fitted")
+        with torch.no_grad():
+            return self(outputs.logits.double())
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """The number of classes c that were fitted."""
+
+
+@rebuildable
+class Recalibrated(nn.Module):
+    """``model`` followed by a fitted map of its logits; training leaves the map as it is."""
+
+    def __init__(self, model: nn.Module, calibration: CalibrationMap) -> None:
+        super().__init__()
+        self.model, self.calibration = model, calibration
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
+        logits = self.model(x)
+        return self.calibration(logits.double()).to(logits.dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibrator(ABC):
     """A map from outputs to better calibrated logits, fitted on held-out samples.
 
-    ``objective`` names the measure that fitting never worsens on the samples it was fitted on.
+    ``objective`` names the measure that fitting lowers on the samples it was fitted on. Where ``guaranteed``, it never
+    rises there: the identity is one of the maps fitted, and the fit minimises the measure itself.
     """
 
     kind: ClassVar[str] = "calibrator"
     objective: ClassVar[str] = "nll"
+    guaranteed: ClassVar[bool] = True
 
     def fit(self, outputs: Outputs, y: Int[Tensor, " n"]) -> FittedCalibrator:
         """Fit on logits (n, c) and labels (n,) int64 in [0, c). Raises InputError on bad labels."""
@@ -84,3 +124,19 @@ class Calibrator(ABC):
     @abstractmethod
     def _fit(self, outputs: Outputs, y: Int[Tensor, " n"]) -> FittedCalibrator:
         """The method itself, on checked inputs."""
+
+    def apply(self, model: nn.Module, data: Data) -> nn.Module:
+        """A copy of ``model`` whose logits go through the map fitted on ``data``."""
+        fitted = self.fit(Outputs(predict(model, data.x)), data.y)
+        if not isinstance(fitted, CalibrationMap):
+            raise TypeError(f"{type(self).__name__} fits a {type(fitted).__name__}; expected a CalibrationMap")
+        return Recalibrated(copy.deepcopy(model), fitted.to(device_of(model))).train(model.training)
+
+    def repair(self, subject: Subject, *, seed: int) -> nn.Module:
+        """The subject's model calibrated on its holdout; nothing is random."""
+        assert subject.holdout is not None
+        return self.apply(subject.model, subject.holdout)
+
+    def control(self, subject: Subject, *, seed: int) -> nn.Module | None:
+        """None: without its map the model is what it was."""
+        return None

@@ -92,11 +92,6 @@ class TemperatureScaling(Calibrator):
         assert isinstance(fitted, FittedTemperature)
         return calibrated(model, fitted.temperature_)
 
-    def repair(self, subject: Subject, *, seed: int) -> nn.Module:
-        """The subject's model calibrated on its holdout; nothing is random."""
-        assert subject.holdout is not None
-        return self.apply(subject.model, subject.holdout)
-
     def control(self, subject: Subject, *, seed: int) -> nn.Module:
         """The same wrapper with a temperature of 1: the ingredient left out."""
         return calibrated(subject.model, 1.0)

@@ -32,6 +32,7 @@ from assay.losses.mart import MARTLoss
 from assay.losses.multiple_negatives import MultipleNegativesLoss
 from assay.losses.simple_contrastive import SimpleContrastive
 from assay.losses.sup_con import SupConLoss
+from assay.losses.tcm import TCMLoss
 from assay.losses.weat import WEATLoss
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "SimpleContrastive",
     "SoftConfusion",
     "SupConLoss",
+    "TCMLoss",
     "WEATLoss",
     "class_balanced_weights",
     "conditional_optimum",

@@ -28,6 +28,15 @@ from assay.represent.logistic_probe import LogisticProbe
 from assay.represent.mmcr import mmcr_loss
 from assay.represent.naive_bayes_probe import NaiveBayesProbe
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
+from assay.represent.opis import (
+    OPISResult,
+    calibration_range,
+    epsilon_opis,
+    opis,
+    recall_at,
+    threshold_report,
+    utility_curves,
+)
 from assay.represent.probe_curves import ProbeCurves, TwoRegimes, compare_probes, two_regimes
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.sample_complexity import GaussianClasses, sample_complexity
@@ -43,6 +52,7 @@ __all__ = [
     "LogisticProbe",
     "NaiveBayesProbe",
     "NoiseConditionedEncoder",
+    "OPISResult",
     "ProbeCurves",
     "RRCMNetwork",
     "RRCMPretrainer",
@@ -53,8 +63,10 @@ __all__ = [
     "ToPoincare",
     "TwoRegimes",
     "barlow_twins_loss",
+    "calibration_range",
     "compare_probes",
     "dist",
+    "epsilon_opis",
     "expmap",
     "expmap0",
     "gromov_delta",
@@ -64,15 +76,19 @@ __all__ = [
     "logmap0",
     "mmcr_loss",
     "mobius_add",
+    "opis",
     "penalty_distribution",
     "penalty_entropy",
     "poincare_mean",
     "project",
+    "recall_at",
     "rrcm_loss",
     "sample_complexity",
     "simsiam_loss",
     "temperature_sweep",
+    "threshold_report",
     "tolerance",
     "two_regimes",
     "uniformity",
+    "utility_curves",
 ]
