@@ -28,7 +28,9 @@ from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.mann_whitney import MannWhitneyLoss
 from assay.losses.mart import MARTLoss
 from assay.losses.sup_con import SupConLoss
+from assay.losses.supremix import MixIndex, SupReMixLoss, make_mixtures
 from assay.losses.weat import WEATLoss
+from assay.losses.weighted_sup_con import WeightedSupConRegressionLoss
 
 __all__ = [
     "AAERLoss",
@@ -53,11 +55,14 @@ __all__ = [
     "LDAMLoss",
     "MARTLoss",
     "MannWhitneyLoss",
+    "MixIndex",
     "PredictionEntropyLoss",
     "Risk",
     "SoftConfusion",
     "SupConLoss",
+    "SupReMixLoss",
     "WEATLoss",
+    "WeightedSupConRegressionLoss",
     "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
@@ -65,6 +70,7 @@ __all__ = [
     "energy_weights",
     "gamma",
     "interpolated_risk",
+    "make_mixtures",
     "minimizability_gap",
     "optimal_interpolation",
     "soft_confusion",
