@@ -32,8 +32,10 @@ from assay.losses.mart import MARTLoss
 from assay.losses.multiple_negatives import MultipleNegativesLoss
 from assay.losses.simple_contrastive import SimpleContrastive
 from assay.losses.sup_con import SupConLoss
+from assay.losses.supremix import MixIndex, SupReMixLoss, make_mixtures
 from assay.losses.tcm import TCMLoss
 from assay.losses.weat import WEATLoss
+from assay.losses.weighted_sup_con import WeightedSupConRegressionLoss
 
 __all__ = [
     "AAERLoss",
@@ -59,14 +61,17 @@ __all__ = [
     "LDAMLoss",
     "MARTLoss",
     "MannWhitneyLoss",
+    "MixIndex",
     "MultipleNegativesLoss",
     "PredictionEntropyLoss",
     "Risk",
     "SimpleContrastive",
     "SoftConfusion",
     "SupConLoss",
+    "SupReMixLoss",
     "TCMLoss",
     "WEATLoss",
+    "WeightedSupConRegressionLoss",
     "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
@@ -75,6 +80,7 @@ __all__ = [
     "gamma",
     "interpolated_risk",
     "logistic_h_bound",
+    "make_mixtures",
     "minimizability_gap",
     "optimal_interpolation",
     "soft_confusion",

@@ -21,6 +21,7 @@ from assay.represent.contrastive_report import (
     tolerance,
     uniformity,
 )
+from assay.represent.embedding_regressor import UnitRegressor, embedding_regressor
 from assay.represent.gromov import gromov_delta
 from assay.represent.info_nce import info_nce
 from assay.represent.linear_probe import linear_probe
@@ -37,7 +38,9 @@ from assay.represent.opis import (
     threshold_report,
     utility_curves,
 )
+from assay.represent.ordinality import continuity, ordinality
 from assay.represent.probe_curves import ProbeCurves, TwoRegimes, compare_probes, two_regimes
+from assay.represent.regression_pretrain import ContrastiveRegressionPretrainer
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.sample_complexity import GaussianClasses, sample_complexity
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
@@ -46,6 +49,7 @@ __all__ = [
     "Augmentation",
     "BarlowTwins",
     "ContrastivePretraining",
+    "ContrastiveRegressionPretrainer",
     "FiLMConvNet",
     "GaussianClasses",
     "HyperbolicMLR",
@@ -62,10 +66,13 @@ __all__ = [
     "TimmTimeToken",
     "ToPoincare",
     "TwoRegimes",
+    "UnitRegressor",
     "barlow_twins_loss",
     "calibration_range",
     "compare_probes",
+    "continuity",
     "dist",
+    "embedding_regressor",
     "epsilon_opis",
     "expmap",
     "expmap0",
@@ -77,6 +84,7 @@ __all__ = [
     "mmcr_loss",
     "mobius_add",
     "opis",
+    "ordinality",
     "penalty_distribution",
     "penalty_entropy",
     "poincare_mean",
