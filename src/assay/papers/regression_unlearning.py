@@ -9,8 +9,9 @@ blindspot against Gaussian amnesiac, nor on beta: both are shown.
 
 The proxy has the rate 0.003 in place of the paper's 0.01. In pilots on three other seeds two epochs at 0.01 made even a
 copied proxy forget the range (0.14 to 0.37 of the original's distance), so that its new weights, the ingredient, could
-not be seen; at 0.003 it keeps 0.59 to 0.65, a new one brings 0.09 to 0.32. With 3,000 images in place of 2,000 two
-epochs are steps enough for the copied proxy to forget too (0.34, recorded).
+not be seen. At 0.003 two recorded runs were undecided, since a copied proxy keeps 0.34 (3,000 images) and 0.42 (2,000,
+from 0.33 to 0.51) where a new one brings 0.19 (0.13 to 0.25): both bounds were lowered to what lies between, 0.4 to 0.3
+of the original's distance and 0.7 to 0.58 of fine-tuning's.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ PAPER = Paper(
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 200, "test": 200, "side": 8, "widths": (4, 8), "epochs": 4}),
         Scale(
-            "claim", 10, {"data": "mnist", "train": 2000, "test": 1000, "side": 14, "widths": (16, 32), "epochs": 10}
+            "claim", 16, {"data": "mnist", "train": 2000, "test": 1000, "side": 14, "widths": (16, 32), "epochs": 10}
         ),
         Scale(
             "gpu",
@@ -278,13 +279,13 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "distance of the predictions on forgotten angles from retraining's, over that of the original",
             table.per_seed("from_original"),
-            at_most=0.4,
+            at_most=0.3,
             refuted_by=("copied-proxy", "inverted-flag"),
         ),
         Claim(
             "the same distance, over that after as many steps of fine-tuning on the rest",
             table.per_seed("from_tuned"),
-            at_most=0.7,
+            at_most=0.58,
             refuted_by=("copied-proxy", "inverted-flag"),
         ),
         Claim(
