@@ -32,7 +32,7 @@ from assay.runtime.random import numpy_rng, seeded, torch_rng
 from assay.training import Plan, State, fit
 
 WIDTH, TOPICS, LATENT = 64, 40, 16
-COS_TAU, OFFSET_TAU, OFFSET = 0.05, 0.2, 3.0
+COS_TAU, OFFSET_TAU, OFFSET = 0.05, 0.1, 3.0
 SIGMAS = (0, 1, 10, 100)
 CL, MW = "contrastive", "mann-whitney"
 
