@@ -78,11 +78,12 @@ class CorrectnessAwareCalibrator(Calibrator):
     ``hidden`` gives T(x) (see TemperatureNetwork for ``bound``); the confidence is max softmax(z / T(x)).
 
     ``loss`` "ca" is CorrectnessAwareLoss, ``balance`` its option; the same network under "ce" (cross-entropy of z / T)
-    and "mse" (Brier's squared distance to the one-hot label, summed over classes) is what the paper compares with.
-    Adam at ``lr`` over batches of ``batch_size`` (the code: 1e-4, 10 epochs); the weights of the epoch with the least
-    loss on a random share ``holdout`` of the samples are kept, and those of the start, T = 1, where all samples
-    together do worse. Fit on samples that the model was not trained on: a set that is all right or all wrong teaches
-    nothing, which a RuntimeWarning says. Raises InputError for options out of range and k above the number of classes.
+    and "mse" (Brier's squared distance to the one-hot label, summed over classes) is what the paper compares with. Adam
+    at ``lr`` over batches of ``batch_size`` (the code: 1e-4, 10 epochs); the weights of the epoch with the least loss
+    on a random share ``holdout`` of the samples are kept (0: all samples train, the last weights are kept, as in the
+    code), and those of the start, T = 1, where all samples together do worse. Fit on samples that the model was not
+    trained on: a set that is all right or all wrong teaches nothing, which a RuntimeWarning says. Raises InputError for
+    options out of range and k above the number of classes.
     """
 
     objective: ClassVar[str] = "top_brier"
@@ -100,9 +101,9 @@ class CorrectnessAwareCalibrator(Calibrator):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.k, self.hidden, self.epochs, self.batch_size) < 1 or not 0 < self.holdout < 1 or self.lr <= 0:
+        if min(self.k, self.hidden, self.epochs, self.batch_size) < 1 or not 0 <= self.holdout < 1 or self.lr <= 0:
             given = f"k={self.k}, hidden={self.hidden}, epochs={self.epochs}, batch_size={self.batch_size}"
-            rest = f"lr={self.lr}, holdout={self.holdout}; expected integers >= 1, lr > 0, 0 < holdout < 1"
+            rest = f"lr={self.lr}, holdout={self.holdout}; expected integers >= 1, lr > 0, 0 <= holdout < 1"
             raise InputError(f"CorrectnessAwareCalibrator: {given}, {rest}")
         for what, value, known in (("bound", self.bound, ("smooth", "clamp")), ("loss", self.loss, LOSSES)):
             if value not in known:
@@ -144,11 +145,13 @@ class CorrectnessAwareCalibrator(Calibrator):
         return FittedCorrectnessAware(start if worse else trained, self.k, self.include_original, count)
 
     def _trained(self, start: TemperatureNetwork, data: Data) -> TemperatureNetwork:
-        """The best network of all epochs by the loss on the held-out share."""
+        """The best network of all epochs by the loss on the held-out share, or the last where there is none."""
+        plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule="constant")
+        if not self.holdout:
+            return _network(fit(start, data, self._objective, plan, seed=self.seed))
         order = torch.randperm(len(data), generator=torch_rng(self.seed, "calibration split"))
         held = min(max(round(self.holdout * len(data)), 1), len(data) - 1)
         kept, part = data[order[:held]], data[order[held:]]
-        plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule="constant")
         best, found = [math.inf], [start]
 
         def look(models: Mapping[str, nn.Module], state: State) -> None:
