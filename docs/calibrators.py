@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import numpy as np
 from readme import replace
 
 from assay.calibrate import Outputs, brier, classwise_ece, ece, nll
-from assay.data import load_data
+from assay.data import Data, load_data
 from assay.methods import exported
 from assay.nets import SmallCNN
 from assay.runtime.inference import predict
-from assay.runtime.random import derive, seeded
+from assay.runtime.random import seeded
 from assay.runtime.statistics import t_interval
 from assay.training import Supervised
 
@@ -30,10 +31,16 @@ ROWS, PAGE = ROOT / "calibrators.jsonl", ROOT / "calibrators.md"
 NONE, SEEDS, HELD, TEST = "none", 5, 1000, 4000
 TRAINED: Mapping[str, tuple[int, Supervised]] = {
     "mnist": (1000, Supervised(epochs=20, batch_size=64, lr=2e-3)),
-    "cifar10": (4000, Supervised(epochs=20, batch_size=64, lr=2e-3)),
+    "cifar10": (3000, Supervised(epochs=12, batch_size=64, lr=2e-3)),
 }
 MEASURES = {"ece": "ECE", "classwise": "class-wise ECE", "nll": "NLL", "brier": "Brier", "accuracy": "accuracy"}
 SCALED = ("ece", "classwise", "accuracy")  # shown in percent
+
+
+@cache
+def images(source: str) -> tuple[Data, Data]:
+    """Training and test images."""
+    return load_data(source, "train"), load_data(source, "test")
 
 
 def measured(logits: Any, y: Any) -> dict[str, float]:
@@ -51,8 +58,8 @@ def measured(logits: Any, y: Any) -> dict[str, float]:
 def run(source: str, seed: int) -> dict[str, Any]:
     """Every calibrator on one trained network: its measures on test images, and the seconds of its fit."""
     count, recipe = TRAINED[source]
-    train = load_data(f"{source}:train").limit(count, seed=seed)
-    held, test = load_data(f"{source}:test").limit(HELD + TEST, seed=seed).split(HELD / (HELD + TEST), seed=seed)
+    train = images(source)[0].limit(count, seed=seed)
+    held, test = images(source)[1].limit(HELD + TEST, seed=seed).split(HELD / (HELD + TEST), seed=seed)
     with seeded(seed, "calibrators"):
         start = SmallCNN(train.shape, len(train.classes), (16, 32), 64)  # type: ignore[arg-type]
     model = recipe.fit(start, train, seed=seed)
@@ -100,7 +107,7 @@ if __name__ == "__main__":
     for source in TRAINED:
         for seed in range(SEEDS):
             if not any(r["data"] == source and r["seed"] == seed for r in rows):
-                rows.append(run(source, derive(seed, "calibrators") % 2**31) | {"seed": seed})
+                rows.append(run(source, seed))
                 with ROWS.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
                 print(source, seed, flush=True)

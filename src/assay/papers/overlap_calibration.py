@@ -10,7 +10,8 @@ training only before a temperature).
 
 Two departures from the plan: the simulation is held to four standard errors, not three, because sixty cells are looked
 at; and Mixup draws weights for each sample, not one for a batch as in the authors' code: the same objective with less
-noisy steps, and a pilot at this scale had the ratio 0.8 with one and 0.45 with many.
+noisy steps. Pilots of one seed: wide networks (256) after 80 epochs had the ratio 0.80 with one weight for a batch and
+0.77 with one for a sample, narrow ones (128) 0.59, where plain training did not yet fit its labels.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ PAPER = Paper(
         ),
         Scale(
             "claim", 5,
-            {"points": 24_000, "many": 64, "few": 16, "train": 1500, "few_train": 600, "test": 4000, "epochs": 80,
-             "hidden": 256, "data": "mnist", "images": 1000, "image_epochs": 40},
+            {"points": 24_000, "many": 64, "few": 16, "train": 1500, "few_train": 600, "test": 4000, "epochs": 200,
+             "hidden": 128, "data": "mnist", "images": 1000, "image_epochs": 80},
         ),
     ),
 )  # fmt: skip
@@ -178,7 +179,7 @@ def _image_rows(scale: Scale, seed: int, paired: bool) -> list[dict[str, Any]]:
     fit, held = noisy.split(0.5, seed=seed)
     judged = test if paired else _noisy(test, paired, seed, "test")
     with seeded(seed, "images"):
-        start = MLP(train.shape, len(train.classes), (128,))
+        start = MLP(train.shape, len(train.classes), (256,))
     rows = []
     for arm, trainer in _trainers(scale["image_epochs"]).items():
         model = trainer.fit(start, fit, seed=seed)
