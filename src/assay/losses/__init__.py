@@ -9,6 +9,7 @@ from assay.losses.binary_cross_entropy import BinaryCrossEntropy
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.contrastive import InfoNCE
+from assay.losses.dependency import CPCLoss, WPCLoss, gradient_penalty
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.energies import energy_weights
 from assay.losses.entropy_penalty import PredictionEntropyLoss
@@ -39,6 +40,7 @@ __all__ = [
     "AnyLoss",
     "BagLoss",
     "BinaryCrossEntropy",
+    "CPCLoss",
     "ComboLoss",
     "CompSumLoss",
     "DeferredReweighting",
@@ -61,12 +63,14 @@ __all__ = [
     "SoftConfusion",
     "SupConLoss",
     "WEATLoss",
+    "WPCLoss",
     "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
     "dro_weights",
     "energy_weights",
     "gamma",
+    "gradient_penalty",
     "interpolated_risk",
     "logistic_h_bound",
     "minimizability_gap",

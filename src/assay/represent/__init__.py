@@ -13,6 +13,7 @@ from assay.nets.poincare import (
 )
 from assay.represent.augment import Augmentation
 from assay.represent.barlow_twins import BarlowTwins, barlow_twins_loss
+from assay.represent.completeness import Completeness, SpatialMultiGrid, completeness_probe
 from assay.represent.contrastive_pretraining import ContrastivePretraining
 from assay.represent.contrastive_report import (
     penalty_distribution,
@@ -28,33 +29,43 @@ from assay.represent.logistic_probe import LogisticProbe
 from assay.represent.mmcr import mmcr_loss
 from assay.represent.naive_bayes_probe import NaiveBayesProbe
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
+from assay.represent.predictive_coding import EncoderPair, PredictiveCoding, spectral_encoder
 from assay.represent.probe_curves import ProbeCurves, TwoRegimes, compare_probes, two_regimes
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.sample_complexity import GaussianClasses, sample_complexity
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
+from assay.represent.wasserstein_dependency import FittedDependency, WassersteinDependency, exact_wdm
 
 __all__ = [
     "Augmentation",
     "BarlowTwins",
+    "Completeness",
     "ContrastivePretraining",
+    "EncoderPair",
     "FiLMConvNet",
+    "FittedDependency",
     "GaussianClasses",
     "HyperbolicMLR",
     "LogisticProbe",
     "NaiveBayesProbe",
     "NoiseConditionedEncoder",
+    "PredictiveCoding",
     "ProbeCurves",
     "RRCMNetwork",
     "RRCMPretrainer",
     "SelfSupervised",
     "SimSiam",
     "SmallViT",
+    "SpatialMultiGrid",
     "TimmTimeToken",
     "ToPoincare",
     "TwoRegimes",
+    "WassersteinDependency",
     "barlow_twins_loss",
     "compare_probes",
+    "completeness_probe",
     "dist",
+    "exact_wdm",
     "expmap",
     "expmap0",
     "gromov_delta",
@@ -71,6 +82,7 @@ __all__ = [
     "rrcm_loss",
     "sample_complexity",
     "simsiam_loss",
+    "spectral_encoder",
     "temperature_sweep",
     "tolerance",
     "two_regimes",
