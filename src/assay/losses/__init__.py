@@ -1,41 +1,35 @@
 """Objectives on (logits, target), and what a small surrogate loss guarantees."""
 
-from assay.losses.aaer import AAERLoss
-from assay.losses.aggregate import BagLoss, InstanceBagLoss, InterpolatedBagLoss
-from assay.losses.aggregate_regression import AggregateFit, AggregateLinearRegression
-from assay.losses.aggregate_risk import Interpolation, Risk, interpolated_risk, optimal_interpolation
-from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
-from assay.losses.binary_cross_entropy import BinaryCrossEntropy
-from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
-from assay.losses.comp_sum import CompSumLoss
-from assay.losses.contrastive import InfoNCE
-from assay.losses.dot_regression import DotRegressionLoss
-from assay.losses.energies import energy_weights
-from assay.losses.entropy_penalty import PredictionEntropyLoss
-from assay.losses.focal_loss import FocalLoss
-from assay.losses.h_consistency import (
-    conditional_optimum,
-    conditional_regret,
-    gamma,
-    minimizability_gap,
-    t_transform,
-    zero_one_bound,
-)
-from assay.losses.hard_contrastive import HardContrastive
-from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
-from assay.losses.kernel_bayes_error import KernelBayesError
-from assay.losses.kl_dro import KLDROLoss, dro_weights
-from assay.losses.ldam_loss import LDAMLoss
-from assay.losses.logistic_bound import logistic_h_bound
-from assay.losses.mann_whitney import MannWhitneyLoss
-from assay.losses.mart import MARTLoss
-from assay.losses.multiple_negatives import MultipleNegativesLoss
-from assay.losses.simple_contrastive import SimpleContrastive
-from assay.losses.sup_con import SupConLoss
-from assay.losses.supremix import MixIndex, SupReMixLoss, make_mixtures
-from assay.losses.tcm import TCMLoss
-from assay.losses.weat import WEATLoss
-from assay.losses.weighted_sup_con import WeightedSupConRegressionLoss
+from assay.losses.aaer import (AAERLoss)
+from assay.losses.aggregate import (BagLoss, InstanceBagLoss, InterpolatedBagLoss)
+from assay.losses.aggregate_regression import (AggregateFit, AggregateLinearRegression)
+from assay.losses.aggregate_risk import (Interpolation, Risk, interpolated_risk, optimal_interpolation)
+from assay.losses.anyloss import (AnyLoss, ComboLoss, SoftConfusion, soft_confusion)
+from assay.losses.binary_cross_entropy import (BinaryCrossEntropy)
+from assay.losses.class_balance import (DeferredReweighting, class_balanced_weights)
+from assay.losses.comp_sum import (CompSumLoss)
+from assay.losses.contrastive import (InfoNCE)
+from assay.losses.dependency import (CPCLoss, WPCLoss, gradient_penalty)
+from assay.losses.dot_regression import (DotRegressionLoss)
+from assay.losses.energies import (energy_weights)
+from assay.losses.entropy_penalty import (PredictionEntropyLoss)
+from assay.losses.focal_loss import (FocalLoss)
+from assay.losses.h_consistency import (conditional_optimum, conditional_regret, gamma, minimizability_gap, t_transform, zero_one_bound)
+from assay.losses.hard_contrastive import (HardContrastive)
+from assay.losses.hyperbolic import (HypCrossEntropy, HypPairwiseConfusion)
+from assay.losses.kernel_bayes_error import (KernelBayesError)
+from assay.losses.kl_dro import (KLDROLoss, dro_weights)
+from assay.losses.ldam_loss import (LDAMLoss)
+from assay.losses.logistic_bound import (logistic_h_bound)
+from assay.losses.mann_whitney import (MannWhitneyLoss)
+from assay.losses.mart import (MARTLoss)
+from assay.losses.multiple_negatives import (MultipleNegativesLoss)
+from assay.losses.simple_contrastive import (SimpleContrastive)
+from assay.losses.sup_con import (SupConLoss)
+from assay.losses.supremix import (MixIndex, SupReMixLoss, make_mixtures)
+from assay.losses.tcm import (TCMLoss)
+from assay.losses.weat import (WEATLoss)
+from assay.losses.weighted_sup_con import (WeightedSupConRegressionLoss)
 
 __all__ = [
     "AAERLoss",
@@ -44,6 +38,7 @@ __all__ = [
     "AnyLoss",
     "BagLoss",
     "BinaryCrossEntropy",
+    "CPCLoss",
     "ComboLoss",
     "CompSumLoss",
     "DeferredReweighting",
@@ -71,6 +66,7 @@ __all__ = [
     "SupReMixLoss",
     "TCMLoss",
     "WEATLoss",
+    "WPCLoss",
     "WeightedSupConRegressionLoss",
     "class_balanced_weights",
     "conditional_optimum",
@@ -78,6 +74,7 @@ __all__ = [
     "dro_weights",
     "energy_weights",
     "gamma",
+    "gradient_penalty",
     "interpolated_risk",
     "logistic_h_bound",
     "make_mixtures",

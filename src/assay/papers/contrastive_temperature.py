@@ -214,12 +214,17 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     even, near = ([r[c] for r in sweep] for c in ("uniformity", "tolerance"))
     summary = {
         "arm": "sweep",
-        "evenness": spearmanr(TAUS, [-u for u in even]).statistic,
-        "nearness": spearmanr(TAUS, near).statistic,
+        "evenness": _order([-u for u in even]),
+        "nearness": _order(near),
         "growth": float(np.diff([r["spread"] for r in shares]).min()),
     }
     exact = {"arm": "identities", **identities(seed, sham)}
     return Table.of([*sweep, hard, *given["others"], *shares, summary, exact])
+
+
+def _order(values: list[float]) -> float:
+    """Spearman's correlation with the temperatures; 0 where all values are the same."""
+    return float(spearmanr(TAUS, values).statistic) if len(set(values)) > 1 else 0.0
 
 
 def claims(table: Table) -> list[Claim]:
