@@ -7,8 +7,12 @@ from assay.labels.audit import (
     crossover_prevalence,
     noise_prevalence_curve,
 )
+from assay.labels.backward_correction import BackwardCorrection
 from assay.labels.base import Repair
 from assay.labels.bayes_error import bayes_error_kde, bayes_error_knn, bayes_error_soft
+from assay.labels.bootstrap import Bootstrap
+from assay.labels.co_teaching import CoTeaching
+from assay.labels.co_teaching_plus import CoTeachingPlus
 from assay.labels.confident_learning import (
     ConfidentLearning,
     LabelNoise,
@@ -17,18 +21,37 @@ from assay.labels.confident_learning import (
     label_quality,
 )
 from assay.labels.cross_validate import cross_probabilities
+from assay.labels.cutmix import CutMix
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
+from assay.labels.forward_correction import ForwardCorrection
+from assay.labels.gce import GCE
+from assay.labels.label_smoothing import LabelSmoothing
+from assay.labels.logit_adjustment import LogitAdjustment
+from assay.labels.mixup import Mixup
 from assay.labels.prune_and_retrain import PruneAndRetrain
+from assay.labels.symmetric_ce import SymmetricCE
+from assay.labels.transition import estimate_transition
 
 __all__ = [
     "ELR",
+    "GCE",
+    "BackwardCorrection",
+    "Bootstrap",
+    "CoTeaching",
+    "CoTeachingPlus",
     "ConfidentLearning",
+    "CutMix",
     "ELRPlus",
+    "ForwardCorrection",
     "LabelNoise",
+    "LabelSmoothing",
+    "LogitAdjustment",
+    "Mixup",
     "PruneAndRetrain",
     "Repair",
     "Standing",
+    "SymmetricCE",
     "bayes_error_kde",
     "bayes_error_knn",
     "bayes_error_soft",
@@ -38,6 +61,7 @@ __all__ = [
     "cross_probabilities",
     "crossover_prevalence",
     "estimate_joint",
+    "estimate_transition",
     "label_quality",
     "noise_prevalence_curve",
 ]

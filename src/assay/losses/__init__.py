@@ -5,13 +5,18 @@ from assay.losses.aggregate import BagLoss, InstanceBagLoss, InterpolatedBagLoss
 from assay.losses.aggregate_regression import AggregateFit, AggregateLinearRegression
 from assay.losses.aggregate_risk import Interpolation, Risk, interpolated_risk, optimal_interpolation
 from assay.losses.anyloss import AnyLoss, ComboLoss, SoftConfusion, soft_confusion
+from assay.losses.backward_correction import BackwardCorrectionLoss
 from assay.losses.binary_cross_entropy import BinaryCrossEntropy
+from assay.losses.bootstrap import BootstrapLoss
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.energies import energy_weights
+from assay.losses.ensloss import EnsLoss, inverse_box_cox
 from assay.losses.entropy_penalty import PredictionEntropyLoss
+from assay.losses.exponential import ExponentialLoss
 from assay.losses.focal_loss import FocalLoss
+from assay.losses.forward_correction import ForwardCorrectionLoss
 from assay.losses.h_consistency import (
     conditional_optimum,
     conditional_regret,
@@ -20,12 +25,16 @@ from assay.losses.h_consistency import (
     t_transform,
     zero_one_bound,
 )
+from assay.losses.hinge import HingeLoss
 from assay.losses.hyperbolic import HypCrossEntropy, HypPairwiseConfusion
 from assay.losses.kernel_bayes_error import KernelBayesError
 from assay.losses.kl_dro import KLDROLoss, dro_weights
 from assay.losses.ldam_loss import LDAMLoss
+from assay.losses.logit_adjusted import LogitAdjustedLoss
+from assay.losses.margin import check_derivatives, is_classification_calibrated
 from assay.losses.mart import MARTLoss
 from assay.losses.sup_con import SupConLoss
+from assay.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
 from assay.losses.weat import WEATLoss
 
 __all__ = [
@@ -33,13 +42,19 @@ __all__ = [
     "AggregateFit",
     "AggregateLinearRegression",
     "AnyLoss",
+    "BackwardCorrectionLoss",
     "BagLoss",
     "BinaryCrossEntropy",
+    "BootstrapLoss",
     "ComboLoss",
     "CompSumLoss",
     "DeferredReweighting",
     "DotRegressionLoss",
+    "EnsLoss",
+    "ExponentialLoss",
     "FocalLoss",
+    "ForwardCorrectionLoss",
+    "HingeLoss",
     "HypCrossEntropy",
     "HypPairwiseConfusion",
     "InstanceBagLoss",
@@ -48,12 +63,15 @@ __all__ = [
     "KLDROLoss",
     "KernelBayesError",
     "LDAMLoss",
+    "LogitAdjustedLoss",
     "MARTLoss",
     "PredictionEntropyLoss",
     "Risk",
     "SoftConfusion",
     "SupConLoss",
+    "SymmetricCrossEntropyLoss",
     "WEATLoss",
+    "check_derivatives",
     "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
@@ -61,6 +79,8 @@ __all__ = [
     "energy_weights",
     "gamma",
     "interpolated_risk",
+    "inverse_box_cox",
+    "is_classification_calibrated",
     "minimizability_gap",
     "optimal_interpolation",
     "soft_confusion",
