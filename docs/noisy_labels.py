@@ -48,16 +48,16 @@ class Entry:
 
 METHODS: Mapping[str, Entry] = {
     CE: Entry(("training.Supervised",)),
-    "label smoothing": Entry(("labels.LabelSmoothing", "labels.LabelSmoothing:label_smoothing=0.3")),
+    "label smoothing": Entry(tuple(f"labels.LabelSmoothing:label_smoothing={s}" for s in (0.1, 0.3))),
     "GCE": Entry(("labels.GCE:q=0.3", "labels.GCE:q=0.7")),
-    "symmetric CE": Entry(("labels.SymmetricCE", "labels.SymmetricCE:alpha=1")),
+    "symmetric CE": Entry(("labels.SymmetricCE:alpha=0.1,beta=1", "labels.SymmetricCE:alpha=6,beta=0.1")),
     "bootstrap": Entry(("labels.Bootstrap:mode=soft,beta=0.8", "labels.Bootstrap:mode=hard")),
     "forward correction": Entry(("labels.ForwardCorrection",), 2),
     "backward correction": Entry(("labels.BackwardCorrection",), 2),
-    "mixup": Entry(("labels.Mixup", "labels.Mixup:alpha=8")),
+    "mixup": Entry(("labels.Mixup:alpha=1", "labels.Mixup:alpha=8")),
     "CutMix": Entry(("labels.CutMix",)),
     "logit adjustment": Entry(("labels.LogitAdjustment",)),
-    "ELR": Entry(("labels.ELR", "labels.ELR:beta=0.9,strength=1")),
+    "ELR": Entry(("labels.ELR:beta=0.7,strength=3", "labels.ELR:beta=0.9,strength=1")),
     "co-teaching": Entry(tuple(f"labels.CoTeaching:ramp=3,forget_rate={r}" for r in (0.1, 0.2, 0.4)), 2),
     "co-teaching+": Entry(tuple(f"labels.CoTeachingPlus:ramp=3,warm=4,forget_rate={r}" for r in (0.1, 0.2, 0.4)), 2),
 }

@@ -15,8 +15,8 @@ from assay.losses import SymmetricCrossEntropyLoss
 class SymmetricCE(RobustLoss):
     """Training under SymmetricCrossEntropyLoss (Wang et al., 2019, arXiv:1908.06112); its parameters and errors."""
 
-    alpha: float = 0.1
-    beta: float = 1.0
+    alpha: float = 6.0
+    beta: float = 0.1
     log_zero: float = -4.0
 
     def __post_init__(self) -> None:

@@ -33,9 +33,14 @@ from assay.losses.ldam_loss import LDAMLoss
 from assay.losses.logit_adjusted import LogitAdjustedLoss
 from assay.losses.margin import check_derivatives, is_classification_calibrated
 from assay.losses.mart import MARTLoss
+from assay.losses.one_hot_squared import OneHotSquaredLoss
+from assay.losses.spherical_linear import SphericalLinear
+from assay.losses.spherical_softmax import SphericalSoftmaxLoss
 from assay.losses.sup_con import SupConLoss
 from assay.losses.symmetric_cross_entropy import SymmetricCrossEntropyLoss
+from assay.losses.taylor_softmax import TaylorSoftmaxLoss
 from assay.losses.weat import WEATLoss
+from assay.losses.z_loss import ZLoss
 
 __all__ = [
     "AAERLoss",
@@ -65,12 +70,17 @@ __all__ = [
     "LDAMLoss",
     "LogitAdjustedLoss",
     "MARTLoss",
+    "OneHotSquaredLoss",
     "PredictionEntropyLoss",
     "Risk",
     "SoftConfusion",
+    "SphericalLinear",
+    "SphericalSoftmaxLoss",
     "SupConLoss",
     "SymmetricCrossEntropyLoss",
+    "TaylorSoftmaxLoss",
     "WEATLoss",
+    "ZLoss",
     "check_derivatives",
     "class_balanced_weights",
     "conditional_optimum",
