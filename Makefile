@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue figures reproduce gallery docs clean
+.PHONY: demo test lint install dev catalogue figures reproduce gallery noisy-labels docs clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,9 @@ reproduce: dev  # only papers whose present code has no recorded run; an interru
 
 gallery: dev
 	$(BIN)/python docs/gallery.py
+
+noisy-labels: dev  # needs ASSAY_DATA with CIFAR-10; an interrupted run goes on where it was
+	$(BIN)/python docs/noisy_labels.py
 
 docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

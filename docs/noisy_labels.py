@@ -52,8 +52,8 @@ METHODS: Mapping[str, Entry] = {
     "GCE": Entry(("labels.GCE:q=0.3", "labels.GCE:q=0.7")),
     "symmetric CE": Entry(("labels.SymmetricCE:alpha=0.1,beta=1", "labels.SymmetricCE:alpha=6,beta=0.1")),
     "bootstrap": Entry(("labels.Bootstrap:mode=soft,beta=0.8", "labels.Bootstrap:mode=hard")),
-    "forward correction": Entry(("labels.ForwardCorrection",), 2),
-    "backward correction": Entry(("labels.BackwardCorrection",), 2),
+    "forward correction": Entry(tuple(f"labels.ForwardCorrection:percentile={p}" for p in (97, 100)), 2),
+    "backward correction": Entry(tuple(f"labels.BackwardCorrection:percentile={p}" for p in (97, 100)), 2),
     "mixup": Entry(("labels.Mixup:alpha=1", "labels.Mixup:alpha=8")),
     "CutMix": Entry(("labels.CutMix",)),
     "logit adjustment": Entry(("labels.LogitAdjustment",)),
@@ -175,8 +175,9 @@ def main() -> None:
         whole, test = load_data("cifar10", "train"), load_data("cifar10", "test")
         kept: dict[tuple[str, int], Split] = {}
         for labels, name, text, seed in todo(rows):
-            given = kept.setdefault((labels, seed), split(whole, test, labels, seed))
-            found = run(given, text, METHODS[name].cost, seed)
+            if (labels, seed) not in kept:
+                kept[labels, seed] = split(whole, test, labels, seed)
+            found = run(kept[labels, seed], text, METHODS[name].cost, seed)
             row = {"labels": labels, "method": name, "options": text, "seed": seed, **found}
             rows.append(row)
             with ROWS.open("a") as file:

@@ -71,6 +71,14 @@ def test_correction_is_two_stages_from_the_same_weights() -> None:
     assert _same(found, fit(net, data, lambda m, b, s: loss(m(b.x), b.y), plan, seed=3))
 
 
+def test_backward_correction_inverts_equal_rows_by_its_prior() -> None:
+    equal = torch.full((3, 3), 1 / 3, dtype=torch.float64)
+    loss = BackwardCorrection(prior=0.2).corrected(equal)
+    assert torch.allclose(loss.inverse, 5 * torch.eye(3).double() - 4 * equal)
+    with pytest.raises(InputError, match="inverse"):
+        BackwardCorrection(prior=0.0).corrected(equal)
+
+
 def test_mixup_is_cross_entropy_of_mixed_labels() -> None:
     data, net, method = _data(), _net(), Mixup(alpha=2.0)
     batch = data.batch(torch.arange(16))
@@ -176,6 +184,7 @@ def test_each_repairs_by_name(text: str) -> None:
         lambda: LabelSmoothing(label_smoothing=1.0),
         lambda: ForwardCorrection(percentile=101.0),
         lambda: BackwardCorrection(percentile=-1.0),
+        lambda: BackwardCorrection(prior=1.1),
         lambda: LogitAdjustment(tau=-1.0),
         lambda: Mixup(alpha=0.0),
         lambda: CutMix(alpha=math.inf),

@@ -49,7 +49,7 @@ def test_z_loss_and_its_gradient_are_the_closed_forms(seed: int) -> None:
     o.requires_grad_()
     (found,) = torch.autograd.grad(loss(o, y), o)
     slope = torch.sigmoid(2 * (1.5 - own)) / o.detach().std(1, keepdim=True, correction=0)
-    expected = -slope * (F.one_hot(y, 6) - 1 / 6 - own * z / 6)
+    expected = -slope * (F.one_hot(y, 6).double() - 1 / 6 - own * z / 6)
     assert torch.allclose(found, expected, atol=1e-10)
     assert float(found.sum(1).abs().max()) < 1e-10
     assert float((found * (o.detach() - o.detach().mean(1, keepdim=True))).sum(1).abs().max()) < 1e-10

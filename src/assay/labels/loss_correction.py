@@ -28,7 +28,7 @@ class LossCorrection(Trainer):
 
     contract: ClassVar[bool] = True
 
-    percentile: float = 97.0
+    percentile: float = 100.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.percentile <= 100:

@@ -10,12 +10,12 @@ from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 
 
-def estimate_transition(probs: Float[Tensor, "n c"], percentile: float = 97.0) -> Float[Tensor, "c c"]:
+def estimate_transition(probs: Float[Tensor, "n c"], percentile: float = 100.0) -> Float[Tensor, "c c"]:
     """T[i, j] = P(given label j | true label i) (Patrini et al., 2017, arXiv:1609.03872, eq. 12-13), float64.
 
     ``probs`` are the predictions of a network trained on the given labels. Row i is that of the sample that stands at
-    ``percentile``, in [0, 100], by the probability of class i: at 100 the surest one, as in the equation; the authors
-    take 97 against outliers. It is right where that sample is of class i for certain and the network is calibrated.
+    ``percentile``, in [0, 100], by the probability of class i: at 100 the surest one, as in the equation; the authors'
+    code has 97 against outliers. It is right where that sample is of class i for certain and the network is calibrated.
     Raises InputError for rows that are no distributions and another percentile.
     """
     check_inputs("estimate_transition", probs)

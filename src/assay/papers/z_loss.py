@@ -232,7 +232,7 @@ def invariance(rule: type[ZLoss], seed: int) -> dict[str, float]:
     z = (o - o.mean(1, keepdim=True)) / o.std(1, keepdim=True, correction=0)
     own = z.gather(1, y[:, None])
     slope = torch.sigmoid(2 * (1.5 - own)) / o.std(1, keepdim=True, correction=0)
-    expected = -slope * (F.one_hot(y, 20) - 1 / 20 - own * z / 20)
+    expected = -slope * (F.one_hot(y, 20).double() - 1 / 20 - own * z / 20)
     at = o.clone().requires_grad_()
     (found,) = torch.autograd.grad(loss(at, y).sum(), at)
     return {
