@@ -81,7 +81,7 @@ def test_layer_is_dense_sgd(loss: SphericalLoss, m: int) -> None:
         value = loss(hidden @ weight.T, y)
         (expected,) = torch.autograd.grad(value, hidden)
         found, gradient = layer.step(h, y)
-        assert float(found) == pytest.approx(float(value), abs=1e-10)
+        assert float(found) == pytest.approx(float(value.detach()), abs=1e-10)
         assert torch.allclose(gradient, expected, atol=1e-10)
         if k == 30:
             layer.refactor()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -42,8 +44,13 @@ def test_words_are_contexts_in_order() -> None:
     train, held, test = paper._next_words(scale, 0)
     assert (len(train), len(held), len(test)) == (1500, 375, 375)
     assert train.x.shape[1] == paper.CONTEXT
-    following = [k for k in range(len(train) - 1) if torch.equal(train.x[k + 1, :2], train.x[k, 1:])]
-    assert len(following) > 100
-    assert all(int(train.x[k + 1, 2]) == int(train.y[k]) for k in following if train.y[k] < scale["vocabulary"])
+    words, size = paper._text("markov"), scale["vocabulary"]
+    known = {w: k for k, (w, _) in enumerate(Counter(words).most_common(size))}
+    ids = [known.get(w, size) for w in words]
+    runs = set(zip(ids, ids[1:], ids[2:], ids[3:], strict=False))
+    found = [(*map(int, x), int(y)) for part in (train, held, test) for x, y in zip(part.x, part.y, strict=True)]
+    assert len(set(found) - runs) <= paper.CONTEXT  # the text is read on from its start
+    assert max(map(max, found)) == size
+    assert max(run[-1] for run in found) < size
     with pytest.raises(InputError, match="expected"):
         paper._text("no such text")

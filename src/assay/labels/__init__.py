@@ -22,6 +22,7 @@ from assay.labels.confident_learning import (
 )
 from assay.labels.cross_validate import cross_probabilities
 from assay.labels.cutmix import CutMix
+from assay.labels.divide_mix import DivideMix
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
 from assay.labels.forward_correction import ForwardCorrection
@@ -42,6 +43,7 @@ __all__ = [
     "CoTeachingPlus",
     "ConfidentLearning",
     "CutMix",
+    "DivideMix",
     "ELRPlus",
     "ForwardCorrection",
     "LabelNoise",

@@ -17,10 +17,10 @@ class BackwardCorrection(LossCorrection):
     """Training under BackwardCorrectionLoss with an estimated T; stages and errors are LossCorrection's.
 
     T is mixed with ``prior`` in [0, 1] of the identity before it is inverted, the paper's remedy (section 3.1) where
-    an estimate has no inverse or a bad one.
+    an estimate has no inverse or a bad one (the paper names no share).
     """
 
-    prior: float = 0.1
+    prior: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -87,10 +87,10 @@ class SphericalLinear:
 
     def _slopes(self, s: Tensor, q: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The mean loss and its slopes (m,): alpha in the sum, beta twice that in the squares, gamma in the score."""
-        inputs = [t.detach().requires_grad_() for t in (s, q, own)]
+        at_s, at_q, at_own = (t.detach().requires_grad_() for t in (s, q, own))
         with torch.enable_grad():
-            loss = self.loss.value(*inputs, self.classes).mean()
-            found = torch.autograd.grad(loss, inputs, allow_unused=True)
+            loss = self.loss.value(at_s, at_q, at_own, self.classes).mean()
+            found = torch.autograd.grad(loss, (at_s, at_q, at_own), allow_unused=True)
         alpha, half, gamma = (torch.zeros_like(s) if g is None else g for g in found)
         return loss.detach(), alpha, 2 * half, gamma
 

@@ -213,8 +213,8 @@ def exact(rule: type[EnsLoss], seed: int, batches: int) -> dict[str, float]:
             "gradient": float((slope - g * (2 * y - 1) / n).abs().max()),
         }
         worst = {name: max(worst[name], value) for name, value in found.items()}
-    e = torch.linspace(-3, 3, 601, dtype=torch.float64)
-    return worst | {"limit": float((inverse_box_cox(e, 1e-6) / e.exp() - 1).abs().max())}
+    grid = torch.linspace(-3, 3, 601, dtype=torch.float64)
+    return worst | {"limit": float((inverse_box_cox(grid, 1e-6) / grid.exp() - 1).abs().max())}
 
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
@@ -233,9 +233,8 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
 def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None) -> Table:
     """Accuracy of every loss on every problem and the exact checks; shams change EnsLoss alone."""
     rule = RULES[sham]
-    rows = [
-        _row(scale, name, *data, ENS, rule(seed=derive(seed, name)), seed) for name, data in given["problems"].items()
-    ]
+    problems: dict[str, tuple[Data, Data]] = given["problems"]
+    rows = [_row(scale, name, *data, ENS, rule(seed=derive(seed, name)), seed) for name, data in problems.items()]
     return Table.of([*given["rows"], *rows, {"arm": "exact", **exact(rule, seed, scale["batches"])}])
 
 
