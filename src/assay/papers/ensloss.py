@@ -164,8 +164,11 @@ def _trained(scale: Scale, train: Data, arm: str, loss: nn.Module, seed: int) ->
 
 
 def _row(scale: Scale, problem: str, train: Data, test: Data, arm: str, loss: nn.Module, seed: int) -> dict[str, Any]:
+    """Accuracies, and the logistic loss on test images: EnsLoss has no value of its own to look at."""
     model = _trained(scale, train, arm, loss, derive(seed, problem))
-    return {"arm": arm, "problem": problem, "accuracy": _accuracy(model, test), "fitted": _accuracy(model, train)}
+    surprise = float(BinaryCrossEntropy()(predict(model, test.x), test.y))
+    row = {"accuracy": _accuracy(model, test), "fitted": _accuracy(model, train), "surprise": surprise}
+    return {"arm": arm, "problem": problem, **row}
 
 
 def _problems(scale: Scale, seed: int) -> dict[str, tuple[Data, Data]]:
