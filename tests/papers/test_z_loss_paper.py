@@ -44,7 +44,7 @@ def test_words_are_contexts_in_order() -> None:
     train, held, test = paper._next_words(scale, 0)
     assert (len(train), len(held), len(test)) == (1500, 375, 375)
     assert train.x.shape[1] == paper.CONTEXT
-    words, size = paper._text("markov"), scale["vocabulary"]
+    words, size = paper._text("markov"), scale["words"]["vocabulary"]
     known = {w: k for k, (w, _) in enumerate(Counter(words).most_common(size))}
     ids = [known.get(w, size) for w in words]
     runs = set(zip(ids, ids[1:], ids[2:], ids[3:], strict=False))
