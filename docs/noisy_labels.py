@@ -33,7 +33,7 @@ from assay.training import Trainer
 
 ROOT = Path(__file__).parent
 ROWS, PAGE = ROOT / "noisy_labels.jsonl", ROOT / "noisy_labels.md"
-TRAIN, HELD, TEST, PASSES, SEEDS = 2500, 1000, 2500, 12, 3
+TRAIN, HELD, TEST, PASSES, SEEDS = 2000, 1000, 2500, 12, 3
 LABELS = {"human_worse": "worse", "human_random1": "random 1", "human_aggre": "aggregate"}
 CE = "cross-entropy"
 
@@ -84,7 +84,7 @@ def split(whole: Data, test: Data, labels: str, seed: int) -> Split:
 
 def trainer(text: str, cost: int) -> Trainer:
     """The method of a text form with its share of the budget."""
-    return from_text(f"{text}{',' if ':' in text else ':'}epochs={PASSES // cost}")
+    return from_text(f"{text}{',' if ':' in text else ':'}epochs={PASSES // cost},batch_size=32,lr=0.003")
 
 
 def accuracy(model: torch.nn.Module, data: Data) -> float:
