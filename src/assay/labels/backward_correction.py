@@ -16,7 +16,7 @@ from assay.runtime.errors import InputError
 class BackwardCorrection(LossCorrection):
     """Training under BackwardCorrectionLoss with an estimated T; stages and errors are LossCorrection's.
 
-    T is mixed with ``prior`` in [0, 1] of the identity before it is inverted, the paper's remedy (section 3.1) where
+    T is mixed with ``prior`` in [0, 1] of the identity before it is inverted, the paper's remedy where
     an estimate has no inverse or a bad one (the paper names no share).
     """
 

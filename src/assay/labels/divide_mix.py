@@ -30,10 +30,10 @@ class DivideMix(Trainer):
     After ``warm`` epochs of plain training, each epoch begins with a mixture of two Gaussians fitted to the losses of
     either network; w is the posterior of the one with the smaller mean, and the *other* network takes a sample for
     clean where w > ``threshold``. Targets are w y + (1 - w) p of a clean sample, p being the network's own prediction,
-    and the mean of both predictions of a doubtful one (eq. 3-6), sharpened at ``temperature``. Samples and targets
+    and the mean of both predictions of a doubtful one, sharpened at ``temperature``. Samples and targets
     are mixed by lambda ~ max(Beta(``alpha``, ``alpha``), its complement), and the loss is cross-entropy on the clean
     ones + the squared error of probabilities on the doubtful ones + the divergence of the uniform distribution from
-    the mean prediction (eq. 9-12), the second weighted by ``doubtful``, which sets in linearly over ``ramp`` epochs.
+    the mean prediction, the second weighted by ``doubtful``, which sets in linearly over ``ramp`` epochs.
     ``fit`` returns the two networks' mean logits.
 
     Against the authors' code: each step trains both networks on one batch, which is divided, and not one network for

@@ -15,9 +15,9 @@ from assay.runtime.errors import InputError
 
 
 class BackwardCorrectionLoss(nn.Module):
-    """T^-1 times the cross-entropies of all classes, at the given one (Patrini et al., 2017, arXiv:1609.03872, eq. 5).
+    """T^-1 times the cross-entropies of all classes, at the given one (Patrini et al., 2017, arXiv:1609.03872, Theorem 1).
 
-    Its mean over given labels is the cross-entropy of the true one (Theorem 1); single values may be negative.
+    Its mean over given labels is the cross-entropy of the true one; single values may be negative.
     ``transition`` T (c, c) has T[i, j] = P(given label j | true label i); the identity where it is None. ``logits``
     (n, c), c >= 2, finite; ``target`` (n,) int64 in [0, c). Returns a scalar, or (n,) under ``reduction="none"``.
     InputError for a T whose rows are no distributions or that has no inverse, and for other input.

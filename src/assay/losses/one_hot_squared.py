@@ -9,7 +9,7 @@ from assay.losses.spherical import SphericalLoss
 
 
 class OneHotSquaredLoss(SphericalLoss):
-    """||o - e_c||^2 = q - 2 o_c + 1 (de Brebisson & Vincent, 2016, arXiv:1511.05042, section 2). Shapes and errors:
+    """||o - e_c||^2 = q - 2 o_c + 1 (de Brebisson & Vincent, 2016, arXiv:1511.05042). Shapes and errors:
     see SphericalLoss.
     """
 

@@ -12,7 +12,7 @@ from assay.losses.pairs import check_logits, check_reduction, reduced
 
 
 class SphericalLoss(nn.Module):
-    """A loss L(s, q, o_c) of s = sum o, q = ||o||^2 and o_c (de Brebisson & Vincent, 2016, arXiv:1511.05042, eq. 2).
+    """A loss L(s, q, o_c) of s = sum o, q = ||o||^2 and o_c (de Brebisson & Vincent, 2016, arXiv:1511.05042).
 
     Its gradient at scores o is dL/ds 1 + 2 dL/dq o + dL/do_c e_c, which is what SphericalLinear makes use of.
     ``logits`` o (n, c), c >= 2, finite, taken in float32 at least; ``target`` (n,) int64 in [0, c). Returns a scalar,

@@ -13,7 +13,7 @@ from assay.runtime.errors import InputError
 
 
 class SphericalSoftmaxLoss(SphericalLoss):
-    """-log of (o_c^2 + eps) / sum_k (o_k^2 + eps) (de Brebisson & Vincent, 2016, arXiv:1511.05042, section 2.1).
+    """-log of (o_c^2 + eps) / sum_k (o_k^2 + eps) (de Brebisson & Vincent, 2016, arXiv:1511.05042).
 
     ``eps`` > 0 keeps the loss finite at a target's score of 0; scores of either sign count alike, and a common scale
     of the scores matters through eps alone. Shapes and errors: see SphericalLoss.

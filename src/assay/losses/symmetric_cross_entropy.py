@@ -15,7 +15,7 @@ from assay.runtime.errors import InputError
 
 
 class SymmetricCrossEntropyLoss(nn.Module):
-    """``alpha`` x cross-entropy + ``beta`` x reverse cross-entropy (Wang et al., 2019, arXiv:1908.06112, eq. 5-7).
+    """``alpha`` x cross-entropy + ``beta`` x reverse cross-entropy (Wang et al., 2019, arXiv:1908.06112, section 3).
 
     The reverse term -sum_k p_k log q_k of a label q has log 0 := ``log_zero`` < 0 and so is -log_zero (1 - p_y), a
     multiple of the mean absolute error, which tolerates noise; p = softmax. ``alpha``, ``beta`` >= 0, one of them

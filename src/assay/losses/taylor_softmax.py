@@ -10,7 +10,7 @@ from assay.losses.spherical import SphericalLoss
 
 class TaylorSoftmaxLoss(SphericalLoss):
     """-log of (1 + o_c + o_c^2 / 2) / sum_k (1 + o_k + o_k^2 / 2), the exponential's second-order expansion, which is
-    positive (de Brebisson & Vincent, 2016, arXiv:1511.05042, section 2.2). Shapes and errors: see SphericalLoss.
+    positive (de Brebisson & Vincent, 2016, arXiv:1511.05042). Shapes and errors: see SphericalLoss.
     """
 
     def value(

@@ -16,8 +16,7 @@ from assay.runtime.errors import InputError
 
 
 class ZLoss(SphericalLoss):
-    """softplus(a (b - z_c)) / a of the target's z-score among the scores (de Brebisson et al., 2016, arXiv:1604.08859,
-    section 3).
+    """softplus(a (b - z_c)) / a of the target's z-score among the scores (de Brebisson et al., 2016, arXiv:1604.08859).
 
     z = (o - mean o) / std o with the biased deviation, so that a shift and a positive scale of the scores change
     nothing, and z_c <= sqrt(c - 1). ``a`` > 0 is the sharpness, ``b`` the z-score from which on a sample counts as
