@@ -15,7 +15,7 @@ from assay.runtime.errors import InputError
 
 
 class BackwardCorrectionLoss(nn.Module):
-    """T^-1 times the cross-entropies of all classes, at the given one (Patrini et al., 2017, arXiv:1609.03872, Theorem 1).
+    """T^-1 times the cross-entropies of all classes, at the given one (Patrini et al., 2017, arXiv:1609.03872, Th. 1).
 
     Its mean over given labels is the cross-entropy of the true one; single values may be negative.
     ``transition`` T (c, c) has T[i, j] = P(given label j | true label i); the identity where it is None. ``logits``

@@ -14,7 +14,7 @@ from assay.losses.transition import check_transition, matched
 
 
 class ForwardCorrectionLoss(nn.Module):
-    """Cross-entropy of T^T p, the distribution of the *given* label (Patrini et al., 2017, arXiv:1609.03872, Theorem 2).
+    """Cross-entropy of T^T p, the distribution of the *given* label (Patrini et al., 2017, arXiv:1609.03872, Th. 2).
 
     ``transition`` T (c, c) has T[i, j] = P(given label j | true label i); p = softmax is of the true one. The identity
     where it is None. ``logits`` (n, c), c >= 2, finite; ``target`` (n,) int64 in [0, c). Returns a scalar >= 0, or
