@@ -6,10 +6,10 @@ under one plan. Exact: its slopes are negative, monotone in the margin and bound
 shares no code with it, and are what the gradient carries; lambda to 0 gives exp.
 
 What was changed after a pilot on other seeds: the bound that decides is a gain of 0, was 0.003, which is support now,
-since the pilot's means over three seeds were 0.0025 (logistic), 0.0043 (hinge) and 0.0028 (exponential). No sham is named for the gains: with ranks reversed all
-slopes are still negative, and in a pilot run of a narrower network the means over pairs were 0.955 under the logistic
-loss, 0.956 with ranks reversed, 0.960 with ranks shuffled and under EnsLoss: the gain is not shown to come from the
-order of the slopes, which the exact checks alone tell apart.
+since the pilot's means over three seeds were 0.0025 (logistic), 0.0043 (hinge) and 0.0028 (exponential). No sham is
+named for the gains: with ranks reversed all slopes are still negative, and in a pilot run of a narrower network the
+means over pairs were 0.955 under the logistic loss, 0.956 with ranks reversed, 0.960 with ranks shuffled and under
+EnsLoss: the gain is not shown to come from the order of the slopes, which the exact checks alone tell apart.
 
 Beside the claim stand two limits: where features are poor (averages over squares of cats and dogs) no loss
 differs, and under 25% wrong labels EnsLoss is not better, as its slopes stay large at the lowest ranks. The cats and
