@@ -11,9 +11,10 @@ named for the gains: with ranks reversed all slopes are still negative, and in a
 means over pairs were 0.955 under the logistic loss, 0.956 with ranks reversed, 0.960 with ranks shuffled and under
 EnsLoss: the gain is not shown to come from the order of the slopes, which the exact checks alone tell apart.
 
-Beside the claim stand two limits: where features are poor (averages over squares of cats and dogs) no loss
-differs, and under 25% wrong labels EnsLoss is not better, as its slopes stay large at the lowest ranks. The cats and
-dogs are those of CIFAR-10's test split, half of them for training.
+Two limits stand beside the claim: where features are poor (averages over squares of cats and dogs) losses should
+hardly differ, and under 25% wrong labels EnsLoss should not be better, as its slopes stay large at the lowest ranks
+(one pilot run of the narrower network: 0.769, the logistic loss 0.762). The cats and dogs are those of CIFAR-10's test
+split, half of them for training.
 """
 
 from __future__ import annotations
