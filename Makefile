@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue figures reproduce gallery calibrators docs clean
+.PHONY: demo test lint install dev catalogue figures reproduce gallery calibrators noisy-labels docs clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -41,6 +41,9 @@ gallery: dev
 
 calibrators: dev  # needs ASSAY_DATA; what docs/calibrators.jsonl holds is not measured again
 	$(BIN)/python docs/calibrators.py
+
+noisy-labels: dev  # needs ASSAY_DATA with CIFAR-10; an interrupted run goes on where it was
+	$(BIN)/python docs/noisy_labels.py
 
 docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -19,10 +19,12 @@ OTHERS = {
     "papers/caption_graybox.py": "an exact check against torch's own optimiser and schedule",
     "papers/bnn_surrogate.py": "an exact check against I-FGSM written out",
     "papers/elr.py": "an exact check that steps the regulariser by itself",
+    "papers/ensloss.py": "an exact check of the loss's gradient, over random batches",
     "papers/federated_at.py": "an exact check against federated training written out",
     "papers/foundation_robustness.py": "an exact check against a loop over single images",
     "papers/neural_bandits.py": "an exact check against torch's own optimiser",
     "papers/unlearnable_bayes.py": "an exact check against automatic differentiation, for several kernels",
+    "papers/z_loss.py": "an exact check against dense SGD by automatic differentiation",
     "papers/pfgmpp.py": "an exact check of the field by automatic differentiation",
 }
 

@@ -53,33 +53,35 @@ class TestSumOverSamples:
 
 @pytest.mark.parametrize("cls", [m for m in METHODS if not m.needs])
 class TestLoss:
+    """In evaluation mode: a loss that draws is deterministic there."""
+
     def test_is_a_module_that_gives_a_scalar(self, cls: type[nn.Module]) -> None:
         assert inspect.isclass(cls)
         assert issubclass(cls, nn.Module)
-        assert cls()(*_sample(cls)).shape == ()
+        assert cls().eval()(*_sample(cls)).shape == ()
 
     def test_gradient(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls, 6)
-        assert torch.autograd.gradcheck(lambda z: cls()(z, y), (logits.requires_grad_(),))
+        assert torch.autograd.gradcheck(lambda z: cls().eval()(z, y), (logits.requires_grad_(),))
 
     def test_input_is_kept(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
         kept, state = logits.clone(), torch.random.get_rng_state()
-        loss = cls()
+        loss = cls().eval()
         assert torch.equal(loss(logits, y), loss(logits, y))
         assert torch.equal(logits, kept)
         assert torch.equal(torch.random.get_rng_state(), state)
 
     def test_finite_for_extreme_scores(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
-        assert torch.isfinite(cls()(1e4 * logits.sign(), y))
+        assert torch.isfinite(cls().eval()(1e4 * logits.sign(), y))
 
     def test_a_step_down_the_gradient_lowers_it(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
         logits.requires_grad_()
-        loss = cls()(logits, y)
+        loss = cls().eval()(logits, y)
         (gradient,) = torch.autograd.grad(loss, logits)
-        assert cls()(logits - 0.01 * gradient, y) < loss
+        assert cls().eval()(logits - 0.01 * gradient, y) < loss
 
     def test_bad_input(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
@@ -89,11 +91,11 @@ class TestLoss:
         beyond = () if getattr(cls, "embeddings", False) else ((logits, y + 4),)
         for bad in ((logits[:0], y[:0]), (nan, y), *beyond, (logits, y.double()), (logits, y[:-1]), (logits, y - 4)):
             with pytest.raises(InputError):
-                cls()(*bad)
+                cls().eval()(*bad)
 
     def test_shapes_of_scores(self, cls: type[nn.Module]) -> None:
         logits, y = _sample(cls)
         wrong = (logits[:, None, None],) if getattr(cls, "binary", False) else (logits[:, :1], logits[0])
         for scores in wrong:
             with pytest.raises(InputError):
-                cls()(scores, y * 0)
+                cls().eval()(scores, y * 0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from assay.data import load_data
 from assay.labels import (
-    CoTeaching,
+    NestedCoTeaching,
     NestedClassifier,
     NestedDropout,
     noise_fit_curve,
@@ -119,7 +119,7 @@ def test_networks_learn_from_what_the_other_one_chose() -> None:
     with seeded(0, "pair"):
         models = {name: MLP(hidden=(8,)) for name in ("first", "second")}
     batch, state = data.batch(torch.arange(10)), State(0, data, 4)
-    method = CoTeaching(forget_rate=0.4)
+    method = NestedCoTeaching(forget_rate=0.4)
     chosen = method.chosen(models, batch, state)
     assert set(chosen["first"].tolist()) < set(range(5))
     assert set(chosen["second"].tolist()) < set(range(5, 10))
@@ -132,27 +132,27 @@ def test_networks_learn_from_what_the_other_one_chose() -> None:
         rows = chosen[other]
         expected = nn.functional.cross_entropy(models[name](batch.x[rows]), batch.y[rows])
         assert torch.equal(method.loss(name, models, batch, state), expected)
-    shared = CoTeaching(forget_rate=0.4, split="shared").chosen(models, batch, state)
+    shared = NestedCoTeaching(forget_rate=0.4, split="shared").chosen(models, batch, state)
     assert [len(rows) for rows in shared.values()] == [6, 6]
-    assert len(CoTeaching(forget_rate=0.99).chosen(models, batch, state)["first"]) == 1
+    assert len(NestedCoTeaching(forget_rate=0.99).chosen(models, batch, state)["first"]) == 1
 
 
 def test_both_networks_draw_the_same_width() -> None:
     data = load_data("digits:train").limit(8)
     model = classifier(NestedDropout(8, sigma=20.0))
     models, state = {"first": model, "second": copy.deepcopy(model)}, State(0, data, 4)
-    method = CoTeaching(forget_rate=0.0, split="shared")
+    method = NestedCoTeaching(forget_rate=0.0, split="shared")
     losses = {method.loss(name, models, data.batch(torch.arange(8)), state).item() for name in ("first", "second")}
     assert len(losses) == 1
 
 
 def test_the_rate_rises_and_norms_are_frozen() -> None:
-    assert [CoTeaching(forget_rate=0.3, n_gradual=4).rate(e) for e in (0, 1, 3, 9)] == pytest.approx([0, 0.1, 0.3, 0.3])
+    assert [NestedCoTeaching(forget_rate=0.3, n_gradual=4).rate(e) for e in (0, 1, 3, 9)] == pytest.approx([0, 0.1, 0.3, 0.3])
     data = load_data("digits:train").limit(32)
     with seeded(0, "norm"):
         start = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
     for frozen in (True, False):
-        method = CoTeaching(freeze_norm=frozen, epochs=1, batch_size=16)
+        method = NestedCoTeaching(freeze_norm=frozen, epochs=1, batch_size=16)
         mean = method.fit(start, data, seed=0, partner=copy.deepcopy(start)).get_submodule("first.2")
         assert bool((mean.running_mean == 0).all()) == frozen
 
@@ -171,15 +171,15 @@ def test_bad_input() -> None:
         lambda: select_width(h, weight, torch.arange(4)),
         lambda: select_width(h, weight, torch.zeros(4, dtype=torch.int64), tie=-1.0),
         lambda: classifier(nn.Identity()).narrowed(data),
-        lambda: CoTeaching(forget_rate=1.0),
-        lambda: CoTeaching(n_gradual=-1),
-        lambda: CoTeaching(epochs=1).fit(MLP(), data, seed=0),
+        lambda: NestedCoTeaching(forget_rate=1.0),
+        lambda: NestedCoTeaching(n_gradual=-1),
+        lambda: NestedCoTeaching(epochs=1).fit(MLP(), data, seed=0),
     ):
         with pytest.raises(InputError, match="expected"):
             call()
     with pytest.raises(InputError, match="unknown"):
         NestedDropout(4, per="row")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="unknown"):
-        CoTeaching(split="thirds")  # type: ignore[arg-type]
+        NestedCoTeaching(split="thirds")  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="without bias"):
         NestedClassifier(nn.Flatten(), NestedDropout(64), 64, 10, bias=True)

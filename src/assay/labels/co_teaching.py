@@ -1,99 +1,63 @@
-"""Co-teaching: two networks choose for each other the samples that look clean."""
+"""Co-teaching."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from assay.data import Batch, Data
-from assay.labels.elr_plus import OTHER, MeanLogits
-from assay.runtime.checks import check_inputs
-from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import evaluating
-from assay.runtime.random import seeded
+from assay.labels.elr_plus import MeanLogits
+from assay.runtime.errors import InputError
 from assay.subject import fresh
-from assay.training import Player, State, Trainer, fit_players
+from assay.training import State, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoTeaching(Trainer):
-    """Two networks, each trained on the samples of small loss that the other one chose.
+    """Two networks, each of which learns from what the other finds easy (Han et al., 2018, arXiv:1804.06872, Alg. 1).
 
-    Han et al., 2018, arXiv:1804.06872, in the compressed form of Chen et al., 2022, arXiv:2206.13140 (stage 2): each
-    batch is split into two halves, network 1 ranks the first by cross-entropy and network 2 the second, in evaluation
-    mode, thus at the width chosen before where they compress (see NestedClassifier); each keeps the (1 - r) share of
-    least loss, one sample at least; then network 1 learns from what network 2 kept and the other way round, with the
-    same random numbers, hence with one common draw of the width. ``split="shared"`` has both rank the whole batch, as
-    the first paper. r is ``forget_rate`` in [0, 1), reached linearly over ``n_gradual`` epochs where that is above 0.
-    ``freeze_norm`` leaves the statistics of batch norm as they are.
-
-    ``fit(model, data, *, seed, partner=None)`` returns the mean of the two networks' logits: the second starts from
-    ``partner``, or from fresh weights. The paper fine-tunes two networks of stage 1 at a small rate. Raises InputError
-    for other options, and where a batch has fewer than two samples to split.
+    Of each batch, a network names the share R of smallest loss, and the *other* one takes its step on these. R = 1 -
+    ``forget_rate`` x min(epoch / ``ramp``, 1), epochs counted from 0; ``forget_rate`` in [0, 1) is best the share of
+    wrong labels. The first network starts from the model's weights and is what ``fit`` returns; the second starts
+    from fresh ones. Both plans are the trainer's: the work is twice that of plain training. InputError for other
+    parameters.
     """
 
     forget_rate: float = 0.2
-    n_gradual: int = 0
-    split: Literal["halves", "shared"] = "halves"
-    freeze_norm: bool = True
+    ramp: int = 10
 
     def __post_init__(self) -> None:
-        if not 0 <= self.forget_rate < 1 or self.n_gradual < 0:
-            given = f"forget_rate={self.forget_rate}, n_gradual={self.n_gradual}"
-            raise InputError(f"CoTeaching: {given}; expected a rate in [0, 1), epochs >= 0")
-        if self.split not in ("halves", "shared"):
-            raise unknown("split of CoTeaching", self.split, ("halves", "shared"))
+        if not 0 <= self.forget_rate < 1 or self.ramp < 1:
+            where = type(self).__name__
+            raise InputError(
+                f"{where}: forget_rate={self.forget_rate}, ramp={self.ramp}; expected a share in [0, 1), ramp >= 1"
+            )
 
-    def rate(self, epoch: int) -> float:
-        """The share of samples that is left out at ``epoch``, counted from 0."""
-        return self.forget_rate * min(epoch / max(self.n_gradual - 1, 1), 1.0) if self.n_gradual else self.forget_rate
+    def kept(self, epoch: int) -> float:
+        """The share R of a batch that is learnt from in ``epoch``."""
+        return 1 - self.forget_rate * min(epoch / self.ramp, 1)
 
-    def small_loss(self, logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], rate: float) -> Int[Tensor, " k"]:
-        """Positions of the int((1 - rate) n) samples of least cross-entropy, one at least."""
-        kept = max(int((1 - rate) * len(y)), 1)
-        return F.cross_entropy(logits, y, reduction="none").argsort()[:kept]
+    def easy(self, logits: Float[Tensor, "b c"], y: Int[Tensor, " b"], epoch: int) -> Int[Tensor, " k"]:
+        """The rows that a network names: those of its smallest losses, at least one."""
+        losses = F.cross_entropy(logits.detach(), y, reduction="none")
+        return losses.argsort(stable=True)[: max(int(self.kept(epoch) * len(y)), 1)]
 
-    @torch.no_grad()
-    def chosen(self, models: Mapping[str, nn.Module], batch: Batch, state: State) -> dict[str, Int[Tensor, " k"]]:
-        """For each network the rows of the batch that it keeps."""
-        rows = torch.arange(len(batch.y), device=batch.y.device)
-        parts = (rows, rows) if self.split == "shared" else (rows[: len(rows) // 2], rows[len(rows) // 2 :])
-        if not all(map(len, parts)):
-            raise InputError(f"CoTeaching: a batch of {len(rows)} sample; expected two or more to split")
-        found = {}
-        for (name, model), part in zip(models.items(), parts, strict=True):
-            with evaluating(model):
-                found[name] = part[self.small_loss(model(batch.x[part]), batch.y[part], self.rate(state.epoch))]
-        return found
+    def exchanged(
+        self, first: Float[Tensor, "b c"], second: Float[Tensor, "b c"], y: Int[Tensor, " b"], epoch: int
+    ) -> Float[Tensor, ""]:
+        """The sum of both networks' losses, each on the rows that the other one names."""
+        for_first, for_second = self.easy(second, y, epoch), self.easy(first, y, epoch)
+        return F.cross_entropy(first[for_first], y[for_first]) + F.cross_entropy(second[for_second], y[for_second])
 
-    def loss(self, name: str, models: Mapping[str, nn.Module], batch: Batch, state: State) -> Float[Tensor, ""]:
-        """Cross-entropy of one network on the other one's choice. Both choose before either moves."""
-        if name == "first":
-            for key, kept in self.chosen(models, batch, state).items():
-                state.memory[f"co-teaching/{key}"] = kept
-        rows, model = state.memory[f"co-teaching/{OTHER[name]}"], models[name]
-        if self.freeze_norm:
-            for module in model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        with seeded(state.seed, "co-teaching", state.step):
-            return F.cross_entropy(model(batch.x[rows]), batch.y[rows])
+    def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
+        # The gradient of either loss reaches one network alone, so that one optimiser does the work of two.
+        first, second = (net(batch.x) for net in model.children())
+        return self.exchanged(first, second, batch.y, state.epoch)
 
-    def fit(
-        self, model: nn.Module, data: Data, *, seed: int, partner: nn.Module | None = None, **options: Any
-    ) -> nn.Module:
-        check_inputs("CoTeaching", data.x, data.y, data.bounds)
-        starts = {"first": model, "second": fresh(model, seed=seed) if partner is None else partner}
-        players = {
-            name: Player(model=start, objective=partial(self.loss, name), plan=self.plan())
-            for name, start in starts.items()
-        }
-        return MeanLogits(**fit_players(players, data, seed=seed, **options)).eval()
+    def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
+        pair = MeanLogits(model, fresh(model, seed=seed))
+        return next(super().fit(pair, data, seed=seed, **options).children())

@@ -22,7 +22,7 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from assay.data import Data, load_data
-from assay.labels import CoTeaching, NestedClassifier, NestedDropout, noise_fit_curve, prefix_accuracy, prefix_logits
+from assay.labels import NestedCoTeaching, NestedClassifier, NestedDropout, noise_fit_curve, prefix_accuracy, prefix_logits
 from assay.labels.nested_dropout import compressed
 from assay.nets import MLP
 from assay.papers.model import Claim, Paper, Scale, Table
@@ -46,7 +46,7 @@ PAPER = Paper(
     implements=(
         "labels.NestedDropout",
         "labels.NestedClassifier",
-        "labels.CoTeaching",
+        "labels.NestedCoTeaching",
         "labels.prefix_logits",
         "labels.select_width",
         "labels.noise_fit_curve",
@@ -162,7 +162,7 @@ def _nested(scale: Scale, given: Mapping[str, Any], seed: int) -> list[dict[str,
         _stage1(scale, given, NestedDropout(scale["width"], SIGMA), s).narrowed(given["held"])
         for s in (seed, derive(seed, "partner"))
     ]
-    method = CoTeaching(forget_rate=NOISE * 0.9, epochs=max(scale["epochs"] // 4, 1), batch_size=128, lr=1e-3)
+    method = NestedCoTeaching(forget_rate=NOISE * 0.9, epochs=max(scale["epochs"] // 4, 1), batch_size=128, lr=1e-3)
     mean = method.fit(pair[0], given["train"], seed=seed, partner=pair[1])
     test, train = given["test"], given["train"]
     wrong = given["true"] != train.y
