@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue figures reproduce gallery docs clean
+.PHONY: demo test lint install dev catalogue figures reproduce gallery unlearners docs clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,9 @@ reproduce: dev  # only papers whose present code has no recorded run; an interru
 
 gallery: dev
 	$(BIN)/python docs/gallery.py
+
+unlearners: dev  # about 25 minutes on one core; rows in docs/runs/unlearners.jsonl are not run again
+	OMP_NUM_THREADS=1 $(BIN)/python docs/unlearners.py
 
 docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
