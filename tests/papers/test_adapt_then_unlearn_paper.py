@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from assay.papers.adapt_then_unlearn import _elsewhere, _modes, _Points, _slope, _undesired, _WrongSign
-from assay.runtime.random import seeded
+from assay.generate import generated
+from assay.papers.adapt_then_unlearn import PAPER, _elsewhere, _modes, _Points, _slope, _undesired, _WrongSign, setup
+from assay.runtime.random import derive, seeded
 from assay.unlearn import AdaptThenUnlearn
 
 
@@ -30,3 +31,13 @@ def test_modes_are_counted_around_their_centres() -> None:
     x = torch.tensor([[2.0, 0.1], [-2.0, 0.0], [0.0, 0.0], [2**0.5, 2**0.5]])
     assert _modes(x).tolist() == [0.25, 0.25, 0, 0, 0.25, 0, 0, 0, 0.25]
     assert _undesired(x).tolist() == [True, False, False, True]
+
+
+def test_the_smoke_gan_gives_both_what_is_undesired_and_what_is_kept() -> None:
+    given = setup(PAPER.scale("smoke"), derive(0, "contract"))
+    shares = _modes(generated(given["pair"][0], 1500, seed=5))
+    assert float(shares[:2].sum()) > 0.02
+    assert int((shares[2:8] > 0.01).sum()) >= 4
+    assert _undesired(given["negatives"]).all()
+    assert not _undesired(given["positives"]).any()
+    assert not _undesired(given["clean"]).any()

@@ -129,6 +129,24 @@ def test_both_stages(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, (*pair[0].parameters(), *pair[1].parameters()), strict=True))
 
 
+def test_stages_take_up_the_optimisers_of_a_trained_pair(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
+    def steps(trained: tuple[nn.Module, nn.Module]) -> set[float]:
+        states = getattr(trained, "optimizers_", {})
+        return {float(s["step"]) for name in ("generator", "discriminator") for s in states[name]["state"].values()}
+
+    negatives, positives = collect_feedback(pair[0], right, 600, seed=1)
+    plain = replace(QUICK, repulsion="none")
+    on = plain.forget(pair, negatives, positives, seed=3)
+    anew = plain.forget((pair[0], pair[1]), negatives, positives, seed=3)
+    assert steps(on) == {160.0}
+    assert steps(anew) == {10.0}
+    assert steps(pair) == {150.0}
+    assert not all(torch.equal(a, b) for a, b in zip(on[0].parameters(), anew[0].parameters(), strict=True))
+    given = {"optimizers": getattr(pair, "optimizers_", None)}
+    first, second = (replace(QUICK, n_adapted=1).adapt(*pair, negatives, seed=3, **kept) for kept in ({}, given))
+    assert not all(torch.equal(first[0][n], second[0][n]) for n in first[0])
+
+
 def test_ewc_keeps_the_weights_nearer(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     negatives, _ = collect_feedback(pair[0], right, 600, seed=1)
     moved = []

@@ -1,11 +1,15 @@
 """Adapt then unlearn: a GAN that was led to what is not wanted shows which weights to keep away from.
 
-A mixture of eight Gaussians on a circle, two of them undesired: the adapted GAN gives almost nothing else, and after
-forty steps on clean samples the GAN that is repelled from its weights gives less of the two than one that is not, in
-the mean of five runs of these steps a seed. Exact: the slope of the repulsion, its forms against closed ones, no
+A mixture of eight Gaussians on a circle, two of them undesired: the adapted GAN gives almost nothing else. The claim:
+after forty steps on clean samples the GAN that is repelled from its weights gives less of the two than one that is not,
+in the mean of five runs of these steps a seed. Exact: the slope of the repulsion, its forms against closed ones, no
 repulsion is fine-tuning bit for bit, the penalty of the adaptation is flat where it starts, and the Frechet distance is
-that of Gaussians. Support: the modes that are kept, what a hundred steps remove, over-repulsion, and extrapolation that
-goes as far as removes what the hundred steps do: it loses more of the kept modes and is farther from clean data.
+that of Gaussians. Support: the modes that are kept, what a hundred steps remove, over-repulsion, a mild repulsion
+(gamma 10 in place of 300, found on pilot seeds) that comes nearer to clean data than none, and extrapolation that goes
+as far as removes what the hundred steps do: it loses more of the kept modes and is farther from clean data.
+
+In two pilot GANs gamma 300 leaves 0.6% and 12.4% of undesired samples where fine-tuning leaves 12.6% and 7.3%, and
+keeps a fifth of the other modes: fine-tuning forgets faster here than the figures that gamma was taken from say.
 
 Not run: the paper's images, with their distance to a retrained GAN. After 200 steps small GANs of digits give one
 digit; the minutes that one of MNIST takes, twice a seed, are beyond what a claim may take.
@@ -73,7 +77,7 @@ PAPER = Paper(
     },
     baselines=("fine-tune", "ewc", "extrapolation"),
     scales=(
-        Scale("smoke", 1, _SIZES | {"base": 300, "lr": 2e-3, "adapt": 40, "short": 10, "long": 15, "repeats": 2}),
+        Scale("smoke", 1, _SIZES | {"base": 300, "lr": 3e-3, "adapt": 40, "short": 10, "long": 15, "repeats": 2}),
         Scale("claim", 5, _SIZES | {"samples": 10_000, "width": 128}),
         Scale("gpu", 10, _SIZES | {"base": 6000, "samples": 50_000, "width": 256}),
     ),
@@ -202,7 +206,8 @@ def _exact(given: dict[str, Any], method: AdaptThenUnlearn, seed: int) -> dict[s
     run = GANTraining(steps=3, batch_size=method.batch, lr=method.lr, r1=method.r1, ema=method.ema)
     plain = replace(method, gamma=0.0, unlearn_iters=3)
     first, _ = plain.forget(given["pair"], given["negatives"], given["positives"], seed=seed)
-    second, _ = run.fit(generator, judge, given["positives"], seed=derive(seed, "unlearn"))
+    optimizers, where = given["pair"].optimizers_, derive(seed, "unlearn")
+    second, _ = run.fit(generator, judge, given["positives"], seed=where, optimizers=optimizers)
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     weights = dict(generator.named_parameters())
     anchor, fisher = {n: p.detach() for n, p in weights.items()}, score_fisher(generator, judge, seed=seed)
@@ -228,7 +233,8 @@ def _frechet_gap(seed: int) -> float:
 def _weight(stage: AdaptThenUnlearn, given: dict[str, Any], x: Tensor) -> float:
     """The weight at which EWC is log 2, as the adversarial loss of equals, after 50 steps that go without it."""
     generator, judge = given["pair"]
-    (moved,) = replace(stage, adapt_iters=50, n_adapted=1).adapt(generator, judge, x, seed=given["seed"])
+    first, optimizers = replace(stage, adapt_iters=50, n_adapted=1), given["pair"].optimizers_
+    (moved,) = first.adapt(generator, judge, x, seed=given["seed"], optimizers=optimizers)
     anchor = {n: p.detach() for n, p in generator.named_parameters()}
     return math.log(2) / float(ewc_penalty(moved, anchor, score_fisher(generator, judge, seed=given["seed"]), 1.0))
 
@@ -245,8 +251,10 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     given: dict[str, Any] = {"pair": pair, "seed": seed, "before": before, "clean": data[~_undesired(data)]}
     given |= {"negatives": negatives[:300], "positives": positives[:3000]}
     stage = AdaptThenUnlearn(batch=64, r1=0.1, ema=0.98, lr=5e-4, ewc_weight=0.0, n_adapted=1)
-    given["adapted"] = replace(stage, adapt_iters=scale["adapt"]).adapt(*pair, given["negatives"], seed=seed)
+    first_stage, optimizers = replace(stage, adapt_iters=scale["adapt"]), pair.optimizers_
+    given["adapted"] = first_stage.adapt(*pair, given["negatives"], seed=seed, optimizers=optimizers)
     given["short"] = short = replace(stage, lr=3e-4, gamma=300.0, unlearn_iters=scale["short"])
+    given["mild"] = replace(short, gamma=10.0)
     given["long"] = long = replace(stage, gamma=1.0, unlearn_iters=scale["long"])
     distance = float(weight_distance({n: p.detach() for n, p in pair[0].named_parameters()}, given["adapted"]))
     arms = {
@@ -268,9 +276,9 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
 
 
 def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None) -> Table:
-    """Stage 2 with repulsion, at both lengths, and the slope of the repulsion."""
+    """Stage 2 with repulsion, strong and mild, at both lengths, and the slope of the repulsion."""
     kind = _WrongSign if sham == "wrong-sign" else AdaptThenUnlearn
-    repeats = {"short": scale["repeats"], "long": 1}
+    repeats = {"short": scale["repeats"], "mild": scale["repeats"], "long": 1}
     rows = [_row(arm, given, _forgotten(given[arm], given, sham, k), scale) for arm, k in repeats.items()]
     return Table.of([*given["rows"], *rows, {"arm": "slope", "slope": _slope(kind(), seed)}])
 
@@ -297,10 +305,13 @@ def claims(table: Table) -> list[Claim]:
     )
     sooner = "share of undesired samples after the short stage, repelled less fine-tuned"
     less, both = table.gain("short", "fine-tune", "undesired"), ("random-direction", "wrong-sign")
+    nearer = "Frechet distance to clean data after the short stage, mildly repelled less fine-tuned"
+    mild = table.gain("mild", "fine-tune", "fid")
     slope = "near the adapted weights the repulsion's gradient is -100 gamma grad v: relative distance"
     slopes = table.per_seed("slope", np.max)
     return [
         Claim(sooner, less, at_most=0.0, refuted_by=both),
+        Claim(nearer, mild, at_most=0.0, key=False, refuted_by=both),
         Claim(slope, slopes, at_most=1e-6, rule="exact", refuted_by=("wrong-sign",)),
         *(Claim(text, table.per_seed(c, np.max), at_most=top, rule="exact") for text, c, top in checks),
         *(Claim(text, values, at_least=least, key=False) for text, values, least in support),
@@ -311,13 +322,12 @@ def figure(table: Table) -> Figure:
     """Undesired and kept shares by arm."""
     drawing = Figure(figsize=(8.4, 3.4), layout="constrained")
     axes = drawing.subplots()
-    shown = {"original": "original", "adapted": "adapted", "ewc": "EWC", "fine-tune": "fine-tuned", "short": "repelled"}
-    shown |= {"too strong": "too strong", "fine-tune, long": "fine-tuned, long", "long": "repelled, long"}
-    shown |= {"extrapolation": "extrapolated"}
+    shown = {"mild": "mildly repelled", "short": "repelled", "long": "repelled, long"}
+    arms = ("original", "adapted", "ewc", "fine-tune", "mild", "short", "too strong", "fine-tune, long", "long")
     for k, column in enumerate(("undesired", "kept")):
-        heights = [table.per_seed(column, arm=a).mean() for a in shown]
-        axes.bar(np.arange(len(shown)) + 0.4 * k - 0.2, heights, 0.38, label=column)
-    axes.set_xticks(range(len(shown)), list(shown.values()), rotation=20)
+        heights = [table.per_seed(column, arm=a).mean() for a in arms]
+        axes.bar(np.arange(len(arms)) + 0.4 * k - 0.2, heights, 0.38, label=column)
+    axes.set_xticks(range(len(arms)), [shown.get(a, a) for a in arms], rotation=20)
     axes.set(ylabel="share of samples", title="Two of eight modes unlearned")
     axes.legend(frameon=False)
     return drawing
