@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--ssd", type=Path)
     parser.add_argument("--scrub", type=Path)
-    parser.add_argument("--only", nargs="*", help="arms by name; Retrain is always run")
+    parser.add_argument("--only", nargs="*", help="arms by the start of their names; Retrain is always run")
     given = parser.parse_args()
     torch.set_num_threads(1)
     subject, forget, retain = problem(0)
@@ -152,7 +152,8 @@ def main() -> None:
         arms["SelectiveSynapticDampening, the authors'"] = authors_ssd(given.ssd, subject, forget, 0)
     if given.scrub is not None:
         arms["SCRUB, the authors'"] = authors_scrub(given.scrub, subject, forget, retain, 0)
-    names = ["Retrain", *(n for n in arms if n != "Retrain" and (not given.only or n in given.only))]
+    chosen = tuple(given.only or ("",))
+    names = ["Retrain", *(n for n in arms if n != "Retrain" and n.startswith(chosen))]
     ratios: dict[str, list[float]] = {name: [] for name in names}
     models = {}
     for _ in range(given.runs):

@@ -68,7 +68,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "LAF": {"lr_ra": 1e-3},
     "OracleMatching": {"oracles": 1},
 }
-DEAR = {"OracleMatching", "SISA", "Retrain", "PruneFirstThenUnlearn"}  # they train as long as a retrained model does
+DEAR = {"FisherForgetting", "OracleMatching", "PruneFirstThenUnlearn", "Retrain", "SISA"}  # as long as retraining
 METRICS = {
     "forget_accuracy": "forget",
     "retain_accuracy": "retain",

@@ -57,8 +57,8 @@ def test_distance_and_repulsions_on_two_weights() -> None:
     theta = {"a": torch.tensor([[0.5, 1.0]], requires_grad=True), "b": torch.tensor([2.0])}
     other = {"a": torch.tensor([[0.0, 0.0]]), "b": torch.tensor([1.0])}
     v = (1.25 / 2 + 1) / 2
-    assert float(weight_distance(theta, [other])) == pytest.approx(v)
-    assert float(weight_distance(theta, [other] * 5)) == pytest.approx(v)
+    assert float(weight_distance(theta, [other]).detach()) == pytest.approx(v)
+    assert float(weight_distance(theta, [other] * 5).detach()) == pytest.approx(v)
     for form, value, slope in (
         ("el2", 100 * math.exp(-2 * v), -200 * math.exp(-2 * v)),
         ("nl2", -2 * v, -2.0),
@@ -68,8 +68,8 @@ def test_distance_and_repulsions_on_two_weights() -> None:
         (gradient,) = torch.autograd.grad(found, theta["a"])
         assert float(found.detach()) == pytest.approx(value, rel=1e-5)
         assert gradient.flatten().tolist() == pytest.approx([slope * t / 2 for t in (0.5, 1.0)], rel=1e-5)
-    assert float(repulsion(theta, [other], "nl2", 2.0, digits=True)) == pytest.approx(-0.2 * v)
-    assert float(repulsion(theta, [other], "il2", 2.0, digits=True)) == pytest.approx(0.2 / v)
+    assert float(repulsion(theta, [other], "nl2", 2.0, digits=True).detach()) == pytest.approx(-0.2 * v)
+    assert float(repulsion(theta, [other], "il2", 2.0, digits=True).detach()) == pytest.approx(0.2 / v)
 
 
 def test_near_the_adapted_weights_the_exponential_pushes_as_the_square_does() -> None:
