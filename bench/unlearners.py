@@ -14,6 +14,7 @@ each side: its time alone is compared.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import importlib
 import json
@@ -95,7 +96,8 @@ def authors_ssd(folder: Path, subject: Any, forget: Any, seed: int) -> Arm:
 
     def run() -> nn.Module:
         model = copy.deepcopy(subject.model).eval()
-        judge = perturber(model, torch.optim.SGD(model.parameters(), 0.1), "cpu", options)
+        with contextlib.redirect_stdout(sys.stderr):
+            judge = perturber(model, torch.optim.SGD(model.parameters(), 0.1), "cpu", options)
         found = []
         for data in (forget, subject.train):
             order = torch.randperm(len(data), generator=torch_rng(seed, "importance"))
