@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue figures reproduce gallery calibrators noisy-labels docs clean
+.PHONY: demo test lint install dev catalogue figures reproduce gallery calibrators noisy-labels unlearners docs clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -44,6 +44,9 @@ calibrators: dev  # needs ASSAY_DATA; what docs/calibrators.jsonl holds is not m
 
 noisy-labels: dev  # needs ASSAY_DATA with CIFAR-10; an interrupted run goes on where it was
 	$(BIN)/python docs/noisy_labels.py
+
+unlearners: dev  # about 25 minutes on one core; rows in docs/runs/unlearners.jsonl are not run again
+	OMP_NUM_THREADS=1 $(BIN)/python docs/unlearners.py
 
 docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -57,8 +57,8 @@ def test_distance_and_repulsions_on_two_weights() -> None:
     theta = {"a": torch.tensor([[0.5, 1.0]], requires_grad=True), "b": torch.tensor([2.0])}
     other = {"a": torch.tensor([[0.0, 0.0]]), "b": torch.tensor([1.0])}
     v = (1.25 / 2 + 1) / 2
-    assert float(weight_distance(theta, [other])) == pytest.approx(v)
-    assert float(weight_distance(theta, [other] * 5)) == pytest.approx(v)
+    assert float(weight_distance(theta, [other]).detach()) == pytest.approx(v)
+    assert float(weight_distance(theta, [other] * 5).detach()) == pytest.approx(v)
     for form, value, slope in (
         ("el2", 100 * math.exp(-2 * v), -200 * math.exp(-2 * v)),
         ("nl2", -2 * v, -2.0),
@@ -68,8 +68,8 @@ def test_distance_and_repulsions_on_two_weights() -> None:
         (gradient,) = torch.autograd.grad(found, theta["a"])
         assert float(found.detach()) == pytest.approx(value, rel=1e-5)
         assert gradient.flatten().tolist() == pytest.approx([slope * t / 2 for t in (0.5, 1.0)], rel=1e-5)
-    assert float(repulsion(theta, [other], "nl2", 2.0, digits=True)) == pytest.approx(-0.2 * v)
-    assert float(repulsion(theta, [other], "il2", 2.0, digits=True)) == pytest.approx(0.2 / v)
+    assert float(repulsion(theta, [other], "nl2", 2.0, digits=True).detach()) == pytest.approx(-0.2 * v)
+    assert float(repulsion(theta, [other], "il2", 2.0, digits=True).detach()) == pytest.approx(0.2 / v)
 
 
 def test_near_the_adapted_weights_the_exponential_pushes_as_the_square_does() -> None:
@@ -127,6 +127,24 @@ def test_both_stages(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
     after, _ = method.forget(pair, negatives, positives, seed=0, adapted=adapted)
     assert percent_unlearned(pair[0], after, right, 2000) > 20
     assert all(torch.equal(a, b) for a, b in zip(before, (*pair[0].parameters(), *pair[1].parameters()), strict=True))
+
+
+def test_stages_take_up_the_optimisers_of_a_trained_pair(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:
+    def steps(trained: tuple[nn.Module, nn.Module]) -> set[float]:
+        states = getattr(trained, "optimizers_", {})
+        return {float(s["step"]) for name in ("generator", "discriminator") for s in states[name]["state"].values()}
+
+    negatives, positives = collect_feedback(pair[0], right, 600, seed=1)
+    plain = replace(QUICK, repulsion="none")
+    on = plain.forget(pair, negatives, positives, seed=3)
+    anew = plain.forget((pair[0], pair[1]), negatives, positives, seed=3)
+    assert steps(on) == {160.0}
+    assert steps(anew) == {10.0}
+    assert steps(pair) == {150.0}
+    assert not all(torch.equal(a, b) for a, b in zip(on[0].parameters(), anew[0].parameters(), strict=True))
+    given = {"optimizers": getattr(pair, "optimizers_", None)}
+    first, second = (replace(QUICK, n_adapted=1).adapt(*pair, negatives, seed=3, **kept) for kept in ({}, given))
+    assert not all(torch.equal(first[0][n], second[0][n]) for n in first[0])
 
 
 def test_ewc_keeps_the_weights_nearer(pair: tuple[nn.Module, nn.Module], right: Oracle) -> None:

@@ -7,6 +7,7 @@ from assay.generate.denoising import DenoisingScoreMatching
 from assay.generate.edm import EDMPrecond, edm_sampler, edm_sigmas
 from assay.generate.frechet import frechet_distance
 from assay.generate.gan import (
+    GANPair,
     GANTraining,
     StyleGANLike,
     discriminator_loss,
@@ -28,6 +29,7 @@ __all__ = [
     "EDMPrecond",
     "FittedGenerator",
     "FittedPFGMPP",
+    "GANPair",
     "GANTraining",
     "GaussianScore",
     "Generator",

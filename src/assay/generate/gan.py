@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,17 @@ class StyleGANLike(nn.Module):
         return self.to_rgb(h).reshape(-1, *self.shape)
 
 
+class GANPair(tuple[nn.Module, nn.Module]):
+    """``(generator, discriminator)``; ``optimizers_`` holds the state of each one's Adam, by these names."""
+
+    optimizers_: Mapping[str, Any]
+
+    def __new__(cls, generator: nn.Module, discriminator: nn.Module, optimizers: Mapping[str, Any]) -> GANPair:
+        pair = super().__new__(cls, (generator, discriminator))
+        pair.optimizers_ = optimizers
+        return pair
+
+
 @dataclass(frozen=True, kw_only=True)
 class GANTraining:
     """``fit(generator, discriminator, x, *, seed) -> (G, D)``: trained copies, G as the average of its weights.
@@ -88,8 +100,9 @@ class GANTraining:
     In turn D descends the logistic loss with ``r1`` times the R1 penalty, each 16th step at 16 times the weight, and G
     the non-saturating loss plus ``penalty(G)`` where one is given, by Adam with betas (0, 0.99), as StyleGAN2 does
     (Karras et al., 2020, arXiv:1912.04958); D's rate and betas are scaled by 16 / 17. ``ema`` is the decay of the
-    average. ``generator(z (n, latent))`` has the attribute ``latent``; the path-length penalty is left out. Raises
-    InputError for x that is empty or not finite, values out of range, and a loss that stops being finite.
+    average. ``generator(z (n, latent))`` has the attribute ``latent``; the path-length penalty is left out.
+    ``optimizers``, of a pair that was trained before, go on where they were. Raises InputError for x that is empty or
+    not finite, values out of range, and a loss that stops being finite.
     """
 
     kind: ClassVar[str] = "function"
@@ -115,19 +128,39 @@ class GANTraining:
         seed: int,
         penalty: Penalty | None = None,
         hooks: Sequence[Hook] = (),
-    ) -> tuple[nn.Module, nn.Module]:
+        optimizers: Mapping[str, Any] | None = None,
+    ) -> GANPair:
         """Trained copies of both; what goes in stays as it is."""
         check_inputs("GANTraining", x)
+        made: dict[str, torch.optim.Optimizer] = {}
+        plans = {
+            name: self._plan(ratio, ema, name, optimizers or {}, made)
+            for name, ratio, ema in (("discriminator", 16 / 17, None), ("generator", 1.0, self.ema))
+        }
         players = {
-            "discriminator": Player(model=discriminator, objective=self._discriminator, plan=self._plan(16 / 17, None)),
-            "generator": Player(model=generator, objective=_against(penalty), plan=self._plan(1.0, self.ema)),
+            "discriminator": Player(model=discriminator, objective=self._discriminator, plan=plans["discriminator"]),
+            "generator": Player(model=generator, objective=_against(penalty), plan=plans["generator"]),
         }
         found = fit_players(players, _samples(x), seed=seed, hooks=hooks)
-        return found["generator"], found["discriminator"]
+        states = {name: optimizer.state_dict() for name, optimizer in made.items()}
+        return GANPair(found["generator"], found["discriminator"], states)
 
-    def _plan(self, ratio: float, ema: float | None) -> Plan:
+    def _plan(
+        self,
+        ratio: float,
+        ema: float | None,
+        name: str,
+        before: Mapping[str, Any],
+        made: dict[str, torch.optim.Optimizer],
+    ) -> Plan:
+        """The plan of the player ``name``; its optimiser starts from its state ``before`` and is put into ``made``."""
+
         def adam(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-            return torch.optim.Adam(parameters, self.lr * ratio, (0.0, 0.99**ratio))
+            made[name] = torch.optim.Adam(parameters, self.lr * ratio, (0.0, 0.99**ratio))
+            if name in before:
+                state = copy.deepcopy(before[name]["state"])
+                made[name].load_state_dict({"state": state, "param_groups": made[name].state_dict()["param_groups"]})
+            return made[name]
 
         return Plan(
             steps=self.steps, batch_size=self.batch_size, optimizer=adam, schedule="constant", ema=ema, drop_last=True

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from assay.generate import GANTraining, frechet_distance, generated, generator_loss
+from assay.generate import GANPair, GANTraining, frechet_distance, generated, generator_loss
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.random import derive, torch_rng
@@ -140,10 +140,14 @@ class AdaptThenUnlearn:
     ``ewc_weight`` >= 0 (``fisher``: see ``score_fisher``), ``n_adapted`` times: the averaged generators are theta_N.
     Stage 2 (``forget``) trains the first pair on ``positives`` for ``unlearn_iters`` steps with ``repulsion`` from
     theta_N at ``gamma`` >= 0; "none", or gamma = 0, is fine-tuning on the positives, and "ewc" keeps near theta_G in
-    place of repulsion. The losses and Adam are StyleGAN2's (``r1``, ``batch``, ``lr``, ``ema``: see GANTraining), the
-    optimisers start anew. ``ewc_weight`` 5e8 belongs to StyleGAN2's small F: a small network needs another. ``form``
-    and ``digits``: see ``repulsion``. ``negatives`` are one tensor, or one for each run of stage 1. Raises InputError
-    without negatives or positives, for adapted weights of another shape, and values out of range.
+    place of repulsion. The losses and Adam are StyleGAN2's (``r1``, ``batch``, ``lr``, ``ema``: see GANTraining).
+    ``ewc_weight`` 5e8 belongs to StyleGAN2's small F: a small network needs another. ``form`` and ``digits``: see
+    ``repulsion``. ``negatives`` are one tensor, or one for each run of stage 1. Raises InputError without negatives or
+    positives, for adapted weights of another shape, and values out of range.
+
+    Both stages take up the optimisers of a pair that ``GANTraining.fit`` gave, as the official code does; from a plain
+    pair they start anew. This matters: a new Adam scales its first steps to whatever gradient there is, so that a
+    strong repulsion drowns the loss.
     """
 
     kind: ClassVar[str] = "function"
@@ -175,7 +179,13 @@ class AdaptThenUnlearn:
         return GANTraining(batch_size=self.batch, lr=self.lr, r1=self.r1, ema=self.ema)
 
     def adapt(
-        self, generator: nn.Module, discriminator: nn.Module, negatives: Tensor | Sequence[Tensor], *, seed: int
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        negatives: Tensor | Sequence[Tensor],
+        *,
+        seed: int,
+        optimizers: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Tensor]]:
         """Stage 1: the weights of the averaged generators, by name."""
         sets = [negatives] * self.n_adapted if isinstance(negatives, Tensor) else list(negatives)
@@ -186,7 +196,8 @@ class AdaptThenUnlearn:
         for k, x in enumerate(sets):
             check_inputs("AdaptThenUnlearn: negatives", x)
             run = replace(self.training(), steps=self.adapt_iters)
-            model, _ = run.fit(generator, discriminator, x, seed=derive(seed, "adapt", k), penalty=penalty)
+            where = derive(seed, "adapt", k)
+            model, _ = run.fit(generator, discriminator, x, seed=where, penalty=penalty, optimizers=optimizers)
             found.append({n: p.detach().clone() for n, p in model.named_parameters()})
         return found
 
@@ -198,20 +209,21 @@ class AdaptThenUnlearn:
         *,
         seed: int,
         adapted: Sequence[Weights] | None = None,
-    ) -> tuple[nn.Module, nn.Module]:
+    ) -> GANPair:
         """Both stages, or the second from weights ``adapted`` before: a new generator and discriminator."""
-        generator, discriminator = pair
+        (generator, discriminator), optimizers = pair, getattr(pair, "optimizers_", None)
         if len(positives) == 0:
             raise InputError("AdaptThenUnlearn: no positive feedback; expected at least one good sample")
         check_inputs("AdaptThenUnlearn: positives", positives)
         plain = self.repulsion in ("ewc", "none") or self.gamma == 0
         if adapted is None:
-            adapted = [] if plain else self.adapt(generator, discriminator, negatives, seed=seed)
+            adapted = [] if plain else self.adapt(*pair, negatives, seed=seed, optimizers=optimizers)
         penalty = None if plain else self.away(generator, adapted)
         if self.repulsion == "ewc":
             penalty = self._anchored(generator, discriminator, seed)
         run = replace(self.training(), steps=self.unlearn_iters)
-        return run.fit(generator, discriminator, positives, seed=derive(seed, "unlearn"), penalty=penalty)
+        where = derive(seed, "unlearn")
+        return run.fit(generator, discriminator, positives, seed=where, penalty=penalty, optimizers=optimizers)
 
     def away(self, generator: nn.Module, adapted: Sequence[Weights]) -> Callable[[nn.Module], Tensor]:
         """What stage 2 adds to the generator's loss, a function of the generator."""
