@@ -1,4 +1,4 @@
-"""What is special to the paper on fine-tuned loss ratios: its segments, and that the sham loses the texts' difficulty."""
+"""What is special to the paper on fine-tuned loss ratios: its segments, its sham, and its identities."""
 
 from __future__ import annotations
 

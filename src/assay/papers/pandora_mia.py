@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from sklearn import datasets
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ from assay.privacy import (
     gradient_features,
     tpr_at_fpr,
 )
-from assay.privacy.llm_mia.base import Texts
+from assay.privacy.llm_mia.base import Texts, next_losses
 from assay.runtime.errors import InputError
 from assay.runtime.random import derive, numpy_rng, seeded, torch_rng
 from assay.runtime.statistics import point
@@ -167,7 +168,7 @@ def taught(net: nn.Module, ids: Tensor, seed: int, after: list[nn.Module] | None
 
     def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
         rows = ids[batch.index]
-        return model(input_ids=rows, labels=rows).loss
+        return next_losses(model(input_ids=rows).logits, rows).mean()
 
     def keep(models: Any, state: State) -> None:
         if after is not None and state.step % -(-len(ids) // chosen.batch_size) == 0:
@@ -194,7 +195,7 @@ def exact(base: nn.Module, x: Tensor, queries: Tensor) -> dict[str, float]:
     state = {k: v.clone() for k, v in net.state_dict().items()}
     plain = LossMIA(net).texts(x)
     single = copy.deepcopy(net)
-    single(input_ids=x[:1], labels=x[:1]).loss.backward()
+    F.cross_entropy(single(input_ids=x[:1]).logits[0, :-1], x[0, 1:]).backward()
     whole = torch.cat([p.grad.flatten() for p in single.parameters() if p.grad is not None])
     norms = [-float(GradNormMIA(net, p=p, where="all").score(x[:1])) for p in ORDERS]
     lr = 1e-6

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import grad_and_value, vmap
+from torch.func import grad, vmap
 
 from assay.privacy.llm_mia.base import TextInference, Texts
 from assay.privacy.llm_mia.sample_gradients import loss_of, quiet, weights_of
@@ -47,9 +47,10 @@ class ALoRaMIA(TextInference):
             loss = partial(loss_of, self.model)
 
             def one(ids: Tensor, mask: Tensor) -> Tensor:
-                slope, before = grad_and_value(loss)(weights, ids, mask)
-                after = loss({k: w - self.lr * slope[k] for k, w in weights.items()}, ids, mask)
-                return torch.stack((after, before))
+                slope = grad(loss)(weights, ids, mask)
+                # Both losses on the same path, so that no step gives the same number to the last bit.
+                at = [{k: w - rate * slope[k] for k, w in weights.items()} for rate in (self.lr, 0.0)]
+                return torch.stack([loss(w, ids, mask) for w in at])
 
             pairs = batched(
                 vmap(one), texts.ids, texts.mask, batch_size=self.batch_size, device=device_of(self.model)
