@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +33,8 @@ class _Adam(torch.optim.Adam):
 
     def __init__(self, parameters: Any, lr: float, sign: bool, accumulate: bool) -> None:
         super().__init__(parameters, lr)
-        self.sign, self.accumulate, self.held = sign, accumulate, 0.0
+        self.sign, self.accumulate = sign, accumulate
+        self.held: Any = 0.0
 
     def step(self, closure: Any = None) -> Any:
         (free,) = self.param_groups[0]["params"]
@@ -103,9 +104,8 @@ class EmbeddingPromptAttack:
             if getattr(self, name) not in known:
                 raise unknown(f"{name} of EmbeddingPromptAttack", str(getattr(self, name)), known)
         if self.k < 1 or self.steps < 0 or not self.lr > 0:
-            raise InputError(
-                f"EmbeddingPromptAttack: k={self.k}, steps={self.steps}, lr={self.lr}; expected k >= 1, steps >= 0, lr > 0"
-            )
+            given = f"k={self.k}, steps={self.steps}, lr={self.lr}"
+            raise InputError(f"EmbeddingPromptAttack: {given}; expected k >= 1, steps >= 0, lr > 0")
 
     def attack(
         self, student: Any, teacher: Any, prompt: str, *, seed: int, start: Float[Tensor, "1 l d"] | None = None
@@ -128,7 +128,7 @@ class EmbeddingPromptAttack:
             with torch.no_grad():
                 own, first = (self.vectors(erased, i) for i in (ids, tokens))
             if self.init == "latest" and start is not None:
-                first = start[:, self.slots(ids.shape[1], places)] - (own[:, 1 : 1 + k] if self.position == "add" else 0)
+                first = self.latest(own, start, places, k)
             free = self.sought(erased, original, own, first, new, places, prompt, seed)
             return self.placed(own, free, places).detach(), new
 
@@ -136,7 +136,9 @@ class EmbeddingPromptAttack:
         self, student: Any, vectors: Float[Tensor, "1 l d"], ids: Int[Tensor, "1 l"]
     ) -> Float[Tensor, "1 l e"]:
         """What the network reads of an adversarial prompt."""
-        return vectors if self.embedding == "condition" else TextToImage.of(student, self.hidden_layer).encode(ids, vectors)
+        if self.embedding == "condition":
+            return vectors
+        return TextToImage.of(student, self.hidden_layer).encode(ids, vectors)
 
     def tokens(self, view: TextToImage, k: int, seed: int) -> Int[Tensor, "1 k"]:
         """Random tokens of the vocabulary to start from."""
@@ -152,13 +154,13 @@ class EmbeddingPromptAttack:
         """The ids of the whole prompt; free tokens bear those they started at."""
         return torch.cat((ids, tokens), 1)[:, places]
 
-    def slots(self, length: int, places: Tensor) -> Tensor:
-        """Where the free vectors stand."""
+    def latest(self, own: Tensor, start: Tensor, places: Tensor, k: int) -> Float[Tensor, "1 k d"]:
+        """The free vectors of an earlier answer ``start``."""
         if self.position == "add":
-            return torch.arange(1, 1 + int((places < length).sum()))
-        return (places >= length).nonzero()[:, 0]
+            return (start - own)[:, 1 : 1 + k]
+        return start[:, places >= own.shape[1]]
 
-    def placed(self, own: Float[Tensor, "1 l d"], free: Float[Tensor, "1 k d"], places: Tensor) -> Float[Tensor, "1 l d"]:
+    def placed(self, own: Tensor, free: Float[Tensor, "1 k d"], places: Tensor) -> Float[Tensor, "1 l d"]:
         """The whole prompt's vectors."""
         if self.position != "add":
             return torch.cat((own, free), 1)[:, places]
@@ -180,9 +182,8 @@ class EmbeddingPromptAttack:
             return first
         with torch.no_grad():
             concept = original.encode(original.ids([prompt]))
-        drawn = moments(
-            erased, concept, self.steps, self.start_guidance, self.ddim_steps, seed=derive(seed, "attack")
-        )
+        sampler = replace(original, unet=erased.unet)
+        drawn = moments(sampler, concept, self.steps, self.start_guidance, self.ddim_steps, seed=derive(seed, "draws"))
         with torch.no_grad():
             aim = original.noise(drawn.z, drawn.t, concept)
 

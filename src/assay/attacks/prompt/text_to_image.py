@@ -16,6 +16,12 @@ from assay.runtime.inference import device_of
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 
 
+def ddim(z: Float[Tensor, "n ..."], e: Float[Tensor, "n ..."], a: float, b: float) -> Float[Tensor, "n ..."]:
+    """One step of DDIM (Song et al., 2021, arXiv:2010.02502, eq. 12 without noise) on the noise ``e`` seen in z, from
+    the level alphas_cumprod = a to the level b."""
+    return (b / a) ** 0.5 * (z - (1 - a) ** 0.5 * e) + (1 - b) ** 0.5 * e
+
+
 @dataclass(frozen=True, eq=False)
 class TextToImage:
     """The parts of a latent diffusion pipeline that predicts noise: ``unet(z, t, encoder_hidden_states=c)`` and
@@ -92,22 +98,30 @@ class TextToImage:
         return out if isinstance(out, Tensor) else out.last_hidden_state
 
     def noise(
-        self, z: Float[Tensor, "n *s"], t: Int[Tensor, " n"], condition: Float[Tensor, "#n l e"]
-    ) -> Float[Tensor, "n *s"]:
+        self, z: Float[Tensor, "n ..."], t: Int[Tensor, " n"], condition: Float[Tensor, "#n l e"]
+    ) -> Float[Tensor, "n ..."]:
         """The noise that the network sees in latents at steps t; one condition serves all."""
         out = self.unet(z, t, encoder_hidden_states=condition.expand(len(z), -1, -1))
         return out if isinstance(out, Tensor) else out.sample
 
+    def free(self) -> Float[Tensor, "1 l e"]:
+        """The condition of no prompt."""
+        return self.encode(self.ids([""]))
+
     def guided(
-        self, z: Float[Tensor, "n *s"], t: Int[Tensor, " n"], condition: Float[Tensor, "#n l e"], guidance: float
-    ) -> Float[Tensor, "n *s"]:
+        self,
+        z: Float[Tensor, "n ..."],
+        t: Int[Tensor, " n"],
+        condition: Float[Tensor, "#n l e"],
+        free: Float[Tensor, "1 l e"],
+        guidance: float,
+    ) -> Float[Tensor, "n ..."]:
         """Classifier-free guidance (Ho and Salimans, 2022, arXiv:2207.12598): e(0) + guidance (e(c) - e(0))."""
         if guidance == 1:
             return self.noise(z, t, condition)
-        free = self.encode(self.ids([""]))
         both = torch.cat((condition.expand(len(z), -1, -1), free.expand(len(z), -1, -1)))
-        own, free = self.noise(z.repeat(2, *[1] * (z.dim() - 1)), t.repeat(2), both).chunk(2)
-        return free + guidance * (own - free)
+        own, none = self.noise(z.repeat(2, *[1] * (z.dim() - 1)), t.repeat(2), both).chunk(2)
+        return none + guidance * (own - none)
 
     def times(self, steps: int) -> Int[Tensor, " s"]:
         """The grid of DDIM: step i of ``steps`` is time floor(i T / steps)."""
@@ -116,35 +130,28 @@ class TextToImage:
         return torch.arange(steps) * len(self.alphas) // steps
 
     @torch.no_grad()
-    def denoised(
-        self, z: Float[Tensor, "n *s"], time: int, onto: int, condition: Float[Tensor, "#n l e"], guidance: float
-    ) -> Float[Tensor, "n *s"]:
-        """One step of DDIM (Song et al., 2021, arXiv:2010.02502, eq. 12 without noise) from a time to a lower one."""
-        t = torch.full((len(z),), time, device=z.device)
-        e, a, b = self.guided(z, t, condition, guidance), float(self.alphas[time]), float(self.alphas[onto])
-        return (b / a) ** 0.5 * (z - (1 - a) ** 0.5 * e) + (1 - b) ** 0.5 * e
-
     def latents(
         self,
         condition: Float[Tensor, "#n l e"],
         level: Int[Tensor, " n"],
-        noise: Float[Tensor, "n *s"],
+        noise: Float[Tensor, "n ..."],
         guidance: float,
         steps: int,
-    ) -> Float[Tensor, "n *s"]:
+    ) -> Float[Tensor, "n ..."]:
         """Each row from noise down to its own level of the grid: ``steps`` - 1 is the noise itself, 0 almost clean."""
-        times, z, kept = self.times(steps).tolist(), noise, noise
+        times, free, z, kept = self.times(steps), self.free(), noise, noise
+        bars = self.alphas[times].tolist()
         for i in range(steps - 1, int(level.min()), -1):
-            z = self.denoised(z, times[i], times[i - 1], condition, guidance)
+            t = times[i].to(z.device).expand(len(z))
+            z = ddim(z, self.guided(z, t, condition, free, guidance), bars[i], bars[i - 1])
             kept = torch.where((level < i).reshape(-1, *[1] * (z.dim() - 1)), z, kept)
         return kept
 
+    @torch.no_grad()
     def sample(
-        self, condition: Float[Tensor, "#n l e"], noise: Float[Tensor, "n *s"], guidance: float, steps: int
-    ) -> Float[Tensor, "n *s"]:
+        self, condition: Float[Tensor, "#n l e"], noise: Float[Tensor, "n ..."], guidance: float, steps: int
+    ) -> Float[Tensor, "n ..."]:
         """Finished latents: from level 0 the noise that is still seen is taken out."""
         last = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)
         z = self.latents(condition, last, noise, guidance, steps)
-        with torch.no_grad():
-            e, a = self.guided(z, last, condition, guidance), float(self.alphas[0])
-        return (z - (1 - a) ** 0.5 * e) / a**0.5
+        return ddim(z, self.guided(z, last, condition, self.free(), guidance), float(self.alphas[0]), 1.0)

@@ -52,7 +52,8 @@ class _Stopping:
 
     def __init__(self, data: Data, per_epoch: int, patience: int) -> None:
         self.data, self.per_epoch, self.patience = data, per_epoch, patience
-        self.least, self.waited, self.best = float("inf"), 0, {}
+        self.least, self.waited = float("inf"), 0
+        self.best: dict[str, Tensor] = {}
 
     def __call__(self, models: Mapping[str, nn.Module], state: State) -> None:
         if state.step % self.per_epoch:

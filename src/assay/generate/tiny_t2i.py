@@ -1,0 +1,140 @@
+"""A text-to-image diffusion model small enough to be trained in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from assay.generate.score_unet import _Block
+from assay.runtime.errors import InputError
+from assay.runtime.random import seeded
+
+
+class WordTokenizer:
+    """One token a word, between a first and a last one, padded with the last one to ``model_max_length`` as CLIP's."""
+
+    bos_token_id, eos_token_id, pad_token_id = 0, 1, 1
+
+    def __init__(self, words: Sequence[str], length: int) -> None:
+        self.words, self.model_max_length = tuple(words), length
+        self.number = {word: i + 2 for i, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words) + 2
+
+    def __call__(self, prompts: Sequence[str], **options: Any) -> SimpleNamespace:
+        """``input_ids`` (n, l); InputError for an unknown word or a prompt that is too long."""
+        rows = []
+        for prompt in prompts:
+            found = [self.number.get(word, -1) for word in prompt.split()]
+            if -1 in found or len(found) > self.model_max_length - 2:
+                room = self.model_max_length - 2
+                raise InputError(f"prompt {prompt!r}: expected at most {room} of the words {', '.join(self.words)}")
+            rows.append([self.bos_token_id, *found] + [self.eos_token_id] * (self.model_max_length - 1 - len(found)))
+        return SimpleNamespace(input_ids=torch.tensor(rows))
+
+
+class _Layer(nn.Module):
+    """A block of a transformer that looks back only, as CLIP's."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, ahead: Tensor) -> Tensor:
+        h = self.layer_norm1(x)
+        x = x + self.self_attn(h, h, h, attn_mask=ahead, need_weights=False)[0]
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class TinyTextEncoder(nn.Module):
+    """``encoder(ids (n, l)) -> (n, l, width)``: tokens and positions, causal layers, a last norm."""
+
+    def __init__(self, vocabulary: int, length: int, width: int = 64, layers: int = 2, heads: int = 4) -> None:
+        super().__init__()
+        self.token_embedding, self.position_embedding = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of the tokens' vectors."""
+        return self.token_embedding
+
+    def forward(self, ids: Int[Tensor, "n l"]) -> Float[Tensor, "n l d"]:
+        length = ids.shape[1]
+        x = self.token_embedding(ids) + self.position_embedding.weight[:length]
+        ahead = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1)
+        for layer in self.layers:
+            x = layer(x, ahead)
+        return self.final_layer_norm(x)
+
+
+class TinyConditionUNet(nn.Module):
+    """``net(z (n, c, h, w), t (n,), encoder_hidden_states (n, l, context)) -> (n, c, h, w)``: two levels of ``width``
+    and twice it, the lower of which reads the text by cross-attention. h and w are even; t is below ``steps``."""
+
+    def __init__(self, shape: tuple[int, int, int], context: int, width: int = 16, steps: int = 100) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(in_channels=shape[0], sample_size=shape[1:])
+        size = 4 * width
+        self.time = nn.Sequential(nn.Embedding(steps, size), nn.Linear(size, size), nn.SiLU())
+        self.enter = nn.Conv2d(shape[0], width, 3, 1, 1)
+        self.down = _Block(width, width, size)
+        self.low = nn.ModuleList([_Block(width, 2 * width, size), _Block(2 * width, 2 * width, size)])
+        self.norm = nn.LayerNorm(2 * width)
+        self.attn2 = nn.MultiheadAttention(2 * width, 4, kdim=context, vdim=context, batch_first=True)
+        self.up = _Block(3 * width, width, size)
+        self.leave = nn.Sequential(nn.GroupNorm(4, width), nn.SiLU(), nn.Conv2d(width, shape[0], 3, 1, 1))
+
+    def forward(
+        self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], encoder_hidden_states: Float[Tensor, "n l e"]
+    ) -> Float[Tensor, "n c h w"]:
+        time = self.time(t)
+        high = self.down(self.enter(z), time)
+        low = self.low[0](F.avg_pool2d(high, 2), time)
+        pixels = low.flatten(2).transpose(1, 2)
+        told = self.attn2(self.norm(pixels), encoder_hidden_states, encoder_hidden_states, need_weights=False)[0]
+        low = self.low[1]((pixels + told).transpose(1, 2).reshape(low.shape), time)
+        return self.leave(self.up(torch.cat((F.interpolate(low, scale_factor=2.0), high), 1), time))
+
+
+@dataclass(frozen=True, eq=False)
+class TinyT2I:
+    """The parts of a text-to-image pipeline by the names that diffusers gives them; its latents are pixels in [-1, 1].
+
+    ``scheduler.alphas_cumprod`` (T,) is the share of the image in the noisy one's variance after each step.
+    """
+
+    unet: nn.Module
+    text_encoder: nn.Module
+    tokenizer: WordTokenizer
+    scheduler: Any
+
+    @classmethod
+    def of(
+        cls,
+        words: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        length: int = 8,
+        text_width: int = 64,
+        width: int = 16,
+        steps: int = 100,
+        seed: int = 0,
+    ) -> TinyT2I:
+        """With random weights. Noise grows linearly from 0.1 / T to 20 / T a step: for T = 1000 from 1e-4 to 2e-2."""
+        tokenizer = WordTokenizer(words, length)
+        with seeded(seed, "tiny t2i"):
+            encoder = TinyTextEncoder(len(tokenizer), length, text_width)
+            unet = TinyConditionUNet(shape, text_width, width, steps)
+        alphas = (1 - torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)).cumprod(0).float()
+        return cls(unet.eval(), encoder.eval(), tokenizer, SimpleNamespace(alphas_cumprod=alphas))
