@@ -28,7 +28,7 @@ def test_segments_are_disjoint_pieces_of_the_text() -> None:
 
 def test_sham_keeps_both_losses_and_pairs_them_wrongly() -> None:
     parts, letters = paper.segments(SCALE, 0)
-    base, tuned = (paper.network(SCALE, len(letters.letters), seed) for seed in (0, 1))
+    base, tuned = (paper.network(len(letters.letters), SCALE["length"], 16, 1, seed) for seed in (0, 1))
     x = parts["members"][:12]
     real, sham = FLoRaMIA(tuned, base), paper._Shuffled(tuned, base, seed=5)
     references = [a.reference(a.texts(x)) for a in (real, sham)]
@@ -39,7 +39,7 @@ def test_sham_keeps_both_losses_and_pairs_them_wrongly() -> None:
 
 def test_identities_hold_on_another_network() -> None:
     parts, letters = paper.segments(SCALE, 1)
-    net = paper.network(SCALE, len(letters.letters), 2)
+    net = paper.network(len(letters.letters), SCALE["length"], 24, 1, 2)
     found = paper.exact(net, parts["others"][:3], parts["rest"][:50])
     assert found["norms"] < 1e-6
     assert found["equal"] == found["still"] == 0

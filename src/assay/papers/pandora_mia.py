@@ -47,13 +47,14 @@ from assay.privacy import (
     gradient_features,
     tpr_at_fpr,
 )
-from assay.privacy.llm_mia.base import Texts, next_losses
+from assay.privacy.llm_mia.base import Texts, next_losses, vocabulary
 from assay.runtime.errors import InputError
 from assay.runtime.random import derive, numpy_rng, seeded, torch_rng
 from assay.runtime.statistics import point
 from assay.training import Plan, State, fit
 
 ORDERS = (1, 2, float("inf"))
+THIN = 16  # the width of the network whose output layer is stolen; it has to be below the number of characters
 CLOSE = 0.8  # the share of characters from which on a suffix counts as extracted
 
 PAPER = Paper(
@@ -147,14 +148,14 @@ def segments(scale: Scale, seed: int) -> tuple[dict[str, Tensor], _Letters]:
     return dict(zip([*sizes, "rest"], parts, strict=True)), letters
 
 
-def network(scale: Scale, vocabulary: int, seed: int) -> nn.Module:
+def network(size: int, length: int, width: int, layers: int, seed: int) -> nn.Module:
     """A GPT-2 with random weights and no dropout."""
     try:
         import transformers
     except ImportError as error:
         raise InputError("pandora-mia: transformers is missing; expected pip install 'assay[hf]'") from error
     config = transformers.GPT2Config(
-        vocab_size=vocabulary, n_positions=scale["length"], n_embd=scale["width"], n_layer=scale["layers"], n_head=4,
+        vocab_size=size, n_positions=length, n_embd=width, n_layer=layers, n_head=4,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     with seeded(seed, "gpt2"):
@@ -190,7 +191,7 @@ def area(scores: np.ndarray, y: np.ndarray) -> float:
 
 
 def exact(base: nn.Module, x: Tensor, queries: Tensor) -> dict[str, float]:
-    """Differences from what each identity says, on a float64 copy of the base."""
+    """Differences from what each identity says, on a float64 copy of the base; of stealing, on a thin network."""
     net = copy.deepcopy(base).double().eval()
     state = {k: v.clone() for k, v in net.state_dict().items()}
     plain = LossMIA(net).texts(x)
@@ -202,17 +203,18 @@ def exact(base: nn.Module, x: Tensor, queries: Tensor) -> dict[str, float]:
     fall = -LossMIA(net).score(x) * (1 - ALoRaMIA(net, lr=lr).ratio(plain))
     predicted = lr * GradNormMIA(net, where="all").score(x).square()
     moved = sum(int((state[k] != v).sum()) for k, v in net.state_dict().items())
-    stolen = ModelStealing().fit(net, queries)
-    values, width = stolen.singular_values_, base.config.n_embd  # type: ignore[union-attr]
+    thin = network(vocabulary(base), queries.shape[1], THIN, 1, 0).double().eval()
+    stolen = ModelStealing().fit(thin, queries)
+    values = stolen.singular_values_
     with torch.no_grad():
-        logits = net(input_ids=x).logits
+        logits = thin(input_ids=x).logits
     left = stolen.latents(logits) @ stolen.head_.T - logits
     return {
         "norms": max(abs(n / float(whole.norm(p)) - 1) for n, p in zip(norms, ORDERS, strict=True)),
         "equal": float((FLoRaMIA(net, copy.deepcopy(net)).score(x) + 1).abs().max()),
         "still": float((ALoRaMIA(net, lr=0.0).score(x) - 1).abs().max()) + moved,
         "first": float((fall / predicted - 1).abs().max()),
-        "rank": float(values[width] / values[0]),
+        "rank": float(values[THIN] / values[0]),
         "residual": float(left.abs().max() / logits.abs().max()),
     }
 
@@ -282,7 +284,7 @@ def tier(base: nn.Module, parts: dict[str, Tensor], scale: Scale, seed: int) -> 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """The base, what fine-tuning made of it after every epoch, and the rows that no sham changes."""
     parts, letters = segments(scale, seed)
-    start = network(scale, len(letters.letters), seed)
+    start = network(len(letters.letters), scale["length"], scale["width"], scale["layers"], seed)
     base = taught(
         start, parts["rest"], derive(seed, "base"), steps=scale["base"], batch_size=16, lr=4e-3, schedule="onecycle"
     )
@@ -295,7 +297,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     rows += [{"arm": arm, "epoch": len(epochs), **told(attack)} for arm, attack in others.items()]
     rows += null(base, parts, letters, seed)
     rows += [*extracted(base, parts["copied"], scale, seed), *tier(base, parts, scale, seed)]
-    rows.append({"arm": "exact", **exact(base, parts["others"][:4], parts["rest"][: scale["width"] + 30])})
+    rows.append({"arm": "exact", **exact(base, parts["others"][:4], parts["rest"][: THIN + 30])})
     return {"base": base, "epochs": epochs, "told": told, "rows": rows}
 
 
@@ -327,7 +329,7 @@ def claims(table: Table) -> list[Claim]:
 
 
 def identities(table: Table) -> list[Claim]:
-    """What holds exactly, on a float64 copy of the base."""
+    """What holds exactly, in float64."""
     texts = {
         "norms": ("norm of all gradients, by layers, against one backward pass: relative difference", 1e-6),
         "equal": ("FLoRa of equal models is one: largest difference", 0.0),

@@ -15,9 +15,11 @@ from assay.attacks.prompt.layout import POSITIONS, layout
 from assay.attacks.prompt.text_to_image import TextToImage
 from assay.data import Batch, Data
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import evaluating
+from assay.runtime.inference import batched, evaluating
 from assay.runtime.random import derive, torch_rng
 from assay.training import Plan, State, fit
+
+ROWS = 32  # latents that are drawn at once
 
 
 class _Free(nn.Module):
@@ -64,10 +66,13 @@ def moments(
     ends = torch.cat((times, torch.tensor([len(sampler.alphas)])))
     low, high = ends[level], ends[level + 1]
     t = low + (torch.rand(n, generator=rng) * (high - low)).long()
-    noise = torch.randn(n, *sampler.shape, generator=rng).to(device)
-    with torch.no_grad():
-        z = sampler.latents(condition, level.to(device), noise, guidance, steps)
-    return Moments(z, t.to(device))
+    noise = torch.randn(n, *sampler.shape, generator=rng)
+
+    def latents(told: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        return sampler.latents(told, level, noise, guidance, steps)
+
+    z = batched(latents, condition.expand(n, -1, -1), level, noise, batch_size=ROWS, device=device)
+    return Moments(z.to(device), t.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +189,8 @@ class EmbeddingPromptAttack:
             concept = original.encode(original.ids([prompt]))
         sampler = replace(original, unet=erased.unet)
         drawn = moments(sampler, concept, self.steps, self.start_guidance, self.ddim_steps, seed=derive(seed, "draws"))
-        with torch.no_grad():
-            aim = original.noise(drawn.z, drawn.t, concept)
+        told = concept.expand(self.steps, -1, -1)
+        aim = batched(original.noise, drawn.z, drawn.t, told, batch_size=ROWS).to(drawn.z.device)
 
         def objective(free: nn.Module, batch: Batch, state: State) -> Tensor:
             j = slice(state.step, state.step + 1)
