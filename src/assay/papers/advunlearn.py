@@ -136,7 +136,7 @@ def drawing(start: TinyT2I, data: Data, steps: int, lr: float, *, text: bool, se
     both = copy.deepcopy(_Both(start.unet, start.text_encoder))
     both.text.requires_grad_(text)
     plan = Plan(steps=steps, batch_size=128, lr=lr, warmup=0.05, ema=0.98 if text else None)
-    trained = fit(both, data, objective, plan, seed=seed)
+    trained: Any = fit(both, data, objective, plan, seed=seed)
     return replace(start, unet=trained.unet, text_encoder=trained.text)
 
 
@@ -146,11 +146,12 @@ def models(name: str) -> Models:
     scale = PAPER.scale(name)
     train = images(scale["data"], scale["side"], "train", scale["train"])
     test = images(scale["data"], scale["side"], "test", None)
+    shape = (1, scale["side"], scale["side"])
     with seeded(0, "classifier"):
-        start = SmallCNN(train.shape, 10, (16, 32), hidden=64)
+        start = SmallCNN(shape, 10, (16, 32), hidden=64)
     classifier = Supervised(epochs=scale["epochs"], lr=2e-3).fit(start, train, seed=0)
     accuracy = float((predict(classifier, test.x).argmax(1) == test.y).double().mean())
-    fresh = TinyT2I.of((*DIGITS, *FILLERS), train.shape, text_width=scale["text"], width=scale["width"], seed=0)
+    fresh = TinyT2I.of((*DIGITS, *FILLERS), shape, text_width=scale["text"], width=scale["width"], seed=0)
     base = drawing(fresh, train, scale["base"], 4e-3, text=True, seed=0)
     other = drawing(base, train, scale["further"], 1e-3, text=False, seed=1)
     return Models(base, other, classifier, accuracy)
@@ -215,7 +216,7 @@ def eraser(scale: Scale, sham: str | None = None, retain: float = 1.0) -> AdvUnl
 def plain(scale: Scale) -> ESD:
     """ESD in the same iterations."""
     same = {"iterations": scale["iterations"], "lr": 1e-3, "ddim_steps": scale["ddim"]}
-    return ESD(concept=CONCEPT, train="text_encoder", **same)  # type: ignore[arg-type]
+    return ESD(concept=CONCEPT, train="text_encoder", **same)
 
 
 def changed(a: nn.Module, b: nn.Module, part: str = "") -> int:

@@ -275,7 +275,7 @@ def tier(base: nn.Module, parts: dict[str, Tensor], scale: Scale, seed: int) -> 
         {"arm": "tier, best norm", "tier": norms["tested"][chosen]},
     ]
     for clf in ("mlp", "logreg"):
-        attack = SupervisedMIA(features=lambda x: x, clf=clf)  # type: ignore[arg-type]
+        attack = SupervisedMIA(features=lambda x: x, clf=clf)
         fitted = attack.fit(*told["known"].split(len(known[0])), seed=seed)
         rows.append({"arm": f"tier, {clf}", "tier": area(fitted.score(told["tested"]).numpy(), y)})
     return rows

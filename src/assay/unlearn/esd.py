@@ -102,7 +102,7 @@ class ESD:
         """The parameters that are trained."""
         if self.train == "unet":
             return list(net.parameters())
-        found = []
+        found: list[Tensor] = []
         for name, p in net.named_parameters():
             layer = LAYER.search(name)
             inside = layer is not None and (self.layers is None or int(layer[1]) < self.layers)
@@ -142,7 +142,8 @@ class ESD:
                 run = Erasing(teacher, teacher.encode(teacher.ids([self.concept])), seed)
 
             def objective(models: Mapping[str, nn.Module], batch: Batch, state: State) -> Tensor:
-                return self.loss(replace(teacher, **{self.train: models["student"]}), run, state)
+                trained: dict[str, Any] = {self.train: models["student"]}
+                return self.loss(replace(teacher, **trained), run, state)
 
             player = Player(model=start, objective=objective, plan=self.plan(), parameters=self.chosen)
             new = fit_players({"student": player}, clock, seed=seed)["student"]

@@ -200,4 +200,4 @@ class EmbeddingPromptAttack:
         maker = partial(_Adam, lr=self.lr, sign=self.method == "sign", accumulate=self.accumulate)
         plan = Plan(steps=self.steps, batch_size=1, optimizer=maker, lr=self.lr, schedule="constant")
         clock = Data(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), ("step", "none"))
-        return fit(_Free(first), clock, objective, plan, seed=seed).vectors.detach()  # type: ignore[operator, return-value]
+        return fit(_Free(first), clock, objective, plan, seed=seed).vectors.detach()  # type: ignore[operator]

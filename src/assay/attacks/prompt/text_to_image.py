@@ -77,7 +77,7 @@ class TextToImage:
 
     def words(self, ids: Int[Tensor, "n l"]) -> Float[Tensor, "n l d"]:
         """The vectors of tokens, without their positions, and without a gradient."""
-        table: Tensor = self.text_encoder.get_input_embeddings().weight.detach()  # type: ignore[operator, union-attr]
+        table: Tensor = self.text_encoder.get_input_embeddings().weight.detach()  # type: ignore[operator]
         return table[ids]
 
     def encode(self, ids: Int[Tensor, "n l"], words: Float[Tensor, "n l d"] | None = None) -> Float[Tensor, "n l e"]:
