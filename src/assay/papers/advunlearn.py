@@ -1,16 +1,18 @@
 """Erasing a concept against adversarial prompts: a text encoder that unlearned "seven" so keeps it erased under attack.
 
 A small text-to-image diffusion model learns MNIST at 14 x 14 from prompts such as "a photo of seven"; its text encoder
-unlearns "seven" by ESD and by AdvUnlearn, in the same iterations. What decides: under restarts of an attack that takes
-more steps than that of training, half of them with free tokens behind the word and not before it, the share of images
-that a classifier reads as 7; and that share without an attack. Exact: without attack and retain prompts AdvUnlearn is
-ESD to the last bit; the target without guidance is what is seen without a prompt; free tokens keep the prompt's length
-and shift its end; tokens' vectors and the U-Net do not move. Support: the other digits with and without the retain
-term, and the text encoder before another U-Net, one trained further, as models derived from Stable Diffusion are.
+unlearns "seven" by AdvUnlearn, and by the same objective without the attack, which is ESD with the retain term, in the
+same iterations. What decides: under restarts of an attack that takes more steps than that of training, half of them
+with free tokens behind the word and not before it, the share of images that a classifier reads as 7; and that share
+without an attack. Exact: without attack and retain prompts AdvUnlearn is ESD to the last bit; the target without
+guidance is what is seen without a prompt; free tokens keep the prompt's length and shift its end; tokens' vectors and
+the U-Net do not move. Support: ESD alone; the other digits with and without the retain term; and the text encoder
+before another U-Net, one trained further, as models derived from Stable Diffusion are.
 
 The model and the classifier are trained once and serve all seeds, which differ in what is unlearned and attacked. Five
-steps of DDIM instead of 50, ten of the attack instead of 30, 100 iterations without warm-up, and rates for so small a
-model. A retain weight of 1, as the authors have it for objects.
+steps of DDIM, not 10, ten of the attack, not 30, 100 iterations, not 150, no warm-up, and rates for so small a model,
+so that five seeds take a few minutes; the bounds are as planned. The retain weight is 1, as the authors have it for
+objects. Images are drawn on a grid of twice the steps.
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ NUMBER = DIGITS.index(CONCEPT)
 OTHERS = tuple(word for word in DIGITS if word != CONCEPT)
 RETAIN = tuple(form.format(word) for word in OTHERS for form in TEMPLATES)
 GUIDANCE = 3.0
+STILL = EmbeddingPromptAttack(steps=0)
 DROPPED = 0.15  # prompts that the model is trained without
-ESD_ARM, ADV, FREE = "ESD", "AdvUnlearn", "no retain term"
+ESD_ARM, ALONE, ADV, FREE = "ESD", "ESD alone", "AdvUnlearn", "no retain term"
 
 PAPER = Paper(
     slug="advunlearn",
@@ -68,7 +71,7 @@ PAPER = Paper(
     claim="A text encoder that unlearns a concept against adversarial prompts keeps it erased under attack.",
     headline="SD 1.4, nudity: attack success 21% after AdvUnlearn, 73% after ESD, 100% before; FID 19.3, 18.2, 16.7.",
     peers=("OPTML-Group/AdvUnlearn",),
-    baselines=(ESD_ARM,),
+    baselines=(ESD_ARM, ALONE),
     shams={
         "random-prefix": "c* carries random vectors of the vocabulary: the attack is computed and thrown away",
         "positive-guidance": "the target's sign is flipped: under the concept the model is to see what it saw",
@@ -214,7 +217,7 @@ def eraser(scale: Scale, sham: str | None = None, retain: float = 1.0) -> AdvUnl
 
 
 def plain(scale: Scale) -> ESD:
-    """ESD in the same iterations."""
+    """ESD alone in the same iterations."""
     same = {"iterations": scale["iterations"], "lr": 1e-3, "ddim_steps": scale["ddim"]}
     return ESD(concept=CONCEPT, train="text_encoder", **same)
 
@@ -228,7 +231,7 @@ def changed(a: nn.Module, b: nn.Module, part: str = "") -> int:
 def exact(base: TinyT2I, scale: Scale, seed: int) -> dict[str, float]:
     """Differences from what each identity says."""
     view, few = TextToImage.of(base), replace(plain(scale), iterations=2)
-    still = replace(eraser(scale, retain=0.0), attack=EmbeddingPromptAttack(steps=0), iterations=2)
+    still = replace(eraser(scale, retain=0.0), attack=STILL, iterations=2)
     mine, esd = (m.forget(base, seed=seed) for m in (still, few))
     rng = torch_rng(seed, "exact")
     z, t = torch.randn(4, *view.shape, generator=rng), torch.randint(len(view.alphas), (4,), generator=rng)
@@ -250,8 +253,12 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """The models, and the rows that no sham changes."""
     shared = models(scale.name)
     run = derive(seed, "erase")
-    arms = {"original": shared.base, ESD_ARM: plain(scale).forget(shared.base, seed=run)}
-    arms[FREE] = eraser(scale, retain=0.0).forget(shared.base, seed=run)
+    erasers: dict[str, ESD] = {
+        ESD_ARM: replace(eraser(scale), attack=STILL),
+        ALONE: plain(scale),
+        FREE: eraser(scale, retain=0.0),
+    }
+    arms = {"original": shared.base} | {arm: m.forget(shared.base, seed=run) for arm, m in erasers.items()}
     rows = [{"arm": arm, **evaluated(pipe, shared, scale, seed)} for arm, pipe in arms.items()]
     rows.append({"arm": "classifier", "accuracy": shared.accuracy})
     return {"models": shared, "rows": [*rows, {"arm": "exact", **exact(shared.base, scale, seed)}]}
@@ -300,6 +307,9 @@ def claims(table: Table) -> list[Claim]:
         exactly("free tokens keep the length and shift the end: largest error", rate("shift", "exact")),
         exactly("weights of the U-Net and of the tokens' and positions' tables that moved", rate("fixed")),
         support("sevens under attack: ESD less AdvUnlearn", esd - attacked, 0.15),
+        support(
+            "sevens under attack: 0.6 times ESD alone less AdvUnlearn", 0.6 * rate("attack", ALONE) - attacked, 0.0
+        ),
         Claim("sevens without attack after ESD", rate("plain", ESD_ARM), at_most=0.1, key=False),
         support(
             "other digits after AdvUnlearn less 0.85 of those before",
@@ -316,7 +326,7 @@ def claims(table: Table) -> list[Claim]:
 def figure(table: Table) -> Figure:
     """Sevens without and under attack, and the other digits, for each model, one dot a seed."""
     drawing = Figure(figsize=(8.4, 3.0), layout="constrained")
-    arms = ("original", ESD_ARM, ADV, FREE)
+    arms = ("original", ALONE, ESD_ARM, ADV, FREE)
     titles = {"plain": "sevens", "attack": "sevens under attack", "utility": "other digits read right"}
     for axes, (column, title) in zip(drawing.subplots(1, 3, sharey=True), titles.items(), strict=True):
         values = np.stack([table.per_seed(column, arm=arm) for arm in arms])
