@@ -96,7 +96,7 @@ def test_sampler_is_that_of_diffusers() -> None:
     view = TextToImage.of(tiny())
     betas = torch.linspace(0.1 / STEPS, 20 / STEPS, STEPS, dtype=torch.float64).float().numpy()
     scheduler = diffusers.DDIMScheduler(
-        num_train_timesteps=STEPS, trained_betas=betas, clip_sample=False, set_alpha_to_one=True, steps_offset=0
+        num_train_timesteps=STEPS, trained_betas=betas, clip_sample=True, set_alpha_to_one=True, steps_offset=0
     )
     torch.testing.assert_close(scheduler.alphas_cumprod, view.alphas, rtol=1e-4, atol=1e-7)
     scheduler.set_timesteps(5)
@@ -109,7 +109,7 @@ def test_sampler_is_that_of_diffusers() -> None:
             own = view.unet(z, t.expand(3), condition.expand(3, -1, -1))
             none = view.unet(z, t.expand(3), free.expand(3, -1, -1))
             torch.testing.assert_close(e, none + 3 * (own - none), rtol=1e-4, atol=1e-5)
-            z = scheduler.step(e, t, z).prev_sample
+            z = scheduler.step(e, t, z, use_clipped_model_output=True).prev_sample
         torch.testing.assert_close(view.sample(condition, noise, 3.0, 5), z, rtol=1e-4, atol=1e-4)
 
 

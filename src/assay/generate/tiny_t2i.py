@@ -111,7 +111,8 @@ class TinyConditionUNet(nn.Module):
 class TinyT2I:
     """The parts of a text-to-image pipeline by the names that diffusers gives them; its latents are pixels in [-1, 1].
 
-    ``scheduler.alphas_cumprod`` (T,) is the share of the image in the noisy one's variance after each step.
+    ``scheduler.alphas_cumprod`` (T,) is the share of the image in the noisy one's variance after each step; samples are
+    cut to [-1, 1] on the way.
     """
 
     unet: nn.Module
@@ -137,4 +138,6 @@ class TinyT2I:
             encoder = TinyTextEncoder(len(tokenizer), length, text_width)
             unet = TinyConditionUNet(shape, text_width, width, steps)
         alphas = (1 - torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)).cumprod(0).float()
-        return cls(unet.eval(), encoder.eval(), tokenizer, SimpleNamespace(alphas_cumprod=alphas))
+        config = SimpleNamespace(prediction_type="epsilon", clip_sample=True, clip_sample_range=1.0)
+        scheduler = SimpleNamespace(alphas_cumprod=alphas, config=config)
+        return cls(unet.eval(), encoder.eval(), tokenizer, scheduler)

@@ -16,10 +16,16 @@ from assay.runtime.inference import device_of
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 
 
-def ddim(z: Float[Tensor, "n ..."], e: Float[Tensor, "n ..."], a: float, b: float) -> Float[Tensor, "n ..."]:
+def ddim(
+    z: Float[Tensor, "n ..."], e: Float[Tensor, "n ..."], a: float, b: float, clip: float | None = None
+) -> Float[Tensor, "n ..."]:
     """One step of DDIM (Song et al., 2021, arXiv:2010.02502, eq. 12 without noise) on the noise ``e`` seen in z, from
-    the level alphas_cumprod = a to the level b."""
-    return (b / a) ** 0.5 * (z - (1 - a) ** 0.5 * e) + (1 - b) ** 0.5 * e
+    the level alphas_cumprod = a to the level b; the clean latent that it implies is cut to [-clip, clip]."""
+    clean = (z - (1 - a) ** 0.5 * e) / a**0.5
+    if clip is not None:
+        clean = clean.clamp(-clip, clip)
+        e = (z - a**0.5 * clean) / (1 - a) ** 0.5
+    return b**0.5 * clean + (1 - b) ** 0.5 * e
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +34,8 @@ class TextToImage:
     ``text_encoder(ids)`` give tensors, or objects of diffusers and transformers that hold them.
 
     ``alphas`` (T,): alphas_cumprod. ``shape``: that of one latent. ``hidden_layer`` None takes the encoder's last
-    hidden state, as Stable Diffusion 1 does; -2 the one before it (Stable Diffusion 2 and XL).
+    hidden state, as Stable Diffusion 1 does; -2 the one before it (Stable Diffusion 2 and XL). ``clip``: see ddim; the
+    scheduler has it for models of pixels.
     """
 
     unet: nn.Module
@@ -37,6 +44,7 @@ class TextToImage:
     alphas: Float[Tensor, " t"]
     shape: tuple[int, ...]
     hidden_layer: int | None = None
+    clip: float | None = None
 
     @classmethod
     def of(cls, pipeline: Any, hidden_layer: int | None = None) -> TextToImage:
@@ -54,14 +62,16 @@ class TextToImage:
         if not isinstance(alphas, Tensor):
             scheduler = type(pipeline.scheduler).__name__
             raise InputError(f"{who}: {scheduler} has no alphas_cumprod; expected a DDPM or DDIM scheduler")
-        predicts = getattr(getattr(pipeline.scheduler, "config", None), "prediction_type", "epsilon")
+        plan = getattr(pipeline.scheduler, "config", None)
+        predicts = getattr(plan, "prediction_type", "epsilon")
         if predicts != "epsilon":
             raise InputError(f"{who}: the network predicts {predicts!r}; expected 'epsilon'")
         config = pipeline.unet.config
         side = config.sample_size
         sides = (side, side) if isinstance(side, int) else tuple(side)
         shape = (config.in_channels, *sides)
-        return cls(pipeline.unet, pipeline.text_encoder, pipeline.tokenizer, alphas, shape, hidden_layer)
+        clip = getattr(plan, "clip_sample_range", 1.0) if getattr(plan, "clip_sample", False) else None
+        return cls(pipeline.unet, pipeline.text_encoder, pipeline.tokenizer, alphas, shape, hidden_layer, clip)
 
     def ids(self, prompts: Sequence[str]) -> Int[Tensor, "n l"]:
         """Token ids, padded to the tokenizer's length."""
@@ -143,7 +153,7 @@ class TextToImage:
         bars = self.alphas[times].tolist()
         for i in range(steps - 1, int(level.min()), -1):
             t = times[i].to(z.device).expand(len(z))
-            z = ddim(z, self.guided(z, t, condition, free, guidance), bars[i], bars[i - 1])
+            z = ddim(z, self.guided(z, t, condition, free, guidance), bars[i], bars[i - 1], self.clip)
             kept = torch.where((level < i).reshape(-1, *[1] * (z.dim() - 1)), z, kept)
         return kept
 
@@ -154,4 +164,5 @@ class TextToImage:
         """Finished latents: from level 0 the noise that is still seen is taken out."""
         last = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)
         z = self.latents(condition, last, noise, guidance, steps)
-        return ddim(z, self.guided(z, last, condition, self.free(), guidance), float(self.alphas[0]), 1.0)
+        e = self.guided(z, last, condition, self.free(), guidance)
+        return ddim(z, e, float(self.alphas[0]), 1.0, self.clip)
