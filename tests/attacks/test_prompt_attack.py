@@ -24,7 +24,7 @@ STEPS = 50
 
 
 def tiny(seed: int = 0) -> TinyT2I:
-    return TinyT2I.of(WORDS, (1, 4, 4), text_width=16, width=4, steps=STEPS, seed=seed)
+    return TinyT2I.of(WORDS, (1, 4, 4), text_width=16, width=8, steps=STEPS, seed=seed)
 
 
 def clip() -> Any:

@@ -23,7 +23,7 @@ ATTACK = EmbeddingPromptAttack(steps=2, lr=0.1)
 
 
 def tiny(seed: int = 0) -> TinyT2I:
-    return TinyT2I.of(WORDS, (1, 4, 4), text_width=16, width=4, steps=50, seed=seed)
+    return TinyT2I.of(WORDS, (1, 4, 4), text_width=16, width=8, steps=50, seed=seed)
 
 
 def adv(**options: Any) -> AdvUnlearn:

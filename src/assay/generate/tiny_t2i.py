@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from assay.generate.score_unet import _Block
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded
 
@@ -78,33 +77,46 @@ class TinyTextEncoder(nn.Module):
         return self.final_layer_norm(x)
 
 
-class TinyConditionUNet(nn.Module):
-    """``net(z (n, c, h, w), t (n,), encoder_hidden_states (n, l, context)) -> (n, c, h, w)``: two levels of ``width``
-    and twice it, the lower of which reads the text by cross-attention. h and w are even; t is below ``steps``."""
+class _Reading(nn.Module):
+    """A residual block that is shifted by the time, reads the text by cross-attention, and goes through an MLP."""
 
-    def __init__(self, shape: tuple[int, int, int], context: int, width: int = 16, steps: int = 100) -> None:
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.shift = nn.LayerNorm(width), nn.LayerNorm(width), nn.Linear(width, width)
+        self.attn2 = nn.MultiheadAttention(width, 4, kdim=context, vdim=context, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+        query = self.norm1(x + self.shift(time))[:, None]
+        x = x + self.attn2(query, text, text, need_weights=False)[0][:, 0]
+        return x + self.mlp(self.norm2(x + self.shift(time)))
+
+
+class TinyConditionNet(nn.Module):
+    """``net(z (n, c, h, w), t (n,), encoder_hidden_states (n, l, context)) -> (n, c, h, w)``, in a U-Net's place: on
+    flattened pixels, ``blocks`` residual ones of ``width``, a multiple of 4, beside a multiple of z that t sets. t is
+    below ``steps``."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], context: int, width: int = 192, blocks: int = 3, steps: int = 100
+    ) -> None:
         super().__init__()
         self.config = SimpleNamespace(in_channels=shape[0], sample_size=shape[1:])
-        size = 4 * width
-        self.time = nn.Sequential(nn.Embedding(steps, size), nn.Linear(size, size), nn.SiLU())
-        self.enter = nn.Conv2d(shape[0], width, 3, 1, 1)
-        self.down = _Block(width, width, size)
-        self.low = nn.ModuleList([_Block(width, 2 * width, size), _Block(2 * width, 2 * width, size)])
-        self.norm = nn.LayerNorm(2 * width)
-        self.attn2 = nn.MultiheadAttention(2 * width, 4, kdim=context, vdim=context, batch_first=True)
-        self.up = _Block(3 * width, width, size)
-        self.leave = nn.Sequential(nn.GroupNorm(4, width), nn.SiLU(), nn.Conv2d(width, shape[0], 3, 1, 1))
+        size = math.prod(shape)
+        self.time = nn.Sequential(nn.Embedding(steps, width), nn.Linear(width, width), nn.SiLU())
+        self.gain = nn.Embedding(steps, 1)
+        self.enter, self.leave = nn.Linear(size, width), nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
+        self.blocks = nn.ModuleList(_Reading(width, context) for _ in range(blocks))
+        nn.init.ones_(self.gain.weight)
 
     def forward(
         self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], encoder_hidden_states: Float[Tensor, "n l e"]
     ) -> Float[Tensor, "n c h w"]:
-        time = self.time(t)
-        high = self.down(self.enter(z), time)
-        low = self.low[0](F.avg_pool2d(high, 2), time)
-        pixels = low.flatten(2).transpose(1, 2)
-        told = self.attn2(self.norm(pixels), encoder_hidden_states, encoder_hidden_states, need_weights=False)[0]
-        low = self.low[1]((pixels + told).transpose(1, 2).reshape(low.shape), time)
-        return self.leave(self.up(torch.cat((F.interpolate(low, scale_factor=2.0), high), 1), time))
+        time, flat = self.time(t), z.flatten(1)
+        hidden = self.enter(flat)
+        for block in self.blocks:
+            hidden = block(hidden, time, encoder_hidden_states)
+        return (self.gain(t) * flat + self.leave(hidden)).reshape(z.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +140,7 @@ class TinyT2I:
         *,
         length: int = 8,
         text_width: int = 64,
-        width: int = 16,
+        width: int = 192,
         steps: int = 100,
         seed: int = 0,
     ) -> TinyT2I:
@@ -136,7 +148,7 @@ class TinyT2I:
         tokenizer = WordTokenizer(words, length)
         with seeded(seed, "tiny t2i"):
             encoder = TinyTextEncoder(len(tokenizer), length, text_width)
-            unet = TinyConditionUNet(shape, text_width, width, steps)
+            unet = TinyConditionNet(shape, text_width, width, steps=steps)
         alphas = (1 - torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)).cumprod(0).float()
         config = SimpleNamespace(prediction_type="epsilon", clip_sample=True, clip_sample_range=1.0)
         scheduler = SimpleNamespace(alphas_cumprod=alphas, config=config)
