@@ -86,6 +86,7 @@ from assay.attacks.penalty import PenaltyAttack, sample_targets
 from assay.attacks.pgd import PGD
 from assay.attacks.power_law import PowerLaw, fit_power_law
 from assay.attacks.predicted_error import flip_distance, predicted_error
+from assay.attacks.prompt import EmbeddingPromptAttack, TextToImage, concept_attack_success
 from assay.attacks.quadattack import QuadAttack
 from assay.attacks.quantization import Planted, QuantizationAttack
 from assay.attacks.quscore import QuScore
@@ -138,6 +139,7 @@ __all__ = [
     "DeepFool",
     "Detector",
     "Direction",
+    "EmbeddingPromptAttack",
     "EncoderAttack",
     "EncoderAttackResult",
     "Ensemble",
@@ -204,6 +206,7 @@ __all__ = [
     "TIFGSM",
     "TVAR",
     "Targeted",
+    "TextToImage",
     "Toward",
     "Untargeted",
     "Virtual",
@@ -222,6 +225,7 @@ __all__ = [
     "common_weakness_stats",
     "competitive_ratio",
     "competitive_ratios",
+    "concept_attack_success",
     "cosine_cycle",
     "deep_ensemble_equivalent",
     "find_image_encoder",

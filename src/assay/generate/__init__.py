@@ -19,6 +19,7 @@ from assay.generate.pfgm import PFGMPP, FittedPFGMPP
 from assay.generate.poisson import PerturbationKernel, pfgm_field, posterior_gap
 from assay.generate.score import GaussianScore, NoisePrediction, wrap_diffusers
 from assay.generate.score_unet import TinyScoreUNet
+from assay.generate.tiny_t2i import TinyConditionNet, TinyT2I, TinyTextEncoder, WordTokenizer
 from assay.generate.vpsde import VPSDE, DiscreteSchedule
 
 __all__ = [
@@ -37,8 +38,12 @@ __all__ = [
     "PFGMPP",
     "PerturbationKernel",
     "StyleGANLike",
+    "TinyConditionNet",
     "TinyScoreUNet",
+    "TinyT2I",
+    "TinyTextEncoder",
     "VPSDE",
+    "WordTokenizer",
     "class_pca",
     "discriminator_loss",
     "edm_sampler",

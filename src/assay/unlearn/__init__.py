@@ -11,6 +11,7 @@ from assay.unlearn.adapt_unlearn import (
     score_fisher,
     weight_distance,
 )
+from assay.unlearn.advunlearn import AdvUnlearn
 from assay.unlearn.bad_teacher import BadTeacher
 from assay.unlearn.base import Unlearner, forget_set
 from assay.unlearn.blindspot import BlindspotUnlearn, attention_distance
@@ -20,6 +21,7 @@ from assay.unlearn.corrective import CorrectiveBenchmark, Manipulated, correctiv
 from assay.unlearn.datamodel import datamodel_logits
 from assay.unlearn.datamodel_direct import DatamodelDirect
 from assay.unlearn.datamodel_matching import DatamodelMatching
+from assay.unlearn.esd import ESD, esd_loss, esd_target
 from assay.unlearn.evaluation import Evaluation, evaluate
 from assay.unlearn.evaluation_relearn import relearn_steps
 from assay.unlearn.evaluation_rows import forgetting, mia_efficacy
@@ -64,6 +66,7 @@ from assay.unlearn.worst_case import ForgetSet, WorstCaseForgetSet, random_forge
 
 __all__ = [
     "AdaptThenUnlearn",
+    "AdvUnlearn",
     "BadTeacher",
     "BlindspotUnlearn",
     "BoundaryShrink",
@@ -72,6 +75,7 @@ __all__ = [
     "Curve",
     "DatamodelDirect",
     "DatamodelMatching",
+    "ESD",
     "EUk",
     "ErrorBound",
     "Evaluation",
@@ -113,6 +117,8 @@ __all__ = [
     "collect_feedback",
     "corrective_report",
     "datamodel_logits",
+    "esd_loss",
+    "esd_target",
     "evaluate",
     "ewc_penalty",
     "extrapolated",

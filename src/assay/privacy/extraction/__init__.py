@@ -4,6 +4,7 @@ from assay.privacy.extraction.base import CloneEnsemble, ExtractionResult, Extra
 from assay.privacy.extraction.cabage import CaBaGe
 from assay.privacy.extraction.dfme import DFME
 from assay.privacy.extraction.disguide import DisGUIDE
+from assay.privacy.extraction.fine_tune_extractor import FineTuneExtractor, extraction_rates
 from assay.privacy.extraction.game import DataFreeExtractor
 from assay.privacy.extraction.generator_ensemble import (
     GeneratorEnsemble,
@@ -24,6 +25,7 @@ __all__ = [
     "DisGUIDE",
     "ExtractionResult",
     "Extractor",
+    "FineTuneExtractor",
     "GeneratorEnsemble",
     "GrowingClassifier",
     "HardSampleReplay",
@@ -34,4 +36,5 @@ __all__ = [
     "balance_loss",
     "difficulty",
     "disagreement_loss",
+    "extraction_rates",
 ]
