@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from assay.data import load_data
 from assay.labels import (
-    NestedCoTeaching,
     NestedClassifier,
+    NestedCoTeaching,
     NestedDropout,
     noise_fit_curve,
     prefix_accuracy,
@@ -147,7 +147,9 @@ def test_both_networks_draw_the_same_width() -> None:
 
 
 def test_the_rate_rises_and_norms_are_frozen() -> None:
-    assert [NestedCoTeaching(forget_rate=0.3, n_gradual=4).rate(e) for e in (0, 1, 3, 9)] == pytest.approx([0, 0.1, 0.3, 0.3])
+    assert [NestedCoTeaching(forget_rate=0.3, n_gradual=4).rate(e) for e in (0, 1, 3, 9)] == pytest.approx(
+        [0, 0.1, 0.3, 0.3]
+    )
     data = load_data("digits:train").limit(32)
     with seeded(0, "norm"):
         start = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))

@@ -1,30 +1,50 @@
 """Wrong labels: finding them with out-of-sample probabilities, and training without them."""
 
-from assay.labels.audit import (Standing, consensus_from_votes, corrected_benchmark, crossover_prevalence, noise_prevalence_curve)
-from assay.labels.backward_correction import (BackwardCorrection)
-from assay.labels.base import (Repair)
-from assay.labels.bayes_error import (bayes_error_kde, bayes_error_knn, bayes_error_soft)
-from assay.labels.bootstrap import (Bootstrap)
-from assay.labels.co_teaching import (CoTeaching)
-from assay.labels.co_teaching_plus import (CoTeachingPlus)
+from assay.labels.audit import (
+    Standing,
+    consensus_from_votes,
+    corrected_benchmark,
+    crossover_prevalence,
+    noise_prevalence_curve,
+)
+from assay.labels.backward_correction import BackwardCorrection
+from assay.labels.base import Repair
+from assay.labels.bayes_error import bayes_error_kde, bayes_error_knn, bayes_error_soft
+from assay.labels.bootstrap import Bootstrap
+from assay.labels.co_teaching import CoTeaching
+from assay.labels.co_teaching_plus import CoTeachingPlus
+from assay.labels.confident_learning import (
+    ConfidentLearning,
+    LabelNoise,
+    confident_joint,
+    estimate_joint,
+    label_quality,
+)
+from assay.labels.cross_validate import cross_probabilities
+from assay.labels.cutmix import CutMix
+from assay.labels.divide_mix import DivideMix
+from assay.labels.elr import ELR
+from assay.labels.elr_plus import ELRPlus
+from assay.labels.forward_correction import ForwardCorrection
+from assay.labels.gce import GCE
+from assay.labels.label_smoothing import LabelSmoothing
+from assay.labels.logit_adjustment import LogitAdjustment
+from assay.labels.mixup import Mixup
 from assay.labels.nested_co_teaching import NestedCoTeaching
-from assay.labels.confident_learning import (ConfidentLearning, LabelNoise, confident_joint, estimate_joint, label_quality)
-from assay.labels.cross_validate import (cross_probabilities)
-from assay.labels.cutmix import (CutMix)
-from assay.labels.divide_mix import (DivideMix)
-from assay.labels.elr import (ELR)
-from assay.labels.elr_plus import (ELRPlus)
-from assay.labels.forward_correction import (ForwardCorrection)
-from assay.labels.gce import (GCE)
-from assay.labels.label_smoothing import (LabelSmoothing)
-from assay.labels.logit_adjustment import (LogitAdjustment)
-from assay.labels.mixup import (Mixup)
-from assay.labels.nested_dropout import (NestedClassifier, NestedDropout, NoiseFit, noise_fit_curve, prefix_accuracy, prefix_logits, select_width)
-from assay.labels.prune_and_retrain import (PruneAndRetrain)
-from assay.labels.rcal import (RCAL)
-from assay.labels.robust_class_gaussians import (FittedClassGaussians, RobustClassGaussians, mean_error_bound)
-from assay.labels.symmetric_ce import (SymmetricCE)
-from assay.labels.transition import (estimate_transition)
+from assay.labels.nested_dropout import (
+    NestedClassifier,
+    NestedDropout,
+    NoiseFit,
+    noise_fit_curve,
+    prefix_accuracy,
+    prefix_logits,
+    select_width,
+)
+from assay.labels.prune_and_retrain import PruneAndRetrain
+from assay.labels.rcal import RCAL
+from assay.labels.robust_class_gaussians import FittedClassGaussians, RobustClassGaussians, mean_error_bound
+from assay.labels.symmetric_ce import SymmetricCE
+from assay.labels.transition import estimate_transition
 
 __all__ = [
     "BackwardCorrection",

@@ -22,7 +22,14 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from assay.data import Data, load_data
-from assay.labels import NestedCoTeaching, NestedClassifier, NestedDropout, noise_fit_curve, prefix_accuracy, prefix_logits
+from assay.labels import (
+    NestedClassifier,
+    NestedCoTeaching,
+    NestedDropout,
+    noise_fit_curve,
+    prefix_accuracy,
+    prefix_logits,
+)
 from assay.labels.nested_dropout import compressed
 from assay.nets import MLP
 from assay.papers.model import Claim, Paper, Scale, Table
