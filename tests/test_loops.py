@@ -16,6 +16,7 @@ OTHERS = {
     "dynamics/hessian.py": "one product with the Hessian a batch",
     "dynamics/tilting.py": "one backward pass a batch of inputs",
     "explain/base.py": "one backward pass a batch of points",
+    "papers/adapt_then_unlearn.py": "an exact check of the penalty's slope by automatic differentiation",
     "papers/caption_graybox.py": "an exact check against torch's own optimiser and schedule",
     "papers/bnn_surrogate.py": "an exact check against I-FGSM written out",
     "papers/elr.py": "an exact check that steps the regulariser by itself",

@@ -64,7 +64,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"pairs": 192, "test": 60, "epochs": 1, "matrices": 20}),
-        Scale("claim", 5, {"pairs": 3000, "test": 800, "epochs": 15, "matrices": 100}),
+        Scale("claim", 10, {"pairs": 3000, "test": 800, "epochs": 15, "matrices": 100}),
     ),
 )
 

@@ -58,7 +58,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"classes": 24, "train": 12, "unseen": 16, "test": 8, "steps": 10}),
-        Scale("claim", 5, {"classes": 100, "train": 40, "unseen": 60, "test": 30, "steps": 300}),
+        Scale("claim", 12, {"classes": 100, "train": 40, "unseen": 60, "test": 30, "steps": 300}),
     ),
 )
 
