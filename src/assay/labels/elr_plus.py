@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +59,6 @@ class ELRPlus(ELR):
     then the other, each step here trains both; as there on one device, an average is read as it stands at that step,
     in training mode. Memory: 2 n c floats and one more copy of both networks. Raises InputError as ELR does.
     """
-
-    contract: ClassVar[bool] = True
 
     mixup: float = 1.0
     average: float = 0.997
