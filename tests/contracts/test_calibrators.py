@@ -31,6 +31,11 @@ def _sample(n: int = 300, c: int = 5, scale: float = 4.0) -> tuple[Outputs, torc
     return Outputs(z * scale), y
 
 
+def _few(cls: type[Calibrator]) -> Calibrator:
+    """The method for three classes."""
+    return cls(**({"k": 3} if hasattr(cls, "k") else {}))
+
+
 def test_there_are_calibrators() -> None:
     assert METHODS
 
@@ -81,7 +86,7 @@ class TestCalibrator:
             (right, y), (right, (y + 1) % 3), (torch.ones(24, 3), y), (200 * right, y), (right, y.clamp_max(1)),
             (right[:1], y[:1]), (right[:2], y[:2]),
         ):  # fmt: skip
-            fitted = cls().fit(Outputs(logits), labels)
+            fitted = _few(cls).fit(Outputs(logits), labels)
             assert torch.isfinite(fitted.transform(Outputs(logits))).all()
             assert torch.isfinite(fitted.transform(Outputs(-30 * right))).all()
 
@@ -100,6 +105,10 @@ class TestCalibrator:
         torch.manual_seed(0)
         subject = Subject(MLP(hidden=(16,)), load_data("digits:test"))
         before = {k: v.clone() for k, v in subject.model.state_dict().items()}
+        if cls is room.CorrectnessAwareCalibrator:  # fitted to outputs and their views, not a module of logits
+            with pytest.raises(InputError, match="no module of logits"):
+                method.repair(subject, seed=0)
+            return
         model = method.repair(subject, seed=0)
         assert all(torch.equal(v, before[k]) for k, v in subject.model.state_dict().items())
         x, holdout = subject.test.x, subject.holdout

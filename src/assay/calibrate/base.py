@@ -126,10 +126,12 @@ class Calibrator(ABC):
         """The method itself, on checked inputs."""
 
     def apply(self, model: nn.Module, data: Data) -> nn.Module:
-        """A copy of ``model`` whose logits go through the map fitted on ``data``."""
+        """A copy of ``model`` whose logits go through the map fitted on ``data``. InputError where it is no module."""
         fitted = self.fit(Outputs(predict(model, data.x)), data.y)
         if not isinstance(fitted, CalibrationMap):
-            raise TypeError(f"{type(self).__name__} fits a {type(fitted).__name__}; expected a CalibrationMap")
+            raise InputError(
+                f"{type(self).__name__}: no module of logits alone; expected one that gives a CalibrationMap"
+            )
         return Recalibrated(copy.deepcopy(model), fitted.to(device_of(model))).train(model.training)
 
     def repair(self, subject: Subject, *, seed: int) -> nn.Module:

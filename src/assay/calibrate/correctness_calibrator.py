@@ -145,9 +145,9 @@ class CorrectnessAwareCalibrator(Calibrator):
         return FittedCorrectnessAware(start if worse else trained, self.k, self.include_original, count)
 
     def _trained(self, start: TemperatureNetwork, data: Data) -> TemperatureNetwork:
-        """The best network of all epochs by the loss on the held-out share, or the last where there is none."""
+        """The best network of all epochs by the loss on the held-out share, or the last where there is none (or one sample alone)."""
         plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule="constant")
-        if not self.holdout:
+        if not self.holdout or len(data) < 2:
             return _network(fit(start, data, self._objective, plan, seed=self.seed))
         order = torch.randperm(len(data), generator=torch_rng(self.seed, "calibration split"))
         held = min(max(round(self.holdout * len(data)), 1), len(data) - 1)
