@@ -145,7 +145,7 @@ class CorrectnessAwareCalibrator(Calibrator):
         return FittedCorrectnessAware(start if worse else trained, self.k, self.include_original, count)
 
     def _trained(self, start: TemperatureNetwork, data: Data) -> TemperatureNetwork:
-        """The best network of all epochs by the loss on the held-out share, or the last where there is none (or one sample alone)."""
+        """The best network of all epochs by the loss on the held-out share, or the last where there is none."""
         plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, schedule="constant")
         if not self.holdout or len(data) < 2:
             return _network(fit(start, data, self._objective, plan, seed=self.seed))
