@@ -132,7 +132,7 @@ def cost(subject: Subject, context: Context) -> Cost:
     assert subject.holdout is not None
     n, k = _size(subject, context), _shadow_count(subject, context)
     share = n / max(len(subject.training("privacy")), 1)
-    return Cost(forward=2 * n * (3 + 4 * k + (4 if k else 0)) + len(subject.holdout), trainings=k * share)
+    return Cost(forward=2 * n * (3 + 3 * k + (3 if k else 0)) + len(subject.holdout), trainings=k * share)
 
 
 PROPERTY = Property("privacy", "Membership privacy", measure, cost, needs_train=True)

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from assay.calibrate.base import Calibrator, FittedCalibrator, Outputs
+from assay.calibrate.base import CalibrationMap, Calibrator, Outputs
 from assay.calibrate.correctness import CorrectnessAwareLoss, top_confidence
 from assay.data import Batch, Data
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.random import seeded, torch_rng
+from assay.runtime.spec import rebuildable
 from assay.training import Plan, State, fit
 
 LOWEST, HIGHEST = 0.1, 10.0
@@ -39,32 +40,76 @@ class TemperatureNetwork(nn.Module):
         nn.init.constant_(self.head.bias, float(bound == "clamp"))
 
     def forward(self, v: Float[Tensor, "n w"]) -> Float[Tensor, " n"]:
-        raw = self.head(self.body(v).relu())[:, 0]
-        if self.bound == "clamp":
-            return raw.clamp(LOWEST, HIGHEST)
-        return LOWEST * torch.exp(math.log(HIGHEST / LOWEST) * raw.sigmoid())
+        return bounded(self.head(self.body(v).relu())[:, 0], self.bound)
 
 
-@dataclass(frozen=True)
-class FittedCorrectnessAware(FittedCalibrator):
-    """``network_`` maps the inputs of ``calibrator_inputs`` to temperatures; ``views_`` says how many it was given."""
+def bounded(raw: Float[Tensor, " n"], bound: str) -> Float[Tensor, " n"]:
+    """A temperature in [0.1, 10] from the network's output; see TemperatureNetwork."""
+    if bound == "clamp":
+        return raw.clamp(LOWEST, HIGHEST)
+    return LOWEST * torch.exp(math.log(HIGHEST / LOWEST) * raw.sigmoid())
 
-    network_: TemperatureNetwork
-    k: int
-    include_original: bool
-    views_: int
+
+@rebuildable
+class FittedCorrectnessAware(CalibrationMap):
+    """Logits / T(x): ``body_`` (h, w), ``body_bias_`` (h,), ``head_`` (h,) and ``head_bias_`` are the network's.
+
+    w is ``k`` times the number of ``views`` it was fitted on, and of the original where it is among the inputs.
+    """
+
+    body_: Tensor
+    body_bias_: Tensor
+    head_: Tensor
+    head_bias_: Tensor
+
+    def __init__(
+        self, classes: int, k: int, hidden: int, bound: str, include_original: bool = False, views: int = 0
+    ) -> None:
+        super().__init__()
+        self._classes, self.k, self.bound, self.include_original, self.views = (
+            classes,
+            k,
+            bound,
+            include_original,
+            views,
+        )
+        width = k * (views + (include_original or not views))
+        for name, shape in (("body_", (hidden, width)), ("body_bias_", (hidden,)), ("head_", (hidden,))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("head_bias_", torch.zeros((), dtype=torch.float64))
+
+    def learn(self, network: TemperatureNetwork) -> FittedCorrectnessAware:
+        """This map with the weights of ``network``."""
+        parts = (network.body.weight, network.body.bias, network.head.weight[0], network.head.bias[0])
+        for mine, given in zip((self.body_, self.body_bias_, self.head_, self.head_bias_), parts, strict=True):
+            mine.copy_(given.detach())
+        return self
+
+    @property
+    def classes(self) -> int:
+        """The number of classes c."""
+        return self._classes
 
     def temperature(self, outputs: Outputs) -> Float[Tensor, " n"]:
-        """The temperature of each sample, float64 in [0.1, 10]."""
+        """The temperature of each sample, float64 in [0.1, 10]. InputError for views other than it was fitted on."""
         given = 0 if outputs.views is None else len(outputs.views)
-        if given != self.views_:
-            raise InputError(f"CorrectnessAwareCalibrator: {given} views; expected {self.views_}, as it was fitted on")
-        with torch.no_grad():
-            found: Tensor = self.network_(calibrator_inputs(outputs, self.k, self.include_original))
-        return found
+        if given != self.views:
+            raise InputError(f"CorrectnessAwareCalibrator: {given} views; expected {self.views}, as it was fitted on")
+        hidden = F.linear(calibrator_inputs(outputs, self.k, self.include_original), self.body_, self.body_bias_).relu()
+        return bounded(hidden @ self.head_ + self.head_bias_, self.bound)
+
+    def forward(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Calibrated logits of samples without views."""
+        return self._calibrated(Outputs(logits))
 
     def transform(self, outputs: Outputs) -> Float[Tensor, "n c"]:
         """Logits / T(x) (n, c), float64: the predicted classes stay."""
+        with torch.no_grad():
+            return self._calibrated(outputs)
+
+    def _calibrated(self, outputs: Outputs) -> Tensor:
+        if outputs.classes != self.classes:
+            raise InputError(f"{type(self).__name__}: {outputs.classes} logits; expected {self.classes}, as fitted")
         return outputs.logits.double() / self.temperature(outputs)[:, None]
 
 
@@ -142,7 +187,8 @@ class CorrectnessAwareCalibrator(Calibrator):
         trained = self._trained(start, data)
         worse = self._loss(trained, data) > self._loss(start, data)
         count = 0 if outputs.views is None else len(outputs.views)
-        return FittedCorrectnessAware(start if worse else trained, self.k, self.include_original, count)
+        fitted = FittedCorrectnessAware(outputs.classes, self.k, self.hidden, self.bound, self.include_original, count)
+        return fitted.learn(start if worse else trained)
 
     def _trained(self, start: TemperatureNetwork, data: Data) -> TemperatureNetwork:
         """The best network of all epochs by the loss on the held-out share, or the last where there is none."""

@@ -5,11 +5,9 @@ an error. EnsLoss is set against the logistic, the hinge and the exponential los
 under one plan. Exact: its slopes are negative, monotone in the margin and bounded in the tail, equal a reference that
 shares no code with it, and are what the gradient carries; lambda to 0 gives exp.
 
-What was changed after a pilot on other seeds: the bound that decides is a gain of 0, was 0.003, which is support now,
-since the pilot's means over three seeds were 0.0025 (logistic), 0.0043 (hinge) and 0.0028 (exponential). No sham is
-named for the gains: with ranks reversed all slopes are still negative, and in a pilot run of a narrower network the
-means over pairs were 0.955 under the logistic loss, 0.956 with ranks reversed, 0.960 with ranks shuffled and under
-EnsLoss: the gain is not shown to come from the order of the slopes, which the exact checks alone tell apart.
+With ranks reversed all slopes are still negative, and in a pilot run of a narrower network the means over pairs were
+0.955 under the logistic loss, 0.956 with ranks reversed, 0.960 with ranks shuffled and under EnsLoss: that the gain
+comes from the order of the slopes is asked of the sham here, and is not sure to be shown.
 
 Two limits stand beside the claim: where features are poor (averages over squares of cats and dogs) losses should
 hardly differ, and under 25% wrong labels EnsLoss should not be better, as its slopes stay large at the lowest ranks
@@ -256,16 +254,8 @@ def claims(table: Table) -> list[Claim]:
             Claim(
                 f"test accuracy of EnsLoss over the {arm} loss, mean over pairs of digits",
                 _gains(table, arm, *pairs),
-                at_least=0.0,
-            )
-            for arm in FIXED
-        ),
-        *(
-            Claim(
-                f"test accuracy of EnsLoss over the {arm} loss, mean over pairs of digits, is 0.003 or more",
-                _gains(table, arm, *pairs),
                 at_least=0.003,
-                key=False,
+                refuted_by=("reversed-rank",),
             )
             for arm in FIXED
         ),

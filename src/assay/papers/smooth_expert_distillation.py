@@ -6,9 +6,9 @@ loss of a student that does not move, the gradient back to the images, and the s
 exceeds MTT is the paper's claim for convolutional networks on CIFAR and needs a GPU; for this network AST may lose six
 points at most. MTT takes plain SGD steps at its own rate; rates of training on real images are chosen on other data.
 
-Images move at the rate 0.3, not 1: at 1 the matching loss rises from the 200th iteration on (to 0.46 after 900). The
-bound on the matching loss is 0.97 where a pilot over two seeds had suggested 0.9: on two others the loss with clipped
-experts is 0.83 to 0.97 of that with plain ones, by iteration.
+Images move at the rate 0.3, not 1: at 1 the matching loss rises from the 200th iteration on (to 0.46 after 900). On
+two pilot seeds the matching loss with clipped experts is 0.83 to 0.97 of that with plain ones, by iteration, where the
+bound is 0.9.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "final matching loss with clipped experts over that with plain ones, the same AST",
             loss / plain,
-            at_most=0.97,
+            at_most=0.9,
             refuted_by=("inverted-clip",),
         ),
         *(Claim(text, table.per_seed(c, np.max), at_most=bound, rule="exact") for text, c, bound in checks),

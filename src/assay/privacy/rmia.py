@@ -42,7 +42,9 @@ class FittedRMIA:
 
         ``data.index`` says which of the samples a reference model trained on; online every one must lie in the pool.
         """
-        z, limit = self._population_ratio(model), self.ratio(model, data) / self.attack.gamma
+        z = self._population_ratio(model)
+        own = self.population_ is None and data is self.shadows_.data
+        limit = (z if own else self.ratio(model, data)) / self.attack.gamma
         beaten, count = torch.searchsorted(z.sort().values, limit, right=True), torch.full_like(limit, len(z))
         if self.population_ is None:
             rows, itself = self.shadows_.rows(data.index)
