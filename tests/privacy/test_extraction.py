@@ -204,6 +204,15 @@ def test_cabage_asks_harder_than_its_pool_and_learns_the_classes() -> None:
     assert found.to_frame()["queries"].tolist() == list(range(16, 481, 16))
 
 
+def test_a_head_that_grows_starts_from_the_seed() -> None:
+    runs = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        found = CaBaGe(n_generators=2, **SMALL).extract(quadrant, net(), SHAPE, budget=64, seed=0)
+        runs.append(found.history)
+    assert runs[0] == runs[1]
+
+
 def test_generators_are_renewed_in_turn_and_when_their_classes_are_few() -> None:
     method = CaBaGe(n_generators=2, renew_share=0.25, renew_window=10, **SMALL)
     game = Game(method, Oracle(quadrant), 160, 0, None, SHAPE)

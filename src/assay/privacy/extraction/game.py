@@ -28,7 +28,7 @@ from assay.privacy.extraction.hard_sample_replay import HardSampleReplay
 from assay.privacy.extraction.selective_query import difficulty
 from assay.runtime.errors import InputError
 from assay.runtime.inference import evaluating
-from assay.runtime.random import derive, torch_rng
+from assay.runtime.random import derive, seeded, torch_rng
 from assay.subject.access import Access, Oracle
 from assay.subject.subject import fresh
 from assay.training.engine import Plan, Player, State, fit_players
@@ -188,7 +188,8 @@ class Game:
         if not isinstance(body, nn.Module) or not isinstance(head, nn.Linear):
             where = f"{type(self.method).__name__}: the clone {type(clone).__name__}"
             raise InputError(f"{where} has no body and linear head; expected both, or num_classes")
-        return GrowingClassifier(body, head.in_features)
+        with seeded(seed, "growing head"):
+            return GrowingClassifier(body, head.in_features)
 
     def grey(self, x: Float[Tensor, "n ch h w"]) -> Float[Tensor, "n ch h w"]:
         """Some images with one channel's values in all."""
