@@ -65,7 +65,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 64, "test": 60, "side": 8, "hidden": 32, "epochs": 2}),
-        Scale("claim", 5, {"data": "mnist", "train": 300, "test": 500, "side": 14, "hidden": 256, "epochs": 40}),
+        Scale("claim", 10, {"data": "mnist", "train": 300, "test": 500, "side": 14, "hidden": 256, "epochs": 40}),
     ),
 )
 
