@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from assay.losses import OneHotSquaredLoss, SphericalLinear, SphericalSoftmaxLoss, TaylorSoftmaxLoss, ZLoss
 from assay.losses.spherical import SphericalLoss
-from assay.papers.z_loss import allocated, dense
+from assay.papers.z_loss import dense
+from assay.runtime.allocations import allocated
 from assay.runtime.errors import InputError
 
 FAMILY = [ZLoss(), ZLoss(0.3, 2.0), SphericalSoftmaxLoss(), TaylorSoftmaxLoss(), OneHotSquaredLoss()]

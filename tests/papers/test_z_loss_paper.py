@@ -31,14 +31,6 @@ def test_old_inverse_differs_after_the_first_step_in_the_weights_alone() -> None
     assert not gap[[k for k in range(20) if k not in y.tolist()]].any()
 
 
-def test_allocations_count_new_memory_alone() -> None:
-    x = torch.ones(10, 3)
-    assert paper.allocated(lambda: x.T) == 0
-    assert paper.allocated(lambda: x.add_(1)) == 0
-    assert paper.allocated(lambda: x @ x.T) == 100
-    assert paper.allocated(lambda: (x + 1).sum()) == 31
-
-
 def test_words_are_contexts_in_order() -> None:
     scale = paper.PAPER.scale("smoke")
     train, held, test = paper._next_words(scale, 0)

@@ -10,6 +10,7 @@ from assay.data.noise_levels import noise_levels
 from assay.data.skeleton_files import hdm05, ntu
 from assay.data.sources import PATHS, load_data
 from assay.data.sources import SOURCES as BUILT_IN
+from assay.data.text import load_text
 
 # Readers of further formats join here, so that a new one changes nothing for what reads others.
 PATHS |= {"ntu": ("folder of NTU skeletons", ntu), "hdm05": ("folder of HDM05 motions", hdm05)}
@@ -24,6 +25,7 @@ __all__ = [
     "bone_lengths",
     "dirichlet_split",
     "load_data",
+    "load_text",
     "make_long_tail",
     "noise_levels",
     "rgb_to_ycbcr",

@@ -17,10 +17,8 @@ fine-tuned further on a few texts. The best single norm is chosen on the attack'
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ from matplotlib.figure import Figure
 from sklearn import datasets
 from torch import Tensor, nn
 
-from assay.data import Batch, Data
+from assay.data import Batch, Data, load_text
 from assay.papers.model import Claim, Paper, Scale, Table
 from assay.privacy import (
     ALoRaMIA,
@@ -129,10 +127,7 @@ def corpus(name: str) -> str:
     """tinyshakespeare of ``$ASSAY_DATA/text``, or the descriptions that come with scikit-learn's data sets."""
     if name == "descriptions":
         return "".join(load().DESCR for load in (datasets.load_digits, datasets.load_wine, datasets.load_diabetes))
-    path = Path(os.environ.get("ASSAY_DATA", "")) / "text" / f"{name}.txt"
-    if not path.is_file():
-        raise InputError(f"pandora-mia: no {str(path)!r}; expected it there (set ASSAY_DATA)")
-    return path.read_text(encoding="utf-8")
+    return load_text(name)
 
 
 def segments(scale: Scale, seed: int) -> tuple[dict[str, Tensor], _Letters]:

@@ -9,7 +9,6 @@ where every loss has its options chosen on held-out samples.
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import time
@@ -17,7 +16,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +23,13 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from assay.data import Batch, Data, load_data
+from assay.data import Batch, Data, load_data, load_text
 from assay.losses import OneHotSquaredLoss, SphericalLinear, SphericalSoftmaxLoss, TaylorSoftmaxLoss, ZLoss
 from assay.losses.spherical import SphericalLoss
 from assay.nets import MLP
 from assay.papers.model import Claim, Paper, Scale, Table
+from assay.runtime.allocations import allocated
 from assay.runtime.errors import InputError
 from assay.runtime.inference import predict
 from assay.runtime.random import numpy_rng, seeded, torch_rng
@@ -117,28 +114,6 @@ def dense(weight: Tensor, batches: Sequence[tuple[Tensor, Tensor]], loss: nn.Mod
         loss(h @ w.T, y).backward()
         optimizer.step()
     return w.detach()
-
-
-class _Allocations(TorchDispatchMode):
-    """Counts the numbers in every tensor that an operation makes anew, not those written in place or seen as a view."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        self.count += sum(t.numel() for t in made if t.untyped_storage().data_ptr() not in given)
-        return out
-
-
-def allocated(step: Callable[[], object]) -> int:
-    """The numbers that ``step`` writes to new memory."""
-    with _Allocations() as counted:
-        step()
-    return counted.count
 
 
 def _seconds(step: Callable[[int], object], times: int) -> float:
@@ -233,11 +208,7 @@ def _text(source: str) -> tuple[str, ...]:
         for jump in rng.geometric(0.2, 6000):
             words.append((words[-1] * 7 + int(jump)) % 80)
         return tuple(map(str, words))
-    root = os.environ.get("ASSAY_DATA")
-    path = Path(root) / "text" / f"{source}.txt" if root else None
-    if path is None or not path.is_file():
-        raise InputError(f"z-loss: {path or 'ASSAY_DATA'} is not there; expected $ASSAY_DATA/text/{source}.txt")
-    return tuple(re.findall(r"[a-z']+", path.read_text(encoding="utf-8").lower()))
+    return tuple(re.findall(r"[a-z']+", load_text(source).lower()))
 
 
 def _next_words(scale: Scale, seed: int) -> tuple[Data, Data, Data]:
