@@ -6,7 +6,7 @@ erased samples have in the retrained models. Statistic 2: the gaps rise. Exact: 
 curve, and what is left alone. Support: accuracies, a fixed margin of 0.5 over a longer run, and MNIST.
 
 One pass at the paper's rate takes batches of 4 here: 50 samples in batches of 16 make four steps, which move nothing.
-Bounds of statistic 1: mean error 0.035 was lowered to 0.028 and correlation 0.48 raised to 0.6. A pilot over one
+Bounds of statistic 1: mean error 0.035 was lowered to 0.025 and correlation 0.48 raised to 0.6. A pilot over one
 erased set a seed set the old ones; over four sets the same surrogate is off by 0.01 at 0.70, the untrained one by 0.04
 to 0.06 at 0.36 to 0.51. The network ends in a representation of norm 2: where the representation's scale is free, the
 gaps of samples that were trained on are those of samples that were not (0.00 against 0.00 to 0.02), and there is
@@ -77,7 +77,7 @@ PAPER = Paper(
     baselines=("retrain", "nothing", "fixed 0.05"),
     scales=(
         Scale("smoke", 1, {"train": 300, "sets": 1, "erased": 20, "epochs": 15, "long": 1, "mnist": 0}),
-        Scale("claim", 10, {"train": 1000, "sets": 4, "erased": 50, "epochs": 60, "long": 5, "mnist": 3000}),
+        Scale("claim", 16, {"train": 1000, "sets": 4, "erased": 50, "epochs": 60, "long": 5, "mnist": 3000}),
     ),
 )
 
@@ -288,7 +288,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "mean margin of the surrogate less mean gap of the retrained models: absolute difference",
             smc["error"],
-            at_most=0.028,
+            at_most=0.025,
             refuted_by=surrogate,
         ),
         Claim(
