@@ -81,7 +81,7 @@ PAPER = Paper(
         Scale("smoke", 1, {"data": "digits", "side": 8, "train": 400, "epochs": 2, "width": 16, "text": 16, "base": 12,
                            "further": 3, "iterations": 3, "ddim": 3, "steps": 2, "restarts": 2, "images": 4,
                            "strong": 3}),
-        Scale("claim", 5, {"data": "mnist", "side": 14, "train": 30_000, "epochs": 4, "width": 192, "text": 48,
+        Scale("claim", 5, {"data": "mnist", "side": 14, "train": 30_000, "epochs": 10, "width": 192, "text": 48,
                            "base": 2500, "further": 200, "iterations": 100, "ddim": 5, "steps": 10, "restarts": 10,
                            "images": 10, "strong": 40}),
         Scale("gpu", 5, {"data": "mnist", "side": 14, "train": 60_000, "epochs": 20, "width": 512, "text": 64,
