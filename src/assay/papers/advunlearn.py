@@ -14,6 +14,10 @@ strokes without regard to the prompt. The model and the classifier are trained o
 what is unlearned and attacked. Five steps of DDIM, not 10, ten of the attack, not 30, 100 iterations, not 150, no
 warm-up, and rates for so small a model, so that five seeds take a few minutes; the bounds are as planned. The retain
 weight is 1, as the authors have it for objects. Images are drawn on a grid of twice the steps.
+
+In pilots on two other seeds random words before the concept erased it nearly as firmly as the attack did: sevens under
+attack after ESD 0.83 and 0.95, after AdvUnlearn 0.28 and 0.12, with random words 0.25 and 0.08 (with 30 steps of the
+attack, in the second, 0.02). The vocabulary has 18 words, which may be all that a prefix can say.
 """
 
 from __future__ import annotations
