@@ -72,7 +72,7 @@ PAPER = Paper(
         ),
         Scale(
             "claim",
-            8,
+            14,
             {"train": 250, "subsets": 1200, "held": 60, "models": 100, "steps": 80, "dim": 100, "convex": 3000},
         ),
     ),
