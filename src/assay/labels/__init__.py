@@ -23,6 +23,7 @@ from assay.labels.confident_learning import (
 from assay.labels.cross_validate import cross_probabilities
 from assay.labels.cutmix import CutMix
 from assay.labels.divide_mix import DivideMix
+from assay.labels.early_stopped_mixup import EarlyStoppedMixup
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
 from assay.labels.forward_correction import ForwardCorrection
@@ -57,6 +58,7 @@ __all__ = [
     "DivideMix",
     "ELR",
     "ELRPlus",
+    "EarlyStoppedMixup",
     "FittedClassGaussians",
     "ForwardCorrection",
     "GCE",
