@@ -100,9 +100,7 @@ def test_dynamics_learn_common_features_and_start_from_the_model() -> None:
     assert np.allclose(found.common[0], feature_energy(net, problem.basis[COMMON]))
     assert np.allclose(found.rare[-1], feature_energy(found.model, problem.basis[RARE]))
     assert (found.common[-1] > 20 * found.common[0]).all()
-    assert found.train_accuracy[-1] == pytest.approx(
-        float((found.model(train.x).argmax(1) == train.y).float().mean())
-    )
+    assert found.train_accuracy[-1] == pytest.approx(float((found.model(train.x).argmax(1) == train.y).float().mean()))
     rare = test.fields["is_rare"]
     right = (found.model(test.x).argmax(1) == test.y).float()
     assert found.rare_accuracy[-1] == pytest.approx(float(right[rare].mean()))

@@ -46,7 +46,7 @@ def test_all_pairs_are_the_mean_over_cyclic_shifts() -> None:
     shifts = []
     for k in range(7):
         logits = net(0.7 * batch.x + 0.3 * batch.x.roll(k, 0))
-        target = 0.7 * F.one_hot(batch.y, 3).double() + 0.3 * F.one_hot(batch.y.roll(k), 3)
+        target = 0.7 * F.one_hot(batch.y, 3).double() + 0.3 * F.one_hot(batch.y.roll(k), 3).double()
         shifts.append(F.cross_entropy(logits, target).detach())
     found = Mixup(fixed_lambda=0.7, pairs="all").objective(net, batch, State(5, data, 9))
     assert abs(float(found.detach() - torch.stack(shifts).mean())) < 1e-12

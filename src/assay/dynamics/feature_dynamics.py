@@ -85,8 +85,8 @@ def train_feature_model(
     rows.append((torch.tensor(0), *_measured(model, problem, train, test)))
     trained = trainer.fit(model, train, seed=seed, hooks=[measure])
     assert isinstance(trained, QuadraticCNN)
-    columns = [torch.stack(column).numpy() for column in zip(*rows, strict=True)]
-    return FeatureDynamics(*columns, model=trained)
+    steps, common, rare, memorised, *accuracies = (torch.stack(column).numpy() for column in zip(*rows, strict=True))
+    return FeatureDynamics(steps, common, rare, memorised, *accuracies, trained)
 
 
 @torch.no_grad()

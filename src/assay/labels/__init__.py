@@ -22,6 +22,7 @@ from assay.labels.confident_learning import (
 )
 from assay.labels.cross_validate import cross_probabilities
 from assay.labels.cutmix import CutMix
+from assay.labels.decoupled_mixup import DecoupledMixup
 from assay.labels.divide_mix import DivideMix
 from assay.labels.early_stopped_mixup import EarlyStoppedMixup
 from assay.labels.elr import ELR
@@ -30,6 +31,7 @@ from assay.labels.forward_correction import ForwardCorrection
 from assay.labels.gce import GCE
 from assay.labels.label_smoothing import LabelSmoothing
 from assay.labels.logit_adjustment import LogitAdjustment
+from assay.labels.manifold_mixup import ManifoldMixup
 from assay.labels.mixup import Mixup
 from assay.labels.nested_co_teaching import NestedCoTeaching
 from assay.labels.nested_dropout import (
@@ -55,6 +57,7 @@ __all__ = [
     "NestedCoTeaching",
     "ConfidentLearning",
     "CutMix",
+    "DecoupledMixup",
     "DivideMix",
     "ELR",
     "ELRPlus",
@@ -65,6 +68,7 @@ __all__ = [
     "LabelNoise",
     "LabelSmoothing",
     "LogitAdjustment",
+    "ManifoldMixup",
     "Mixup",
     "NestedClassifier",
     "NestedDropout",
