@@ -85,8 +85,9 @@ def train_feature_model(
     rows.append((torch.tensor(0), *_measured(model, problem, train, test)))
     trained = trainer.fit(model, train, seed=seed, hooks=[measure])
     assert isinstance(trained, QuadraticCNN)
-    steps, common, rare, memorised, *accuracies = (torch.stack(column).numpy() for column in zip(*rows, strict=True))
-    return FeatureDynamics(steps, common, rare, memorised, *accuracies, trained)
+    names = ("steps", "common", "rare", "memorised", "train_accuracy", "common_accuracy", "rare_accuracy")
+    columns = [torch.stack(column).numpy() for column in zip(*rows, strict=True)]
+    return FeatureDynamics(model=trained, **dict(zip(names, columns, strict=True)))
 
 
 @torch.no_grad()

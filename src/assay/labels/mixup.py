@@ -58,12 +58,12 @@ class Mixup(Trainer):
             return self.fixed_lambda
         return float(numpy_rng(state.seed, self.stream + suffix, state.step).beta(self.alpha, self.alpha))
 
-    def partners(self, batch: Batch, state: State) -> tuple[Int[Tensor, " k"] | slice, Int[Tensor, " k"]]:
-        """The two samples of each mixture, as positions in the batch; a slice stands for all of them in their order."""
+    def partners(self, batch: Batch, state: State) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+        """The two samples of each mixture, as positions in the batch."""
         n = len(batch.y)
         if self.pairs == "all":
             return torch.arange(n).repeat_interleave(n), torch.arange(n).repeat(n)
-        return slice(None), torch.randperm(n, generator=torch_rng(state.seed, self.stream, state.step))
+        return torch.arange(n), torch.randperm(n, generator=torch_rng(state.seed, self.stream, state.step))
 
     def mixed(
         self, x: Float[Tensor, "k ..."], other: Float[Tensor, "k ..."], share: float, state: State

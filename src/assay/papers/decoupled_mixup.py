@@ -141,7 +141,11 @@ def exact(rule: type[DecoupledMixupLoss], seed: int) -> dict[str, float]:
         torch.autograd.grad(both[:, k].sum(), logits, retain_graph=True)[0].gather(1, labels[:, 1 - k, None])
         for k in (0, 1)
     ]
-    z, one, two = torch.tensor([[math.log(3.0), math.log(2.0), 0.0]]).double(), torch.tensor([0]), torch.tensor([1])
+    z, one, two = (
+        torch.tensor([[math.log(3.0), math.log(2.0), 0.0]], dtype=torch.float64),
+        torch.tensor([0]),
+        torch.tensor([1]),
+    )
     hand = -0.3 * math.log(1 / 2) - 0.7 * math.log(1 / 3) - 0.5 * (math.log(3 / 4) + math.log(2 / 3))
     fixed = logits.detach()
     lam = float(torch.rand((), generator=g)) * 0.8 + 0.1
