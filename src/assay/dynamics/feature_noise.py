@@ -15,7 +15,7 @@ from assay.runtime.random import torch_rng
 COMMON, RARE = slice(0, 2), slice(2, 4)  # rows of ``basis``, one a class
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureNoiseModel:
     """Samples of ``patches`` vectors in R^``d``, one of which is a feature (Zou et al., 2023, arXiv:2303.08433).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from assay.labels.mixup import Mixup
 from assay.losses import DecoupledBCELoss, DecoupledMixupLoss
 from assay.runtime.errors import unknown
 from assay.training import State, Trainer
+from assay.training.trainer import PLAN_FIELDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,10 @@ class DecoupledMixup(Trainer):
         if self.form == "bce":
             return DecoupledBCELoss(self.xi, self.t)
         raise unknown("form of DecoupledMixup", str(self.form), ("ce", "bce"))
+
+    def plain(self) -> Trainer:
+        """``mixing`` alone, with the same plan."""
+        return replace(self.mixing, **{name: getattr(self, name) for name in PLAN_FIELDS})
 
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
         return self.loss()(*self.mixing.mixed_logits(model, batch, state))

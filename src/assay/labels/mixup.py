@@ -26,10 +26,10 @@ class Mixup(Trainer):
     authors' code. Under label noise alpha is large (the paper's section 3.4: 8 for half of the labels wrong); 1 is
     its value for clean CIFAR-10.
 
-    Zou et al. (2023, arXiv:2303.08433) analyse a constant lambda, ``fixed_lambda``, on all ordered pairs of samples,
-    ``pairs`` "all" (b^2 inputs for a batch of b), and labels that are not mixed as the inputs: ``label_map`` gives the
-    first label's share for lambda, or is "independent" for another draw from the same distribution, reflected where
-    that keeps the larger share with the same sample.
+    Zou et al. (2023, arXiv:2303.08433) analyse a constant lambda in (1/2, 1), ``fixed_lambda``, on all ordered pairs of
+    samples, ``pairs`` "all" (b^2 inputs for a batch of b), and train with labels that are not mixed as the inputs:
+    ``label_map`` gives the first label's share for lambda, or is "independent" for another draw from the same
+    distribution, reflected where that keeps the larger share with the same sample.
 
     InputError for an alpha that is not positive and finite, a share outside [0, 1], and other names.
     """
