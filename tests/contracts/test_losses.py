@@ -21,9 +21,14 @@ def _sample(cls: type[nn.Module], n: int = 12) -> tuple[torch.Tensor, torch.Tens
 
 
 def _fields(cls: type[nn.Module], logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the loss needs besides: other logits of the same samples."""
+    """What the loss needs besides: second labels, shares, or other logits of the same samples."""
     g = torch.Generator().manual_seed(4)
-    return {name: logits + torch.randn(logits.shape, generator=g, dtype=logits.dtype) for name in cls.needs}
+    other = {name: logits + torch.randn(logits.shape, generator=g, dtype=logits.dtype) for name in cls.needs}
+    mixed = {
+        "target_b": torch.randint(4, (len(logits),), generator=g),
+        "lam": torch.rand(len(logits), generator=g, dtype=logits.dtype),
+    }
+    return {name: mixed.get(name, other[name]) for name in cls.needs}
 
 
 def test_there_are_losses() -> None:

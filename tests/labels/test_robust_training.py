@@ -84,7 +84,7 @@ def test_mixup_is_cross_entropy_of_mixed_labels() -> None:
     batch = data.batch(torch.arange(16))
     for step in range(4):
         state = State(5, data, 9, step=step)
-        share, partner = method.drawn(16, state)
+        share, (_, partner) = method.share(state), method.partners(batch, state)
         assert 0 <= share <= 1
         one_hot = F.one_hot(batch.y, 3).float()
         logits = net(share * batch.x + (1 - share) * batch.x[partner])
@@ -96,7 +96,7 @@ def test_cutmix_shares_labels_by_area() -> None:
     data, method = _data(), CutMix()
     x, other, seen = torch.zeros(2, 3, 6, 6), torch.ones(2, 3, 6, 6), set()
     for step in range(60):
-        share, _ = method.drawn(2, State(5, data, 9, step=step))
+        share = method.share(State(5, data, 9, step=step))
         out, left = method.mixed(x, other, share, State(5, data, 9, step=step))
         assert left == pytest.approx(1 - float(out.mean()), abs=1e-6)
         assert left >= share - 1e-9  # the box is cut off at the border

@@ -5,6 +5,8 @@ from assay.dynamics.catastrophic_overfitting import AAEMonitor, overfits_catastr
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
 from assay.dynamics.energy import EnergyTracker, energy_gap, joint_energy, marginal_energy
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
+from assay.dynamics.feature_dynamics import FeatureDynamics, feature_energy, memorisation, train_feature_model
+from assay.dynamics.feature_noise import FeatureNoiseModel
 from assay.dynamics.feature_separability import FeatureSeparability, feature_separability
 from assay.dynamics.fixed_etf import FixedETF
 from assay.dynamics.hessian import Eigenvalue, Hessian, Trace
@@ -22,6 +24,7 @@ from assay.dynamics.long_tail import (
 from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
 from assay.dynamics.over_param import TwoLayerReLU, margin, separability, separable_sphere
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
+from assay.dynamics.quadratic_cnn import QuadraticCNN
 from assay.dynamics.similarity import structural_similarity
 from assay.dynamics.simplex_etf import simplex_etf
 from assay.dynamics.star_shape import TriangleConfidence, linear_path_confidence, path_width, triangle_confidence
@@ -53,6 +56,8 @@ __all__ = [
     "ETFNetwork",
     "Eigenvalue",
     "EnergyTracker",
+    "FeatureDynamics",
+    "FeatureNoiseModel",
     "FeatureSeparability",
     "FixedETF",
     "Hessian",
@@ -66,6 +71,7 @@ __all__ = [
     "LongTailSample",
     "PathPoint",
     "Perceptron",
+    "QuadraticCNN",
     "Separability",
     "StraightLine",
     "TiltingReport",
@@ -80,6 +86,7 @@ __all__ = [
     "deviation_angle_net",
     "energy_gap",
     "excess_error_of_not_fitting",
+    "feature_energy",
     "feature_separability",
     "flat_directions",
     "head_inputs",
@@ -89,6 +96,7 @@ __all__ = [
     "lookup_learner",
     "margin",
     "marginal_energy",
+    "memorisation",
     "midpoint_intercept",
     "mirror",
     "neural_collapse",
@@ -107,6 +115,7 @@ __all__ = [
     "tail_weight",
     "tau",
     "tilt",
+    "train_feature_model",
     "triangle_confidence",
     "type2_excess",
 ]

@@ -22,13 +22,16 @@ from assay.labels.confident_learning import (
 )
 from assay.labels.cross_validate import cross_probabilities
 from assay.labels.cutmix import CutMix
+from assay.labels.decoupled_mixup import DecoupledMixup
 from assay.labels.divide_mix import DivideMix
+from assay.labels.early_stopped_mixup import EarlyStoppedMixup
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
 from assay.labels.forward_correction import ForwardCorrection
 from assay.labels.gce import GCE
 from assay.labels.label_smoothing import LabelSmoothing
 from assay.labels.logit_adjustment import LogitAdjustment
+from assay.labels.manifold_mixup import ManifoldMixup
 from assay.labels.mixup import Mixup
 from assay.labels.nested_co_teaching import NestedCoTeaching
 from assay.labels.nested_dropout import (
@@ -54,15 +57,18 @@ __all__ = [
     "NestedCoTeaching",
     "ConfidentLearning",
     "CutMix",
+    "DecoupledMixup",
     "DivideMix",
     "ELR",
     "ELRPlus",
+    "EarlyStoppedMixup",
     "FittedClassGaussians",
     "ForwardCorrection",
     "GCE",
     "LabelNoise",
     "LabelSmoothing",
     "LogitAdjustment",
+    "ManifoldMixup",
     "Mixup",
     "NestedClassifier",
     "NestedDropout",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +22,8 @@ class CutMix(Mixup):
     the first label is the area that is left, lambda ~ Beta(``alpha``, ``alpha``), one box a batch. Every batch is
     mixed. Samples are (c, h, w); InputError for others.
     """
+
+    stream: ClassVar[str] = "CutMix"
 
     def mixed(
         self, x: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"], share: float, state: State

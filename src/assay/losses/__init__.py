@@ -11,6 +11,7 @@ from assay.losses.bootstrap import BootstrapLoss
 from assay.losses.class_balance import DeferredReweighting, class_balanced_weights
 from assay.losses.comp_sum import CompSumLoss
 from assay.losses.contrastive import InfoNCE
+from assay.losses.decoupled_mixup import DecoupledBCELoss, DecoupledMixupLoss, decoupled_scores
 from assay.losses.dependency import CPCLoss, WPCLoss, gradient_penalty
 from assay.losses.dot_regression import DotRegressionLoss
 from assay.losses.energies import energy_weights
@@ -64,6 +65,8 @@ __all__ = [
     "CPCLoss",
     "ComboLoss",
     "CompSumLoss",
+    "DecoupledBCELoss",
+    "DecoupledMixupLoss",
     "DeferredReweighting",
     "DotRegressionLoss",
     "EnsLoss",
@@ -106,6 +109,7 @@ __all__ = [
     "class_balanced_weights",
     "conditional_optimum",
     "conditional_regret",
+    "decoupled_scores",
     "dro_weights",
     "energy_weights",
     "gamma",

@@ -1,0 +1,35 @@
+"""Mixup that ends before training does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from assay.data import Batch
+from assay.labels.mixup import Mixup
+from assay.runtime.errors import InputError
+from assay.training import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStoppedMixup(Mixup):
+    """Mixup in the first ``stop`` of the steps, then plain cross-entropy (Zou et al., 2023, arXiv:2303.08433).
+
+    The optimiser's state and the schedule go on. What Mixup adds to the features is learned early, so that the rest of
+    training may fit the samples as they are; the paper stops after a half to three quarters. InputError for ``stop``
+    outside [0, 1], and as Mixup.
+    """
+
+    stop: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.stop <= 1:
+            raise InputError(f"EarlyStoppedMixup: stop={self.stop}; expected a share of the steps in [0, 1]")
+
+    def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
+        if state.step >= self.stop * state.total:
+            return F.cross_entropy(model(batch.x), batch.y)
+        return super().objective(model, batch, state)
