@@ -4,7 +4,9 @@ Encoders learn digits 0 to 4 in four rotations under 0, 10 and 30% wrong labels;
 with 200 labels, and the same digits noisy, shifted and of half contrast are out of distribution. What decides is the
 mechanism: the three terms are the official formulas, the covariance term is 0 for a whitened batch, and it takes
 correlation out of Z on test features. Support: the spectrum under noise, and accuracies against linear probing and the
-same head without terms. The bound 0.8 on the correlation is the dossier's, not the paper's.
+same head without terms. Batches hold all 200 labelled samples: of fewer than there are dimensions, the covariance of
+shuffled columns is that of noise, a penalty on variances that takes correlation out as well. The bound on correlation
+is not the paper's: 0.8 was proposed before any run, other seeds gave 0.4 and 0.84 for the sham, and it is now 0.6.
 """
 
 from __future__ import annotations
@@ -70,8 +72,8 @@ PAPER = Paper(
         Scale(
             "claim",
             5,
-            {"data": "mnist", "train": 12_000, "epochs": 8, "hidden": (256, 128), "labels": 200, "test": 2000,
-             "tuning": 30},
+            {"data": "mnist", "train": 12_000, "epochs": 4, "hidden": (256, 128), "labels": 200, "test": 2000,
+             "tuning": 100},
         ),
     ),
 )  # fmt: skip
@@ -227,7 +229,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
 
 
 def _tuner(scale: Scale, kind: type[FeatureTuner], **options: Any) -> FeatureTuner:
-    return kind(epochs=scale["tuning"], normalize=True, **options)
+    return kind(epochs=scale["tuning"], batch_size=scale["labels"], normalize=True, **options)
 
 
 def experiment(scale: Scale, seed: int, given: Mapping[str, Any], sham: str | None) -> Table:
@@ -246,7 +248,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "mean squared correlation of Z on test features, NMTune over the same with w_cov = 0",
             left,
-            at_most=0.8,
+            at_most=0.6,
             refuted_by=("shuffled-columns",),
         ),
         _identity(table, "covariance term against the official formula, largest difference", "cov", 1e-6, both),
