@@ -16,6 +16,7 @@ OTHERS = {
     "dynamics/hessian.py": "one product with the Hessian a batch",
     "dynamics/tilting.py": "one backward pass a batch of inputs",
     "explain/base.py": "one backward pass a batch of points",
+    "labels/robust_surrogate.py": "gradient ascent on inputs under a price of moving them, not a ball",
     "papers/adapt_then_unlearn.py": "an exact check of the penalty's slope by automatic differentiation",
     "papers/caption_graybox.py": "an exact check against torch's own optimiser and schedule",
     "papers/bnn_surrogate.py": "an exact check against I-FGSM written out",

@@ -46,6 +46,10 @@ from assay.labels.nested_dropout import (
 from assay.labels.prune_and_retrain import PruneAndRetrain
 from assay.labels.rcal import RCAL
 from assay.labels.robust_class_gaussians import FittedClassGaussians, RobustClassGaussians, mean_error_bound
+from assay.labels.robust_surrogate import robust_surrogate
+from assay.labels.rss import FittedRSS, RobustSelfSupervised, robust_margin_loss
+from assay.labels.rss_bound import generalization_bound
+from assay.labels.self_training import SelfTraining
 from assay.labels.symmetric_ce import SymmetricCE
 from assay.labels.transition import estimate_transition
 
@@ -63,6 +67,7 @@ __all__ = [
     "ELRPlus",
     "EarlyStoppedMixup",
     "FittedClassGaussians",
+    "FittedRSS",
     "ForwardCorrection",
     "GCE",
     "LabelNoise",
@@ -77,6 +82,8 @@ __all__ = [
     "RCAL",
     "Repair",
     "RobustClassGaussians",
+    "RobustSelfSupervised",
+    "SelfTraining",
     "Standing",
     "SymmetricCE",
     "bayes_error_kde",
@@ -89,11 +96,14 @@ __all__ = [
     "crossover_prevalence",
     "estimate_joint",
     "estimate_transition",
+    "generalization_bound",
     "label_quality",
     "mean_error_bound",
     "noise_fit_curve",
     "noise_prevalence_curve",
     "prefix_accuracy",
     "prefix_logits",
+    "robust_margin_loss",
+    "robust_surrogate",
     "select_width",
 ]

@@ -46,6 +46,7 @@ from assay.represent.regression_pretrain import ContrastiveRegressionPretrainer
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.sample_complexity import GaussianClasses, sample_complexity
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
+from assay.represent.spectrum import largest_singular_value_ratio, singular_value_entropy
 from assay.represent.wasserstein_dependency import FittedDependency, WassersteinDependency, exact_wdm
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "expmap0",
     "gromov_delta",
     "info_nce",
+    "largest_singular_value_ratio",
     "linear_classifier",
     "linear_probe",
     "logmap0",
@@ -104,6 +106,7 @@ __all__ = [
     "rrcm_loss",
     "sample_complexity",
     "simsiam_loss",
+    "singular_value_entropy",
     "spectral_encoder",
     "temperature_sweep",
     "threshold_report",
