@@ -5,7 +5,8 @@ samples at both ends of the first principal direction change when these are left
 onto its predictions must bring them as near to a hundred retrained ones as a second hundred, by KLoM. Ten, not twenty:
 twenty at one end all but wipe out a class of twenty-five, and there the linear prediction failed on one draw of five
 (base seed 1: 0.89 of the way was left; 0.04 to 0.18 on the others). Exact: matching reaches the closed form of ridge
-regression without the forgotten rows, and datamodels that are exact by theory are recovered and served exactly.
+regression without the forgotten rows, and datamodels that are exact by theory are recovered and served exactly. The
+bound on KLoM is on a difference, not on a ratio: in one run of fourteen no unlearning was 0.1 above the floor.
 
 That fifty full-batch steps of matching on 150 points end ten times nearer on a convex problem than descent on what is
 retained does not hold: both face the same curvature. What the noiseless targets buy shows in stochastic steps, the
@@ -307,10 +308,10 @@ def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None)
     )
 
 
-def _share(table: Table, arm: str) -> np.ndarray:
-    """How much of the way from the floor to no unlearning is left on the forget set."""
+def _left(table: Table, arm: str) -> np.ndarray:
+    """KLoM on the forget set above the floor, less 0.35 of what no unlearning has above it."""
     found, floor, none = (table.per_seed("forget", arm=a) for a in (arm, "floor", "none"))
-    return np.asarray((found - floor) / (none - floor))
+    return np.asarray(found - floor - 0.35 * (none - floor))
 
 
 def claims(table: Table) -> list[Claim]:
@@ -331,9 +332,9 @@ def claims(table: Table) -> list[Claim]:
             refuted_by=both,
         ),
         Claim(
-            "KLoM on the forget set above the floor, datamodel matching over no unlearning",
-            _share(table, "datamodel matching"),
-            at_most=0.35,
+            "KLoM on the forget set above the floor, datamodel matching less 0.35 of no unlearning",
+            _left(table, "datamodel matching"),
+            at_most=0.0,
             refuted_by=both,
         ),
         *(
@@ -352,7 +353,7 @@ def _support(table: Table) -> list[Claim]:
     }
     return [
         Claim("rank correlation on held-out subsets (LDS)", table.per_seed("lds"), at_least=0.4, key=False),
-        Claim("the same share for oracle matching", _share(table, other), at_most=0.35, key=False),
+        Claim("the same for oracle matching", _left(table, other), at_most=0.0, key=False),
         Claim(
             "KLoM on validation points, datamodel matching less no unlearning",
             table.gain(own, "none", "val"),
