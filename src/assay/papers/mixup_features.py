@@ -131,7 +131,7 @@ def _features(scale: Scale, arm: str, method: Trainer, seed: int, noise: float) 
     rows = [
         {"arm": arm, "step": int(step), "feature": rare, "noise": noise, "curve": accuracy}
         for step, rare, noise, accuracy in zip(
-            found.steps, found.rare.mean(1), found.memorised.mean(1), found.rare_accuracy, strict=True
+            found.steps, found.rare.mean(1), np.nanmean(found.memorised, 1), found.rare_accuracy, strict=True
         )
     ]
     end = {
