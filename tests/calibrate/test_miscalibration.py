@@ -78,7 +78,7 @@ def test_class_temperatures_follow_the_formula() -> None:
 def test_normalisation() -> None:
     scores = np.array([-0.1, 0.0, 0.1, 0.2, 5.0])
     clipped = np.minimum(scores, 0.2 + 1.5 * 0.2)
-    kinds = {k: MSCTemperatureScaling(norm=k).normalised(scores) for k in ("max", "min_max", "none")}  # type: ignore[arg-type]
+    kinds = {k: MSCTemperatureScaling(norm=k).normalised(scores) for k in ("max", "min_max", "none")}
     assert kinds["none"] == pytest.approx(clipped)
     assert kinds["max"] == pytest.approx(clipped / 0.5)
     assert kinds["min_max"] == pytest.approx((clipped + 0.1) / 0.6)

@@ -118,9 +118,9 @@ def test_a_question_answering_model_of_transformers() -> None:
 
 
 def test_bad_input() -> None:
-    for more in ({"risk": 0.0}, {"level": 1.0}, {"fpr": 2.0}):
+    for risk, level, fpr in ((0.0, 0.9, 0.1), (0.1, 1.0, 0.1), (0.1, 0.9, 2.0)):
         with pytest.raises(InputError, match="expected"):
-            Safeguard(**more)
+            Safeguard(risk=risk, level=level, fpr=fpr)
     with pytest.raises(InputError):
         Safeguard(score="other")  # type: ignore[arg-type]
     z, y = answers(50, 0)

@@ -258,8 +258,8 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     asked = _two_towers(scale, seed)
     guard = Safeguard(risk=RISK).fit(Outputs(asked["val"]), asked["y_val"])
     rows.append({"arm": "questions", **guard.report(asked["test"], asked["y_test"])})
-    logits = {"val": predict(main, val.x), "test": predict(main, test.x)}
-    return {"rows": rows, "models": [predict(m, test.x) for m in models], **logits, "y_val": val.y, "y": test.y}
+    outputs = {"val": predict(main, val.x), "test": predict(main, test.x)}
+    return {"rows": rows, "models": [predict(m, test.x) for m in models], **outputs, "y_val": val.y, "y": test.y}
 
 
 def _calibrated(scale: Scale, given: Mapping[str, Any], rules: Rules) -> list[dict[str, Any]]:
