@@ -17,7 +17,7 @@ from assay.runtime.inference import predict
 from assay.runtime.random import seeded
 from assay.training import Trainer
 
-ROOMS = ("training", "attacks", "defenses", "labels", "dynamics", "certify", "privacy", "calibrate")
+ROOMS = ("training", "attacks", "defenses", "labels", "dynamics", "certify", "privacy", "calibrate", "adapt")
 
 
 def exported() -> list[type[Trainer]]:

@@ -11,6 +11,13 @@ from assay.calibrate.histogram import HistogramBinning
 from assay.calibrate.isotonic import IsotonicCalibration
 from assay.calibrate.matrix import MatrixScaling
 from assay.calibrate.measures import Bins, adaptive_ece, brier, classwise_ece, ece, nll, reliability, top_brier
+from assay.calibrate.miscalibration import (
+    MiscalibrationSummary,
+    classwise_miscalibration,
+    miscalibration_score,
+    summarise,
+)
+from assay.calibrate.msc_temperature import ClassTemperatures, MSCTemperatureScaling
 from assay.calibrate.overlap import (
     OverlapDistribution,
     oracle_temperature,
@@ -30,6 +37,7 @@ __all__ = [
     "Calibrated",
     "CalibrationMap",
     "Calibrator",
+    "ClassTemperatures",
     "CorrectnessAwareCalibrator",
     "CorrectnessAwareLoss",
     "DMixupTrainer",
@@ -39,7 +47,9 @@ __all__ = [
     "FittedCorrectnessAware",
     "HistogramBinning",
     "IsotonicCalibration",
+    "MSCTemperatureScaling",
     "MatrixScaling",
+    "MiscalibrationSummary",
     "Outputs",
     "OverlapDistribution",
     "Recalibrated",
@@ -49,16 +59,19 @@ __all__ = [
     "adaptive_ece",
     "brier",
     "classwise_ece",
+    "classwise_miscalibration",
     "collect_views",
     "d_mixup_batch",
     "ece",
     "logit_gap_profile",
+    "miscalibration_score",
     "narrow_wrong",
     "nll",
     "oracle_temperature",
     "overlap_gap",
     "paired_label_noise",
     "reliability",
+    "summarise",
     "top_brier",
     "two_point_nll",
     "two_point_nll_noise",

@@ -1,4 +1,5 @@
-"""Decisions: learners that see only what their own actions cost, and searches for the best input of a network."""
+"""Decisions: learners that see only what their own actions cost, searches for the best input of a network, and when
+not to answer."""
 
 from assay.decide.attack_search import AttackSearch, NetworkObjective
 from assay.decide.base import Action, Learner, Policy
@@ -15,7 +16,19 @@ from assay.decide.neural_ucb import NeuralUCB
 from assay.decide.online_regressor import OnlineRegressor
 from assay.decide.perturbed_net import PerturbedNet
 from assay.decide.runner import BanditHistory, Environment, run_bandit
+from assay.decide.safeguard import Decisions, FittedSafeguard, Safeguard
+from assay.decide.safety_panel import ood_auroc, perturbation_panel
+from assay.decide.selective import (
+    aurc,
+    e_auopt_rc,
+    e_aurc,
+    optimal_area,
+    random_excess,
+    risk_coverage,
+    trust_index,
+)
 from assay.decide.uniform import UniformArms
+from assay.decide.vision_language import answer_logits, sequence_confidence
 
 __all__ = [
     "Action",
@@ -23,7 +36,9 @@ __all__ = [
     "BanditHistory",
     "CDSM",
     "ClassificationBandit",
+    "Decisions",
     "Environment",
+    "FittedSafeguard",
     "HybridAttackSearch",
     "Learner",
     "NetworkObjective",
@@ -36,10 +51,22 @@ __all__ = [
     "OptResult",
     "PerturbedNet",
     "Policy",
+    "Safeguard",
     "UniformArms",
+    "answer_logits",
+    "aurc",
+    "e_auopt_rc",
+    "e_aurc",
     "fast_gamma",
     "fast_igw",
     "inverse_gap_weighting",
+    "ood_auroc",
+    "optimal_area",
+    "perturbation_panel",
+    "random_excess",
+    "risk_coverage",
     "run_bandit",
+    "sequence_confidence",
     "square_gamma",
+    "trust_index",
 ]

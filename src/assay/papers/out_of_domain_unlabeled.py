@@ -4,7 +4,8 @@ The paper's simulation: two normal classes in 200 dimensions, 10 labels, a pool 
 the labelled one's or shifted by half its length. Empirical risk minimisation is the labelled mean direction (no error
 on the labels); robust self-supervised training starts there. lambda = 10 and gamma' = 0.3 were fixed on other seeds;
 the official code picks them, and four more, by accuracy on the test set. Accuracies are exact: Phi(<th, mu0> / sigma).
-Exact: the closed form of the robust loss is the supremum that defines it.
+Exact: the closed form of the robust loss is the supremum that defines it. The gain at n = 1,000 was proposed as 0.12 or
+more; a pilot gave 0.20, and 0.11 to the sham with frozen pseudo-labels, so that 0.14 is asked for.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"d": 200, "pool": (10, 20, 100, 200), "steps": 8, "test": 300}),
-        Scale("claim", 10, {"d": 200, "pool": (10, 100, 1000, 10_000), "steps": 300, "test": 10_000}),
+        Scale("claim", 12, {"d": 200, "pool": (10, 100, 1000, 10_000), "steps": 300, "test": 10_000}),
     ),
 )
 
@@ -184,7 +185,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "accuracy of RSS over ERM, 10 labels, n = 1,000, no shift",
             table.gain(first, ERM, "accuracy"),
-            at_least=0.12,
+            at_least=0.14,
             refuted_by=both,
         ),
         Claim(
