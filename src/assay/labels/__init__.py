@@ -1,4 +1,4 @@
-"""Wrong labels: finding them with out-of-sample probabilities, and training without them."""
+"""Wrong and missing labels: finding the wrong ones, and training despite them or without labels."""
 
 from assay.labels.audit import (
     Standing,
@@ -25,10 +25,14 @@ from assay.labels.cutmix import CutMix
 from assay.labels.divide_mix import DivideMix
 from assay.labels.elr import ELR
 from assay.labels.elr_plus import ELRPlus
+from assay.labels.fixmatch import FixMatch
+from assay.labels.flexmatch import FlexMatch
 from assay.labels.forward_correction import ForwardCorrection
+from assay.labels.freematch import FreeMatch
 from assay.labels.gce import GCE
 from assay.labels.label_smoothing import LabelSmoothing
 from assay.labels.logit_adjustment import LogitAdjustment
+from assay.labels.mixmatch import MixMatch
 from assay.labels.mixup import Mixup
 from assay.labels.nested_co_teaching import NestedCoTeaching
 from assay.labels.nested_dropout import (
@@ -41,10 +45,13 @@ from assay.labels.nested_dropout import (
     select_width,
 )
 from assay.labels.prune_and_retrain import PruneAndRetrain
+from assay.labels.rand_augment import RandAugment
 from assay.labels.rcal import RCAL
 from assay.labels.robust_class_gaussians import FittedClassGaussians, RobustClassGaussians, mean_error_bound
+from assay.labels.shrinkmatch import ShrinkMatch
 from assay.labels.symmetric_ce import SymmetricCE
 from assay.labels.transition import estimate_transition
+from assay.labels.views import Cutout, Shift
 
 __all__ = [
     "BackwardCorrection",
@@ -54,23 +61,31 @@ __all__ = [
     "NestedCoTeaching",
     "ConfidentLearning",
     "CutMix",
+    "Cutout",
     "DivideMix",
     "ELR",
     "ELRPlus",
     "FittedClassGaussians",
+    "FixMatch",
+    "FlexMatch",
     "ForwardCorrection",
+    "FreeMatch",
     "GCE",
     "LabelNoise",
     "LabelSmoothing",
     "LogitAdjustment",
+    "MixMatch",
     "Mixup",
     "NestedClassifier",
     "NestedDropout",
     "NoiseFit",
     "PruneAndRetrain",
     "RCAL",
+    "RandAugment",
     "Repair",
     "RobustClassGaussians",
+    "Shift",
+    "ShrinkMatch",
     "Standing",
     "SymmetricCE",
     "bayes_error_kde",
