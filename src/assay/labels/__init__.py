@@ -32,6 +32,7 @@ from assay.labels.freematch import FreeMatch
 from assay.labels.gce import GCE
 from assay.labels.label_smoothing import LabelSmoothing
 from assay.labels.logit_adjustment import LogitAdjustment
+from assay.labels.mismatch import make_mismatch_pool, mismatch_errors
 from assay.labels.mixmatch import MixMatch
 from assay.labels.mixup import Mixup
 from assay.labels.nested_co_teaching import NestedCoTeaching
@@ -52,6 +53,7 @@ from assay.labels.shrinkmatch import ShrinkMatch
 from assay.labels.symmetric_ce import SymmetricCE
 from assay.labels.transition import estimate_transition
 from assay.labels.views import Cutout, Shift
+from assay.labels.wad import WeightAwareDistillation, margin_weights, prototype_scores
 
 __all__ = [
     "BackwardCorrection",
@@ -88,6 +90,7 @@ __all__ = [
     "ShrinkMatch",
     "Standing",
     "SymmetricCE",
+    "WeightAwareDistillation",
     "bayes_error_kde",
     "bayes_error_knn",
     "bayes_error_soft",
@@ -99,10 +102,14 @@ __all__ = [
     "estimate_joint",
     "estimate_transition",
     "label_quality",
+    "make_mismatch_pool",
+    "margin_weights",
     "mean_error_bound",
+    "mismatch_errors",
     "noise_fit_curve",
     "noise_prevalence_curve",
     "prefix_accuracy",
     "prefix_logits",
+    "prototype_scores",
     "select_width",
 ]

@@ -18,7 +18,7 @@ from assay.training import State
 class FreeMatch(Consistency):
     """Thresholds that follow the model's own confidence (Wang et al., 2023, arXiv:2205.07246, eq. 5-12).
 
-    Running averages of decay ``momentum``, all from 1/C: the mean confidence t, the mean prediction p (C,) and the
+    Running averages of decay ``decay``, all from 1/C: the mean confidence t, the mean prediction p (C,) and the
     share h (C,) of each predicted class; the threshold of class c is t p(c) / max p, this batch included. ``fairness``
     weighs the self-adaptive term sum_c SumNorm(p / h) log SumNorm(m / g), with m the mean prediction and g the
     predicted shares on the strong views of certain samples; a class that is not predicted there counts 0 and 1e-12 is
@@ -26,23 +26,23 @@ class FreeMatch(Consistency):
     default (0.001 on CIFAR-10 with 10 labels). InputError for other options.
     """
 
-    momentum: float = 0.999
+    decay: float = 0.999
     fairness: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1 or not 0 <= self.fairness < float("inf"):
+        if not 0 <= self.decay < 1 or not 0 <= self.fairness < float("inf"):
             raise InputError(
-                f"FreeMatch: momentum={self.momentum}, fairness={self.fairness}; expected a decay in [0, 1), "
+                f"FreeMatch: decay={self.decay}, fairness={self.fairness}; expected a decay in [0, 1), "
                 "a finite weight >= 0"
             )
 
     def certain(self, q: Float[Tensor, "b c"], unlabelled: Unlabelled, state: State) -> Bool[Tensor, " b"]:
         highest, label = q.max(1)
         uniform = torch.full_like(q[0], 1 / q.shape[1])
-        t = decayed(state, "freematch/confidence", highest.mean(), uniform[0], self.momentum)
-        p = decayed(state, "freematch/prediction", q.mean(0), uniform, self.momentum)
-        decayed(state, "freematch/share", _shares(label, q), uniform, self.momentum)
+        t = decayed(state, "freematch/confidence", highest.mean(), uniform[0], self.decay)
+        p = decayed(state, "freematch/prediction", q.mean(0), uniform, self.decay)
+        decayed(state, "freematch/share", _shares(label, q), uniform, self.decay)
         return highest >= (t * p / p.max())[label]
 
     def further(

@@ -79,9 +79,8 @@ class SemiSupervised(Trainer):
         truth = pool.fields[TRUTH][rows].to(device) if TRUTH in pool.fields else None
         return Unlabelled(pool.x[rows].to(device), rows.to(device), pool.index[rows].to(device), len(pool), truth)
 
-    def fit(
-        self, model: nn.Module, data: Data, *, seed: int, unlabelled: Data | None = None, **options: Any
-    ) -> nn.Module:
+    def checked(self, data: Data, unlabelled: Data | None) -> Data:
+        """The unlabelled data, fit to be used beside ``data``."""
         where, pool = type(self).__name__, data if unlabelled is None else unlabelled
         check_inputs(where, data.x, data.y, data.bounds)
         check_inputs(where, pool.x, bounds=pool.bounds)
@@ -89,6 +88,12 @@ class SemiSupervised(Trainer):
             raise InputError(
                 f"{where}: {len(pool)} unlabelled samples of shape {pool.shape}; expected at least 2 of {data.shape}"
             )
+        return pool
+
+    def fit(
+        self, model: nn.Module, data: Data, *, seed: int, unlabelled: Data | None = None, **options: Any
+    ) -> nn.Module:
+        pool = self.checked(data, unlabelled)
 
         def objective(net: nn.Module, batch: Batch, state: State) -> Tensor:
             return self.loss(net, batch, self.drawn(pool, batch, state), state)

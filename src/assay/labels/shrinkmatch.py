@@ -29,7 +29,7 @@ class ShrinkMatch(FixMatch):
     L = L_FixMatch + r ShrinkLoss: q of an uncertain weak view gives the space (see shrink_targets), the strong view's
     logits of an auxiliary head, two hidden layers of a quarter of the width of the linear layer named ``layer``, are
     read inside it, and each sample weighs max q where the space suffices for ``tau``. r, the share of certain samples,
-    is a running average of decay ``momentum`` that begins at the first batch's; ``reset_each_epoch`` begins it anew
+    is a running average of decay ``decay`` that begins at the first batch's; ``reset_each_epoch`` begins it anew
     every 1,024 steps, as the authors' code does. ``head="main"`` applies the loss with the main head (an ablation). The
     targets q are soft and aligned, as theirs; the head sees the strong views alone and is dropped in the end. Theirs
     copies buffers into the weight average, the plan averages them. InputError for a model without such a layer.
@@ -38,7 +38,7 @@ class ShrinkMatch(FixMatch):
     soft: bool = True
     align: bool = True
     head: Literal["aux", "main"] = "aux"
-    momentum: float = 0.999
+    decay: float = 0.999
     reset_each_epoch: bool = False
     layer: str = "head"
 
@@ -46,8 +46,8 @@ class ShrinkMatch(FixMatch):
         super().__post_init__()
         if self.head not in ("aux", "main"):
             raise unknown("head of ShrinkMatch", self.head, ("aux", "main"))
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"ShrinkMatch: momentum={self.momentum}; expected a decay in [0, 1)")
+        if not 0 <= self.decay < 1:
+            raise InputError(f"ShrinkMatch: decay={self.decay}; expected a decay in [0, 1)")
 
     def space(self, q: Float[Tensor, "b c"], state: State) -> ShrinkResult:
         """The shrunk class space of each prediction."""
@@ -57,7 +57,7 @@ class ShrinkMatch(FixMatch):
         """r, the running share of certain samples."""
         if self.reset_each_epoch and state.step % EPOCH == 0:
             state.memory.pop("shrinkmatch", None)
-        return decayed(state, "shrinkmatch", share, share, self.momentum)
+        return decayed(state, "shrinkmatch", share, share, self.decay)
 
     def start(self, model: nn.Module, data: Data, seed: int) -> nn.Module:
         last = dict(model.named_modules()).get(self.layer)
