@@ -194,7 +194,7 @@ def _arm(arm: str, method: SemiSupervised, given: Mapping[str, Any], seed: int) 
             log.extend(state.log)
 
     model = method.fit(given["start"], given["labelled"], seed=seed, unlabelled=given["pool"], hooks=[watch])
-    row = {"arm": arm, "accuracy": _accuracy(model, given["test"]), "early": early[0]}
+    row: dict[str, Any] = {"arm": arm, "accuracy": _accuracy(model, given["test"]), "early": early[0]}
     if not isinstance(method, Consistency):
         return [row]
     sums = {k: np.array([r[k] for r in log if k in r]) for k in ("seen", "certain", "certain_right")}
@@ -223,7 +223,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     given["pool"] = replace(pool, fields={TRUTH: pool.y})
     given["cases"] = _drawn(scale["rows"], seed)
     plan = _plan(scale)
-    views = {"strong": _strong, "mu": 4}
+    views: dict[str, Any] = {"strong": _strong, "mu": 4}
     given["rows"] = [
         *_arm(FIX, FixMatch(tau=TAU, soft=True, align=True, **views, **plan), given, seed),
         *_arm(FLEX, FlexMatch(tau=TAU, **views, **plan), given, seed),
