@@ -99,6 +99,11 @@ def test_bad_input(view: object) -> None:
         view(images(4), draws(torch.arange(3)))  # type: ignore[operator]
 
 
+def test_values_out_of_bounds_are_refused() -> None:
+    with pytest.raises(InputError, match="spans"):
+        RandAugment()(2 * images(4), draws(torch.arange(4)))
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda: Shift(share=1.0), lambda: Cutout(share=0.0), lambda: RandAugment(ops=-1), lambda: RandAugment(hole=2.0)],

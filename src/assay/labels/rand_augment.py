@@ -14,6 +14,7 @@ from torch import Tensor
 
 from assay.labels.views import Cutout, check_images
 from assay.represent.augment import GREY
+from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 from assay.runtime.random import Draws
 
@@ -29,7 +30,7 @@ class RandAugment:
     contrast at 0.05 to 0.95 of theirs, histogram equalised, nothing, 4 to 8 bits, turns of 30 degrees, sharpness at
     0.05 to 0.95, shears of 0.3 either way, values above a level inverted, shifts of 0.3 either way. Each of equal
     chance. Those of colour leave images of one channel alone. What comes in from outside is black. ``bounds`` is the
-    range of values; ``hole`` the cutout's share of the side, 0 for none. Input as of Shift.
+    range that the images keep to; ``hole`` the cutout's share of the side, 0 for none. Input as of Shift.
     """
 
     kind: ClassVar[str] = "function"
@@ -47,6 +48,7 @@ class RandAugment:
 
     def __call__(self, x: Float[Tensor, "n c h w"], draws: Draws) -> Float[Tensor, "n c h w"]:
         check_images("RandAugment", x, draws)
+        check_inputs("RandAugment", x, bounds=self.bounds)
         low, high = self.bounds
         view = ((x - low) / (high - low)).clamp(0, 1)
         for _ in range(self.ops):

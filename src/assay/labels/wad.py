@@ -150,8 +150,8 @@ class WeightAwareDistillation(SemiSupervised):
         self, student: nn.Module, teacher: nn.Module | None, labelled: Data, pool: Data, seed: int
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
         """Pseudo labels and weights of the pool in one round."""
-        z = [self._embedded(teacher, part, seed) for part in (pool, labelled)]
-        pseudo, weight = self.weigh(prototype_scores(*z, labelled.y, len(labelled.classes), self.reduce))
+        z, members = (self._embedded(teacher, part, seed) for part in (pool, labelled))
+        pseudo, weight = self.weigh(prototype_scores(z, members, labelled.y, len(labelled.classes), self.reduce))
         if self.weights == "unit":
             return pseudo, torch.ones_like(weight)
         if self.weights == "student":

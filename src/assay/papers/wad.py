@@ -200,7 +200,7 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
     given = _drawn(scale, seed)
     given["teacher"] = _teacher(given, scale["epochs"], seed)
     with seeded(seed, "student"):
-        given["start"] = SmallCNN(given["pool"].shape, len(TARGETS), (16, 32), 64)  # type: ignore[arg-type]
+        given["start"] = SmallCNN(given["pool"].shape, len(TARGETS), (16, 32), 64)
     plan = _plan(scale)
     rounds = WeightAwareDistillation().rounds + 1
     alone = Supervised(steps=rounds * scale["steps"], lr=plan["lr"], batch_size=32, schedule="constant")
