@@ -31,8 +31,8 @@ def exported() -> list[type[Trainer]]:
 METHODS = exported()
 trainers = pytest.mark.parametrize("cls", METHODS, ids=lambda c: c.__name__)
 # One that trains the head alone needs a trained network below it, and one that plants a fault a trained network to
-# plant it in: their own tests show what they learn.
-NEEDS_TRAINED = {"head", "max_float_drop"}
+# plant it in: their own tests show what they learn. What also learns without labels (mu) has a suite of its own.
+NEEDS_TRAINED = {"head", "max_float_drop", "mu"}
 learners = pytest.mark.parametrize(
     "cls", [c for c in METHODS if not NEEDS_TRAINED & {f.name for f in fields(c)}], ids=lambda c: c.__name__
 )

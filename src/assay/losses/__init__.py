@@ -41,6 +41,7 @@ from assay.losses.margin import check_derivatives, is_classification_calibrated
 from assay.losses.mart import MARTLoss
 from assay.losses.multiple_negatives import MultipleNegativesLoss
 from assay.losses.one_hot_squared import OneHotSquaredLoss
+from assay.losses.shrink import ShrinkLoss, ShrinkResult, shrink_targets
 from assay.losses.simple_contrastive import SimpleContrastive
 from assay.losses.spherical_linear import SphericalLinear
 from assay.losses.spherical_softmax import SphericalSoftmaxLoss
@@ -92,6 +93,8 @@ __all__ = [
     "OneHotSquaredLoss",
     "PredictionEntropyLoss",
     "Risk",
+    "ShrinkLoss",
+    "ShrinkResult",
     "SimpleContrastive",
     "SoftConfusion",
     "SphericalLinear",
@@ -121,6 +124,7 @@ __all__ = [
     "make_mixtures",
     "minimizability_gap",
     "optimal_interpolation",
+    "shrink_targets",
     "soft_confusion",
     "t_transform",
     "zero_one_bound",
