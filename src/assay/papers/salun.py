@@ -4,6 +4,9 @@ A tenth of the training images is forgotten, at random, by fine-tuning, random l
 half of the weights, for the same epochs at the same three rates; the rate counts whose mean distance from retraining
 over four metrics is least, for every method alike. Exact: weights outside the mask do not move, all weights are random
 labelling, and the mask is that of an independent ranking. Support: a diffusion model forgets a digit.
+
+The rates were 0.01, 0.03 and 0.06 in a recorded run that left the distance undecided (0.50 of doing nothing's, from
+0.36 to 0.64): the least of them was best, the others forgot too much. On two other seeds 0.007 to 0.02 hold the best.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from assay.unlearn.passes import PassLoss
 from assay.unlearn.saliency import saliency, salient
 from assay.unlearn.salun_diffusion import class_labels, noise_loss, noised
 
-RATES = (0.01, 0.03, 0.06)
+RATES = (0.007, 0.012, 0.02)
 METRICS = ("ua", "ra", "ta", "mia")
 SHARES = (0.1, 0.29, 0.5, 1.0)
 SCHEDULE = DiscreteSchedule((1 - torch.linspace(5e-4, 0.1, 200, dtype=torch.float64)).cumprod(0).float())
