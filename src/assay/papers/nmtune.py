@@ -64,17 +64,10 @@ PAPER = Paper(
         "diagonal-kept": "the covariance term sums over all i and j: the condition i != j is lost",
     },
     scales=(
-        Scale(
-            "smoke",
-            1,
-            {"data": "digits", "train": 400, "epochs": 2, "hidden": (32, 24), "labels": 60, "test": 150, "tuning": 3},
-        ),
-        Scale(
-            "claim",
-            5,
-            {"data": "mnist", "train": 12_000, "epochs": 4, "hidden": (256, 128), "labels": 200, "test": 2000,
-             "tuning": 100},
-        ),
+        Scale("smoke", 1, {"data": "digits", "train": 400, "epochs": 2, "hidden": (32, 24), "labels": 60, "test": 150,
+                           "tuning": 3}),
+        Scale("claim", 5, {"data": "mnist", "train": 12_000, "epochs": 4, "hidden": (256, 128), "labels": 200,
+                           "test": 2000, "tuning": 100}),
     ),
 )  # fmt: skip
 
