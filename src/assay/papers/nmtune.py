@@ -6,7 +6,7 @@ mechanism: the three terms are the official formulas, the covariance term is 0 f
 correlation out of Z on test features. Support: the spectrum under noise, and accuracies against linear probing and the
 same head without terms. Batches hold all 200 labelled samples: of fewer than there are dimensions, the covariance of
 shuffled columns is that of noise, a penalty on variances that takes correlation out as well. The bound on correlation
-is not the paper's: 0.8 was proposed before any run, other seeds gave 0.4 and 0.84 for the sham, and it is now 0.6.
+is not the paper's: 0.8 was proposed before any run; a pilot gave 0.36, and 0.69 to the sham, and it is now 0.5.
 """
 
 from __future__ import annotations
@@ -64,17 +64,10 @@ PAPER = Paper(
         "diagonal-kept": "the covariance term sums over all i and j: the condition i != j is lost",
     },
     scales=(
-        Scale(
-            "smoke",
-            1,
-            {"data": "digits", "train": 400, "epochs": 2, "hidden": (32, 24), "labels": 60, "test": 150, "tuning": 3},
-        ),
-        Scale(
-            "claim",
-            5,
-            {"data": "mnist", "train": 12_000, "epochs": 4, "hidden": (256, 128), "labels": 200, "test": 2000,
-             "tuning": 100},
-        ),
+        Scale("smoke", 1, {"data": "digits", "train": 400, "epochs": 2, "hidden": (32, 24), "labels": 60, "test": 150,
+                           "tuning": 3}),
+        Scale("claim", 5, {"data": "mnist", "train": 12_000, "epochs": 4, "hidden": (256, 128), "labels": 200,
+                           "test": 2000, "tuning": 100}),
     ),
 )  # fmt: skip
 
@@ -248,7 +241,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "mean squared correlation of Z on test features, NMTune over the same with w_cov = 0",
             left,
-            at_most=0.6,
+            at_most=0.5,
             refuted_by=("shuffled-columns",),
         ),
         _identity(table, "covariance term against the official formula, largest difference", "cov", 1e-6, both),
