@@ -69,7 +69,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "targets": 120, "test": 200, "epochs": 2, "steps": 4, "rows": 200}),
-        Scale("claim", 5, {"data": "mnist", "targets": 1000, "test": 2000, "epochs": 6, "steps": 50, "rows": 2000}),
+        Scale("claim", 5, {"data": "mnist", "targets": 1000, "test": 2000, "epochs": 8, "steps": 50, "rows": 2000}),
     ),
 )
 
