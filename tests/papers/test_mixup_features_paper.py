@@ -2,7 +2,7 @@
 
 import torch
 
-from assay.dynamics import FeatureNoiseModel
+from assay.dynamics import FeatureNoiseModel, QuadraticCNN
 from assay.labels import Mixup
 from assay.papers.mixup_features import PAPER, RULES, exact, fixed_labels
 from assay.training import State
@@ -26,7 +26,11 @@ def test_shams_keep_labels_or_inputs_as_they_are() -> None:
     assert (second != first).float().mean() > 0.5
     pairs = RULES["same-class-mix"](pairs="all").partners(batch, state)
     assert len(pairs[0]) == sum(int((data.y == k).sum()) ** 2 for k in (0, 1))
-    assert torch.equal(RULES["labels-only"]().mixed(batch.x, batch.x[second], 0.6, state)[0], batch.x)
+    # the labels of all partners in turn, at the inputs as they are
+    net, found = QuadraticCNN(8, 3, 0.5), RULES["labels-only"](fixed_lambda=0.6)
+    soft = torch.nn.functional.one_hot(batch.y, 2).float()
+    each = [torch.nn.functional.cross_entropy(net(batch.x), 0.6 * soft + 0.4 * soft.roll(k, 0)) for k in range(30)]
+    assert torch.allclose(found.objective(net, batch, state), torch.stack(each).mean(), atol=1e-6)
 
 
 def test_fixed_labels_keep_the_larger_share() -> None:

@@ -11,9 +11,10 @@ Departures from the plan, after pilots on seeds of their own. It had d = 2000, n
 filters (sigma_p^2 d / n = 0.1, rho / 2 = 0.05). There Mixup within the classes learned the rare feature as Mixup did
 (accuracy 1.00 and 1.00; Mixup 0.98 and 1.00, standard training 0.64 and 0.77): that sham survived. With noise of 0.3
 against 0.04 it loses the gain in accuracy. It does not lose the ratio of energies: the plan expected about 1, and it
-was about 5, as the loss of mixed samples vanishes later than that of the samples. The ratio is left to a second sham,
-labels mixed without the inputs, which was added. The rate is 1.0 in place of 0.2, with fewer steps: accuracies agree to
-0.01.
+was 5 to 10, as the loss of mixed samples vanishes later than that of the samples. The ratio is left to a second sham,
+labels mixed without the inputs, which was added; with one partner's label at a time, whose noise moves the filters, it
+kept part of the gain at a rate of 1, so that it takes the mean over partners. The rate is 0.5 in place of 0.2, with
+fewer steps: accuracies agree to 0.01. On images Mixup stayed below standard training in the pilot, by 0.004 to 0.018.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from assay.data import Batch, Data, load_data
 from assay.dynamics import FeatureNoiseModel, QuadraticCNN, train_feature_model
@@ -67,7 +68,7 @@ PAPER = Paper(
     baselines=(ERM, ERM + WEAK, ERM + IMAGES),
     shams={
         "same-class-mix": "a sample is mixed with one of its own class: labels are never mixed",
-        "labels-only": "labels are mixed with those of the partners, inputs are left as they are",
+        "labels-only": "labels are mixed with the mean label of all partners, inputs are left as they are",
     },
     scales=(
         Scale(
@@ -77,7 +78,7 @@ PAPER = Paper(
         ),
         Scale(
             "claim", 5,
-            {"d": 1500, "n": 100, "noise": 0.02**0.5, "weak": 0.02, "filters": 32, "steps": 600, "weak_steps": 150,
+            {"d": 1500, "n": 100, "noise": 0.02**0.5, "weak": 0.02, "filters": 32, "steps": 1000, "weak_steps": 250,
              "fresh": 2000, "every": 50, "data": "mnist", "images": 1000, "test": 5000, "epochs": 15},
         ),
     ),
@@ -98,8 +99,11 @@ class _SameClass(Mixup):
 
 
 class _LabelsOnly(Mixup):
-    def mixed(self, x: Tensor, other: Tensor, share: float, state: State) -> tuple[Tensor, float]:
-        return x, share
+    """The mean over all partners of the labels, for inputs as they are."""
+
+    def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
+        labels, share = F.one_hot(batch.y, len(state.data.classes)).to(batch.x), self.share(state)
+        return F.cross_entropy(model(batch.x), share * labels + (1 - share) * labels.mean(0))
 
 
 RULES: Mapping[str | None, type[Mixup]] = {None: Mixup, "same-class-mix": _SameClass, "labels-only": _LabelsOnly}
@@ -117,7 +121,7 @@ def fixed_labels(share: float) -> float:
 
 def descent(scale: Scale, steps: str = "steps") -> dict[str, Any]:
     """Full-batch gradient descent at a constant rate."""
-    plan = {"steps": scale[steps], "batch_size": scale["n"], "optimizer": "sgd", "momentum": 0.0, "lr": 1.0}
+    plan = {"steps": scale[steps], "batch_size": scale["n"], "optimizer": "sgd", "momentum": 0.0, "lr": 0.5}
     return {**plan, "schedule": "constant"}
 
 
