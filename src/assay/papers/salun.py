@@ -188,12 +188,17 @@ def _permuted(given: Mapping[str, Any], seed: int) -> Masks:
     return salient({k: part.view_as(v) for (k, v), part in zip(found.items(), parts, strict=True)})
 
 
-def _ranked(model: nn.Module, data: Data, share: float) -> np.ndarray:
-    """The mask by one backward pass over all samples and a double argsort."""
+def _ranked(model: nn.Module, data: Data, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mask by one backward pass over all samples and a double argsort, and which entries are clear of its
+    threshold: pixels that are equal in all samples have gradients that are, up to rounding.
+    """
     logits = model(data.x)
     p = torch.autograd.grad(-logits.log_softmax(1)[torch.arange(len(data)), data.y].mean(), list(model.parameters()))
-    magnitude = -torch.cat([g.flatten() for g in p]).abs().numpy()
-    return magnitude.argsort().argsort() < int(round(share * len(magnitude), 6))
+    magnitude = torch.cat([g.flatten() for g in p]).abs().numpy()
+    count = int(round(share * len(magnitude), 6))
+    threshold = np.sort(magnitude)[-count]
+    clear = np.abs(magnitude - threshold) > 1e-12 * magnitude.max()
+    return (-magnitude).argsort().argsort() < count, clear
 
 
 def _identities(seed: int) -> dict[str, float]:
@@ -215,7 +220,8 @@ def _identities(seed: int) -> dict[str, float]:
         flat = torch.cat([m.flatten() for m in mask.values()]).numpy()
         size = max(size, abs(int(flat.sum()) - math.floor(round(share * len(flat), 6))))
         batches = torch.cat([m.flatten() for m in salient(few, share).values()]).numpy()
-        apart = max(apart, int((flat != _ranked(net, wide, share)).sum()), int((flat != batches).sum()))
+        ranked, clear = _ranked(net, wide, share)
+        apart = max(apart, *(int((flat != other)[clear].sum()) for other in (ranked, batches)))
     return {"unmasked": max(float((a - b).abs().max()) for a, b in pairs), "apart": apart, "size": size}
 
 
