@@ -4,7 +4,7 @@ MNIST at 14x14: ten labels each of the first three classes, as the paper takes t
 unlabelled images of these classes and 1,500 of the other seven (mismatch 0.6). A small encoder trained by SimCLR on all
 of them is the teacher. Its pseudo labels carry the weight s_1 - s_2 of the two largest similarities to a class; with
 unit weights the unknown classes have the share of the weight that they have of the samples. How much less they have,
-and how well a weight tells a sample of a target class from another, decide. Exact: weights and the schedule of
+and how well a weight tells a target class from an unknown one, decide. Exact: weights and the schedule of
 promotion against their formulas. Error of the pseudo labels and test accuracy support.
 
 Against the dossier: target classes 0, 1, 2 in place of 3, 5, 8, among which the margin of a target sample is as small
