@@ -77,7 +77,7 @@ PAPER = Paper(
              "every": 20, "data": "digits", "images": 150, "test": 300, "epochs": 2},
         ),
         Scale(
-            "claim", 5,
+            "claim", 10,
             {"d": 1500, "n": 100, "noise": 0.02**0.5, "weak": 0.02, "filters": 32, "steps": 1000, "weak_steps": 250,
              "fresh": 2000, "every": 50, "data": "mnist", "images": 1000, "test": 5000, "epochs": 15},
         ),
