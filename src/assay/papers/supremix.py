@@ -7,7 +7,8 @@ mixed positive has the anchor's label, similarities from the Gram matrix are tho
 mixtures and weights the loss is the supervised contrastive one, and mixtures carry no gradient. Support: the error of a
 ridge regression on the frozen embedding against that of the contrastive loss. Reported without a claim: regression
 trained end to end on the same network, which a linear probe does not beat at this size, and the second stage, the
-encoder trained further with the regressor. Training takes 40 epochs on images of 14 x 14.
+encoder trained further with the regressor. Training takes 60 epochs on images of 28 x 28; a recorded run of 40 epochs
+on 14 x 14 left 0.108 (0.077 to 0.138) over the contrastive loss, where 0.15 is asked.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 64, "test": 60, "side": 8, "hidden": 32, "epochs": 2}),
-        Scale("claim", 10, {"data": "mnist", "train": 300, "test": 500, "side": 14, "hidden": 256, "epochs": 40}),
+        Scale("claim", 10, {"data": "mnist", "train": 300, "test": 500, "side": 28, "hidden": 256, "epochs": 60}),
     ),
 )
 
