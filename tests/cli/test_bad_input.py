@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_processes import Cli
+from cli_processes import MAIN, Cli, Ran, start
 
 QUICK = ("audit", "--only", "accuracy", "--limit", "60")
 
@@ -163,21 +161,14 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert ran.out == ""
 
 
-@pytest.fixture
-def _tiny_files() -> Iterator[None]:
-    """No file may grow past 1 KiB: writing fails in the middle, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+# No file may grow past 1 KiB: writing fails in the middle, as on a full disk.
+TINY_FILES = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n{MAIN}"
 
 
-@pytest.mark.usefixtures("_tiny_files")
-def test_a_store_that_fills_up_is_one_line(
-    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path))
-    ran = cli("audit", folder, *QUICK[1:])
+def test_a_store_that_fills_up_is_one_line(folder: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "audit", folder, *QUICK[1:], code=TINY_FILES)
+    out, err = process.communicate(timeout=300)
+    ran = Ran(process.returncode, out, err)
     assert ran.code == 2
     assert "result store" in ran.complaint()
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
