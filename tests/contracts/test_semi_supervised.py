@@ -101,7 +101,9 @@ def test_learns_from_few_labels(cls: type[SemiSupervised], parts: tuple[Data, Da
 @methods
 def test_fewer_unlabelled_than_a_batch(cls: type[SemiSupervised], parts: tuple[Data, Data]) -> None:
     labelled, pool = parts
-    made(cls).fit(network(), labelled, seed=0, unlabelled=pool[:5])
+    few = state_of(made(cls).fit(network(), labelled, seed=0, unlabelled=pool[:5]))
+    assert torch.isfinite(few).all()
+    assert not torch.equal(few, state_of(made(cls).fit(network(), labelled, seed=0, unlabelled=pool[5:10])))
 
 
 @methods

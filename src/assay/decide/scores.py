@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor
 
+from assay.losses.energies import marginal_energy
+
 
 def max_probability(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     """1 - max softmax, in [0, 1] (Hendrycks & Gimpel, 2017, arXiv:1610.02136)."""
@@ -21,7 +23,7 @@ def entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
 
 def energy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     """- log sum exp of the logits (Liu et al., 2020, arXiv:2010.03759, eq. 4)."""
-    return -logits.double().logsumexp(1)
+    return marginal_energy(logits.double())
 
 
 SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {"msp": max_probability, "entropy": entropy, "energy": energy}

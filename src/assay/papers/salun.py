@@ -7,6 +7,7 @@ labelling, and the mask is that of an independent ranking. Support: a diffusion 
 
 The rates were 0.01, 0.03 and 0.06 in a recorded run that left the distance undecided (0.50 of doing nothing's, from
 0.36 to 0.64): the least of them was best, the others forgot too much. On two other seeds 0.007 to 0.02 hold the best.
+Eight seeds at those left it undecided too (0.43, from 0.33 to 0.53): sixteen run now.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ PAPER = Paper(
         ),
         Scale(
             "claim",
-            8,
+            16,
             {"data": "cifar10", "train": 3000, "test": 1000, "side": 16, "widths": (24, 48, 48), "epochs": 15}
             | {"passes": 5, "images": 3000, "denoising": 800, "iterations": 60, "drawn": 300, "width": 256},
         ),
@@ -161,9 +162,8 @@ def _arm(given: Mapping[str, Any], arm: str, mask: Masks, seed: int, cls: type[S
     rows = []
     for lr in RATES:
         model = _forgotten(given, cls(mask=mask, lr=lr, epochs=given["passes"], batch_size=128), seed)
-        rows.append(
-            {"arm": arm, "lr": lr, **_metrics(given, model), "moved": _moved(given["subject"].model, model, mask)}
-        )
+        moved = _moved(given["subject"].model, model, mask)
+        rows.append({"arm": arm, "lr": lr, **_metrics(given, model), "moved": moved})
     return rows
 
 
@@ -188,17 +188,12 @@ def _permuted(given: Mapping[str, Any], seed: int) -> Masks:
     return salient({k: part.view_as(v) for (k, v), part in zip(found.items(), parts, strict=True)})
 
 
-def _ranked(model: nn.Module, data: Data, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The mask by one backward pass over all samples and a double argsort, and which entries are clear of its
-    threshold: pixels that are equal in all samples have gradients that are, up to rounding.
-    """
+def _ranked(model: nn.Module, data: Data, share: float) -> np.ndarray:
+    """The mask by one backward pass over all samples and a double argsort."""
     logits = model(data.x)
     p = torch.autograd.grad(-logits.log_softmax(1)[torch.arange(len(data)), data.y].mean(), list(model.parameters()))
-    magnitude = torch.cat([g.flatten() for g in p]).abs().numpy()
-    count = int(round(share * len(magnitude), 6))
-    threshold = np.sort(magnitude)[-count]
-    clear = np.abs(magnitude - threshold) > 1e-12 * magnitude.max()
-    return (-magnitude).argsort().argsort() < count, clear
+    magnitude = -torch.cat([g.flatten() for g in p]).abs().numpy()
+    return magnitude.argsort().argsort() < int(round(share * len(magnitude), 6))
 
 
 def _identities(seed: int) -> dict[str, float]:
@@ -212,16 +207,17 @@ def _identities(seed: int) -> dict[str, float]:
     whole = SalUn(epochs=2, lr=0.03, batch_size=16, sparsity=1.0).forget(subject, forget, retain, seed=seed)
     pairs = zip(plain.state_dict().values(), whole.state_dict().values(), strict=True)
     with seeded(seed, "mask"):
-        net, wide = MLP(hidden=(16,)).double(), forget.with_x(forget.x.double())
-
+        net = MLP(hidden=(16,)).double()
+    # Pixels that are equal in all samples have equal gradients, up to rounding: no two are here.
+    noise = torch.rand(forget.x.shape, generator=torch_rng(seed, "mask"), dtype=torch.float64)
+    wide = forget.with_x(0.9 * forget.x.double() + 0.1 * noise)
     few, apart, size = saliency(net, wide.batches(7), _total(net)), 0, 0
     for share in SHARES:
         mask = weight_saliency_mask(net, wide, sparsity=share)
         flat = torch.cat([m.flatten() for m in mask.values()]).numpy()
         size = max(size, abs(int(flat.sum()) - math.floor(round(share * len(flat), 6))))
         batches = torch.cat([m.flatten() for m in salient(few, share).values()]).numpy()
-        ranked, clear = _ranked(net, wide, share)
-        apart = max(apart, *(int((flat != other)[clear].sum()) for other in (ranked, batches)))
+        apart = max(apart, int((flat != _ranked(net, wide, share)).sum()), int((flat != batches).sum()))
     return {"unmasked": max(float((a - b).abs().max()) for a, b in pairs), "apart": apart, "size": size}
 
 
@@ -272,9 +268,8 @@ def _generation(scale: Scale, seed: int) -> list[dict[str, Any]]:
     y = torch.arange(10).repeat_interleave(scale["drawn"] // 10)
     rows = []
     for arm, model in (("diffusion, before", net), ("diffusion, after", after)):
-        called = predict(
-            judge, _drawn(model.get_submodule("denoiser"), y, train.shape, derive(seed, "samples"))
-        ).argmax(1)
+        shown = _drawn(model.get_submodule("denoiser"), y, train.shape, derive(seed, "samples"))
+        called = predict(judge, shown).argmax(1)
         right = (called == y).double()
         rows.append({"arm": arm, "zero": float(right[y == 0].mean()), "others": float(right[y != 0].mean())})
     return rows
@@ -383,12 +378,7 @@ def _support(table: Table) -> list[Claim]:
             at_most=0.1,
             key=False,
         ),
-        Claim(
-            "diffusion: accuracy of samples drawn as other digits after over before",
-            after / before,
-            at_least=0.85,
-            key=False,
-        ),
+        Claim("diffusion: accuracy of samples of others, after over before", after / before, at_least=0.85, key=False),
     ]
 
 
@@ -400,10 +390,10 @@ def figure(table: Table) -> Figure:
         left.plot(RATES, [table.per_seed("gap", arm=arm, lr=r).mean() for r in RATES], "-o", label=arm)
     left.axhline(table.per_seed("gap", arm="nothing").mean(), color="0.6", ls="--", label="nothing")
     left.set(xlabel="rate", title="Mean distance from retraining", ylim=(0, None))
-    left.legend(frameon=False, fontsize="small")
     for arm in ("salun", "complement"):
         right.plot(RATES, [table.per_seed("ua", arm=arm, lr=r).mean() for r in RATES], "-o", label=arm)
     right.axhline(table.per_seed("ua", arm="retrain").mean(), color="0.6", ls="--", label="retrain")
     right.set(xlabel="rate", title="Unlearning accuracy")
-    right.legend(frameon=False, fontsize="small")
+    for ax in (left, right):
+        ax.legend(frameon=False, fontsize="small")
     return drawing
