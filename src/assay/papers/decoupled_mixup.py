@@ -61,7 +61,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"data": "digits", "train": 300, "test": 300, "hidden": 32, "epochs": 4}),
-        Scale("claim", 5, {"data": "mnist", "train": 1500, "test": 5000, "hidden": 256, "epochs": 40}),
+        Scale("claim", 10, {"data": "mnist", "train": 1500, "test": 5000, "hidden": 256, "epochs": 40}),
     ),
 )
 
