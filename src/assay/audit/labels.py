@@ -14,6 +14,7 @@ from assay.runtime.inference import predict
 from assay.runtime.metric import Metric, measured
 from assay.runtime.random import numpy_rng
 from assay.subject import Subject
+from assay.subject.adapters.base import margins
 
 RESAMPLES = 200
 SHOWN = 24
@@ -45,6 +46,8 @@ def measure(subject: Subject, context: Context) -> Section:
         measured("labels.suspects.rate", noise.suspects_.astype(float), data.index.numpy(), better="lower", how=how)
     )
     _show(section, data, noise, probs)
+    if (meant := margins(subject.model)) is not None:
+        section.notes.append(meant)
     section.notes.append("The subject's own errors on rare or hard samples raise the estimate: suspects need a look.")
     section.findings.append(
         (

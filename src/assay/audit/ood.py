@@ -12,6 +12,7 @@ from assay.detect import KNN, MSP, Energy, Mahalanobis
 from assay.detect.base import Detector
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
+from assay.subject.adapters.base import normalised
 
 TPR = 0.95
 WORDS = {"photos": "patches of photographs", "shuffled": "inputs with shuffled pixels"}
@@ -23,7 +24,13 @@ def _budget(context: Context) -> int:
 
 def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
     """By the name in the metrics; those that read features where weights and training data are at hand."""
-    found: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
+    found: dict[str, Detector] = {"msp": MSP()}
+    if normalised(subject.model):
+        section.notes.append(
+            "Energy left out: the model gives probabilities, and their energy is the same for all inputs."
+        )
+    else:
+        found["energy"] = Energy()
     if subject.access < Access.WEIGHTS:
         section.notes.append(f"Mahalanobis and KNN left out: need WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:

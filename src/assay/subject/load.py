@@ -242,7 +242,9 @@ def load(
         if os.sep not in text and not Path(text).suffix:
             raise unknown("subject", text, EMBEDDED)
         known = ", ".join(EMBEDDED)
-        raise InputError(f"subject {text!r}: no such folder; expected {known}, a folder, KIND:FILE or module:factory[@weights.pt]")
+        raise InputError(
+            f"subject {text!r}: no such folder; expected {known}, a folder, KIND:FILE or module:factory[@weights.pt]"
+        )
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None

@@ -21,8 +21,8 @@ class Answers:
     """How the answers of one model are read.
 
     ``meaning``: probabilities; logits (whose softmax is meant to be one); margins (scores whose order is meant and no
-    more); labels (integers from 0, or names of ``classes``). ``columns`` holds the class of each column of scores; None:
-    one column a class, in order. ``where`` opens error messages and holds no more than the name of a file.
+    more); labels (integers from 0, or names of ``classes``). ``columns`` holds the class of each column (None: one a
+    class, in order). ``where`` opens error messages and holds no more than the name of a file.
     """
 
     where: str

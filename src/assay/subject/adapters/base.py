@@ -92,6 +92,23 @@ def black_box(
     return Subject(BlackBox(ask, answers, seen, remote=remote).eval(), name=where, access=access, **given)
 
 
+def normalised(model: nn.Module) -> bool:
+    """Whether the logits are logarithms of probabilities, so that their size tells nothing."""
+    return isinstance(model, BlackBox) and model.answers.meaning == "probabilities"
+
+
+def margins(model: nn.Module) -> str | None:
+    """What to tell the reader of a model's confidences where its scores are not meant to be turned into any."""
+    if not isinstance(model, BlackBox) or model.answers.meaning != "margins":
+        return None
+    return "The model gives margins and no probabilities: the confidences are the softmax of its margins."
+
+
+def asks_afar(model: nn.Module) -> bool:
+    """Whether asking the model costs queries somewhere else."""
+    return isinstance(model, BlackBox) and model.remote
+
+
 def needed(data: dict[str, Data | None], where: str) -> Data:
     """The test data, which a bare model does not bring along."""
     test = data.get("test")

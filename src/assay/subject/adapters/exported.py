@@ -62,7 +62,9 @@ class _Program:
     def __init__(self, path: Path, where: str) -> None:
         self.where = where
         program = _load(path, where)
-        inputs = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
+        inputs = [
+            n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs
+        ]
         if len(inputs) != 1 or not isinstance(inputs[0].meta.get("val"), Tensor):
             raise InputError(f"{where}: takes {len(inputs)} inputs; expected one tensor")
         first, *self.shape = inputs[0].meta["val"].shape
@@ -85,7 +87,9 @@ def _load(path: Path, where: str) -> Any:
     try:
         return torch.export.load(archive)
     except Exception as error:  # a broken archive makes torch raise anything
-        raise InputError(f"{where}: cannot be loaded ({said(error)}); expected a program that this torch reads") from error
+        raise InputError(
+            f"{where}: cannot be loaded ({said(error)}); expected a program that this torch reads"
+        ) from error
     finally:
         log.disabled = level
 

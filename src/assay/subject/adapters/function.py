@@ -22,7 +22,8 @@ from assay.subject.subject import Subject
 class Budget:
     """The samples that a model may be asked about, counted over all processes that it travels to.
 
-    ``take(n)`` raises BudgetError where fewer than n are left, before they are asked. It is no part of a model's options.
+    ``take(n)`` raises BudgetError where fewer than n are left, before they are asked. It is no part of a model's
+    options.
     """
 
     __slots__ = ("__weakref__", "most", "path")

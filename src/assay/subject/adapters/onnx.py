@@ -64,7 +64,8 @@ def _output(session: Any, classes: int, name: str | None, where: str) -> Any:
     if len(chosen) != 1:
         held = ", ".join(f"{o.name} {o.type} {list(o.shape or [])}" for o in found.values())
         raise InputError(
-            f"{where}: {len(chosen)} outputs could be scores of {classes} classes ({held}); expected one, or #output=NAME"
+            f"{where}: {len(chosen)} outputs could be scores of {classes} classes ({held}); expected one, or "
+            "#output=NAME behind the file"
         )
     return chosen[0]
 
