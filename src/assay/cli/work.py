@@ -60,7 +60,8 @@ def _console() -> Console:
 
 
 def _load(subject: str | None, source: dict[str, Any], shown: Shown) -> Subject:
-    shown.say(f"loading {subject or 'digits'}")
+    # An address may hold credentials: they are not repeated.
+    shown.say(f"loading {'the endpoint' if '://' in (subject or '') else subject or 'digits'}")
     return load(subject, **source)
 
 

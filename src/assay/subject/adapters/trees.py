@@ -91,7 +91,7 @@ def _lightgbm(path: Path, where: str) -> Any:
     if not path.read_bytes()[:16].startswith(b"tree"):  # its reader says on stdout what it makes of anything else
         raise InputError(f"{where}: is no LightGBM model; expected the text of Booster.save_model")
     try:
-        return lightgbm.Booster(model_file=path, params={"verbosity": -1})
+        return lightgbm.Booster(model_file=path)
     except Exception as error:
         raise InputError(f"{where}: cannot be read ({said(error)}); expected Booster.save_model's text") from error
 
