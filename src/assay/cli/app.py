@@ -59,7 +59,8 @@ JobsOpt = Annotated[int, typer.Option("--jobs", help="Worker processes.")]
 OnOpt = Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")]
 RequireOpt = Annotated[str | None, typer.Option("--require", help="'calibration.ece<=0.05 and ...' or a policy file.")]
 TrustOpt = Annotated[
-    list[str] | None, typer.Option("--trust", help="A module whose factories a subject folder may import, or a type in a skops file.")
+    list[str] | None,
+    typer.Option("--trust", help="A module whose factories a subject folder may import, or a type in a skops file."),
 ]
 OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, report.json and report.md.")]
 ConfigOpt = Annotated[

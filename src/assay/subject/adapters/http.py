@@ -85,24 +85,27 @@ def _load(address: str, data: dict[str, Data | None]) -> Subject:
 
 
 def _open(url: str, options: Options, identity: str, budget: Budget | None) -> Ask:
-    return Endpoint(url, options, Cache(identity), budget)
+    store = Store()
+    kept = (str(store.root), identity)
+    cache = _CACHES.get(kept) or _CACHES.setdefault(kept, Cache(identity, store))
+    return Endpoint(url, options, cache, budget)
 
 
 class Cache:
     """Answers by the content of the sample, kept in the result store as one archive for what each few seconds gave."""
 
-    def __init__(self, identity: str, store: Store | None = None) -> None:
-        self.identity, self.store = identity, store or Store()
+    def __init__(self, identity: str, store: Store) -> None:
+        self.identity, self.store = identity, store
         self.known: dict[bytes, Any] = {}
         self.fresh: list[bytes] = []
         self.form: tuple[int, ...] | None = None
         self.next, self.written = 0, time.monotonic()
-        self._read()
+        self.read()
 
     def _key(self) -> str:
         return key_of(answers=self.identity, part=self.next)
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Take in the archives that this or another process has written."""
         while (part := self.store.get(self._key())) is not None:
             keys, self.form = part["keys"].tobytes(), part["rows"].shape[1:]
@@ -124,10 +127,13 @@ class Cache:
         if self.fresh:
             fresh, self.fresh = self.fresh, []
             rows = np.stack([self.known[k] for k in fresh])
-            self._read()
+            self.read()
             self.store.put(self._key(), {"keys": np.frombuffer(b"".join(fresh), np.uint8), "rows": rows})
             self.next += 1
         self.written = time.monotonic()
+
+
+_CACHES: weakref.WeakValueDictionary[tuple[str, str], Cache] = weakref.WeakValueDictionary()  # of this process
 
 
 class Endpoint:
@@ -147,7 +153,10 @@ class Endpoint:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         kind = f"{x.dtype} {x.shape[1:]}".encode()
         keys = [hashlib.sha256(kind + np.ascontiguousarray(row).tobytes()).digest() for row in x]
-        new = list({k: i for i, k in reversed(list(enumerate(keys))) if k not in self.cache.known}.values())[::-1]
+        if any(k not in self.cache.known for k in keys):
+            self.cache.read()
+        place = {k: i for i, k in enumerate(keys) if k not in self.cache.known}  # one for each sample
+        new = list(place.values())
         try:
             for start in range(0, len(new), self.options.batch):
                 rows = new[start : start + self.options.batch]
