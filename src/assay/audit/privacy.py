@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import Context, Cost, Plot, Property, Section, retrains
 from assay.data import Data
 from assay.privacy import RMIA, CalibratedLoss, ClassLoss, LiRA, LossThreshold, Reference, train_shadows
 from assay.privacy.base import FittedInference
@@ -33,7 +33,7 @@ def _size(subject: Subject, context: Context) -> int:
 
 
 def _shadow_count(subject: Subject, context: Context) -> int:
-    return 0 if subject.recipe is None else int(context.pick(0, 8, 16))
+    return int(context.pick(0, 8, 16)) if retrains(subject) else 0
 
 
 def _pool(subject: Subject, context: Context) -> tuple[Data, np.ndarray, np.ndarray]:
@@ -72,7 +72,9 @@ def _attacks(
         attacks["lira"] = lira.from_shadows(shadows), str(lira)
         attacks["rmia"] = rmia.from_shadows(shadows), str(rmia)
     elif context.profile != "quick":
-        section.notes.append("Attacks with shadow models left out: the subject has no recipe to train them.")
+        section.notes.append(
+            "Attacks with shadow models left out: the subject has no recipe, or no weights, to train them."
+        )
     return attacks
 
 

@@ -55,6 +55,11 @@ class BlackBox(nn.Module):
         super().__init__()
         self.ask, self.answers, self.digest, self.remote = ask, answers, digest, remote
 
+    @property
+    def meaning(self) -> Meaning:
+        """What the model's answers are."""
+        return self.answers.meaning
+
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
         asked = x.detach().cpu().numpy()
         return torch.from_numpy(self.answers.logits(self.ask(asked), len(asked))).to(x.device)
@@ -94,12 +99,12 @@ def black_box(
 
 def normalised(model: nn.Module) -> bool:
     """Whether the logits are logarithms of probabilities, so that their size tells nothing."""
-    return isinstance(model, BlackBox) and model.answers.meaning == "probabilities"
+    return getattr(model, "meaning", None) == "probabilities"
 
 
 def margins(model: nn.Module) -> str | None:
     """What to tell the reader of a model's confidences where its scores are not meant to be turned into any."""
-    if not isinstance(model, BlackBox) or model.answers.meaning != "margins":
+    if getattr(model, "meaning", None) != "margins":
         return None
     return "The model gives margins and no probabilities: the confidences are the softmax of its margins."
 

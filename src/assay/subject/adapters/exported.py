@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.runtime.errors import AssayError, InputError
 from assay.subject.access import Access
-from assay.subject.adapters.answers import SMALLEST, meaning_of
+from assay.subject.adapters.answers import SMALLEST, Meaning, meaning_of
 from assay.subject.adapters.archive import clean
 from assay.subject.adapters.base import PROBE, Backend, file_digest, in_batches, needed, opened, said
 from assay.subject.subject import Subject
@@ -25,11 +25,12 @@ class Exported(nn.Module):
 
     def __init__(self, run: Backend, digest: str) -> None:
         super().__init__()
-        self.run, self.digest, self.probabilities = run, digest, False
+        self.run, self.digest = run, digest
+        self.meaning: Meaning = "logits"
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
         out: Tensor = self.run(x)
-        return out.clamp_min(SMALLEST).log() if self.probabilities else out
+        return out.clamp_min(SMALLEST).log() if self.meaning == "probabilities" else out
 
 
 def load_exported(rest: str, data: dict[str, Data | None]) -> Subject:
@@ -51,7 +52,7 @@ def load_exported(rest: str, data: dict[str, Data | None]) -> Subject:
     if not isinstance(out, Tensor) or out.shape[1:] != (len(test.classes),):
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(f"{where}: gives {shape}; expected one tensor (n, {len(test.classes)})")
-    model.probabilities = meaning_of(out.numpy(), len(test.classes), where) == "probabilities"
+    model.meaning = meaning_of(out.numpy(), len(test.classes), where)
     given: dict[str, Any] = {k: v for k, v in data.items() if v is not None}
     return Subject(model, name=where, access=Access.GRADIENT, **given)
 
