@@ -100,12 +100,12 @@ def _report(section: Section, table: dict[str, dict[str, float]], sets: dict[str
         accepted = values[f"ood.{out}.msp.fpr95"]
         assert accepted is not None
         best = max(table, key=lambda name: table[name][out])
+        others = f"; best of {len(table)} detectors: {best}, AUROC {table[best][out]:.2f}" if len(table) > 1 else ""
         section.findings.append(
             (
                 accepted,
                 f"{accepted:.1%} of {WORDS[out]} pass for test samples by the model's confidence (95% of held-out "
-                f"samples accepted; AUROC {table['msp'][out]:.2f}); best of {len(table)} detectors: {best}, "
-                f"AUROC {table[best][out]:.2f}.",
+                f"samples accepted; AUROC {table['msp'][out]:.2f}){others}.",
             )
         )
 

@@ -5,7 +5,7 @@ The attack is PGD; where no gradients are granted it is Square, which asks for s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,8 +83,7 @@ class Robustness:
         data, searched = self.attacked(subject, context), _searched(subject)
         if searched and len(data.shape) != 3:
             subject = subject.with_model(AsImages(subject.model, data.shape))
-            flat = {"x": data.x.reshape(len(data), 1, 1, -1)}
-            data = replace(data, **flat)
+            data = data.with_x(data.x.reshape(len(data), 1, 1, -1))
         name, unit = f"robustness.{self.norm}", data.bounds[1] - data.bounds[0]
         section = Section(headline=[f"{name}.accuracy@{HEADLINE[self.norm]:g}"])
         clean = predict(subject.model, data.x).argmax(1) == data.y

@@ -37,8 +37,8 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
 SubjectArg = Annotated[
     str | None,
     typer.Argument(
-        help="digits (default), mnist, cifar10, a subject folder, module:factory[@weights.pt], or with --data a model of "
-        "another kind: sklearn:FILE.skops, onnx:FILE, export:FILE.pt2, xgboost:FILE.json, lightgbm:FILE.txt, or an "
+        help="digits (default), mnist, cifar10, a subject folder, module:factory[@weights.pt], or with --data a model "
+        "of another kind: sklearn:FILE.skops, onnx:FILE, export:FILE.pt2, xgboost:FILE.json, lightgbm:FILE.txt, or an "
         "http(s)://HOST/PATH[#budget=N&timeout=S&batch=N] that answers predictions.",
         show_default=False,
     ),

@@ -109,16 +109,16 @@ def _check(key: str, text: str, where: str) -> None:
     """Refuse a string that torch would turn into something that runs."""
     if key == "target":
         operator = text.startswith("_operator.") and not OPERATORS.fullmatch(text.partition(".")[2])
-        harmless = TARGET.fullmatch(text) and not FILES.search(text) and not operator
+        harmless = bool(TARGET.fullmatch(text)) and not FILES.search(text) and not operator
     elif key == "expr_str":
         words = re.findall(r"[A-Za-z_]\w*", text)
-        harmless = EXPRESSION.fullmatch(text) and all(WORDS.fullmatch(w) for w in words)
+        harmless = bool(EXPRESSION.fullmatch(text)) and all(WORDS.fullmatch(w) for w in words)
     elif key in ("in_spec", "out_spec"):
         harmless = _is_plain_tree(text)
     elif key in ("as_string", "as_strings"):  # an operator's argument, which is quoted
         return
     else:
-        harmless = PLAIN.fullmatch(text)
+        harmless = bool(PLAIN.fullmatch(text))
     if not harmless:
         raise InputError(f"{where}: {key or 'name'} {text[:60]!r} could run code; expected plain operators of torch")
 
