@@ -37,7 +37,10 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
 SubjectArg = Annotated[
     str | None,
     typer.Argument(
-        help="digits (default), mnist, cifar10, a subject folder, or module:factory[@weights.pt].", show_default=False
+        help="digits (default), mnist, cifar10, a subject folder, module:factory[@weights.pt], or with --data a model "
+        "of another kind: sklearn:FILE.skops, onnx:FILE, export:FILE.pt2, xgboost:FILE.json, lightgbm:FILE.txt, or an "
+        "http(s)://HOST/PATH[#budget=N&timeout=S&batch=N] that answers predictions.",
+        show_default=False,
     ),
 ]
 DataOpt = Annotated[
@@ -56,7 +59,8 @@ JobsOpt = Annotated[int, typer.Option("--jobs", help="Worker processes.")]
 OnOpt = Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")]
 RequireOpt = Annotated[str | None, typer.Option("--require", help="'calibration.ece<=0.05 and ...' or a policy file.")]
 TrustOpt = Annotated[
-    list[str] | None, typer.Option("--trust", help="A module whose factories a subject folder may import.")
+    list[str] | None,
+    typer.Option("--trust", help="A module whose factories a subject folder may import, or a type in a skops file."),
 ]
 OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, report.json and report.md.")]
 ConfigOpt = Annotated[

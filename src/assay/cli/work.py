@@ -21,6 +21,7 @@ from assay.repair import Repaired
 from assay.repair import repair as run_repair
 from assay.report import terminal
 from assay.runtime.errors import InputError
+from assay.runtime.spec import spec_of
 from assay.subject import Subject, load
 
 
@@ -60,7 +61,8 @@ def _console() -> Console:
 
 
 def _load(subject: str | None, source: dict[str, Any], shown: Shown) -> Subject:
-    shown.say(f"loading {subject or 'digits'}")
+    # An address may hold credentials: they are not repeated.
+    shown.say(f"loading {'the endpoint' if '://' in (subject or '') else subject or 'digits'}")
     return load(subject, **source)
 
 
@@ -131,9 +133,12 @@ def repair(
     _writable(out)
 
     def keep(repaired: Repaired) -> None:
-        if out is not None:
+        final = repaired.steps[-1][1]
+        if out is not None and spec_of(final.model) is None:
+            print("assay: the repaired model is not saved: it holds what cannot be rebuilt", file=sys.stderr)
+        elif out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            repaired.steps[-1][1].save(out / "subject")
+            final.save(out / "subject")
         shown.say("auditing what was repaired")
 
     with Shown() as shown:

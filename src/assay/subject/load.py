@@ -32,6 +32,17 @@ EMBEDDED = {
     "cifar10": "assay.training.embedded:cifar10_subject",
 }
 
+ADAPTERS = {  # kind: what makes a subject of KIND:REST and the data
+    "sklearn": "assay.subject.adapters.skops:load_sklearn",
+    "onnx": "assay.subject.adapters.onnx:load_onnx",
+    "export": "assay.subject.adapters.exported:load_exported",
+    "xgboost": "assay.subject.adapters.trees:load_xgboost",
+    "lightgbm": "assay.subject.adapters.trees:load_lightgbm",
+    "http": "assay.subject.adapters.http:load_http",
+    "https": "assay.subject.adapters.http:load_https",
+}
+TRUSTING = ("sklearn",)  # these also take what is trusted
+
 
 def save(subject: Subject, folder: Path) -> Path:
     """Write the subject to ``folder`` (made or replaced whole, never left half-written)."""
@@ -209,7 +220,10 @@ def load(
 ) -> Subject:
     """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
-    ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
+    Also "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
+    address that answers predictions; these are bare models and need ``data``. ``data``, ``holdout`` and ``train`` are
+    data sources that replace the subject's own. ``trust`` names modules whose factories a folder may import, and types
+    that a skops file may hold.
     """
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
@@ -219,13 +233,18 @@ def load(
         subject = resolve(EMBEDDED[text])(seed)
     elif Path(text).is_dir():
         subject = load_folder(Path(text), trust)
+    elif (kind := text.partition(":")[0]) in ADAPTERS:
+        also = {"trust": trust} if kind in TRUSTING else {}
+        return resolve(ADAPTERS[kind])(text.partition(":")[2], given, **also)
     elif ":" in text:
         return load_factory(text, trust, given)
     else:
         if os.sep not in text and not Path(text).suffix:
             raise unknown("subject", text, EMBEDDED)
         known = ", ".join(EMBEDDED)
-        raise InputError(f"subject {text!r}: no such folder; expected {known}, a folder or module:factory[@weights.pt]")
+        raise InputError(
+            f"subject {text!r}: no such folder; expected {known}, a folder, KIND:FILE or module:factory[@weights.pt]"
+        )
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
