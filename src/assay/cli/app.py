@@ -34,10 +34,12 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+SUBJECTS = "mnist, cifar10, a subject folder, hf:owner/name or hf:FOLDER (Hugging Face), module:factory[@weights.pt]."
 SubjectArg = Annotated[
     str | None,
     typer.Argument(
-        help="digits (default), mnist, cifar10, a subject folder, or module:factory[@weights.pt].", show_default=False
+        help=f"digits (default), {SUBJECTS}",
+        show_default=False,
     ),
 ]
 DataOpt = Annotated[
@@ -68,7 +70,8 @@ JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdo
 
 @app.command("audit")
 def audit_command(
-    subject: SubjectArg = None,
+    subject: SUBJECTS = "mnist, cifar10, a subject folder, hf:owner/name or hf:FOLDER (Hugging Face), module:factory[@weights.pt]."
+SubjectArg = None,
     data: DataOpt = None,
     holdout: HoldoutOpt = None,
     train: TrainOpt = None,
@@ -102,7 +105,10 @@ def audit_command(
 @app.command("repair")
 def repair_command(
     subject: Annotated[
-        str, typer.Argument(help="digits, mnist, cifar10, a subject folder, or module:factory[@weights.pt].")
+        str,
+        typer.Argument(
+            help=f"digits, {SUBJECTS}"
+        ),
     ],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
     forget: Annotated[

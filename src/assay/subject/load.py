@@ -31,6 +31,8 @@ EMBEDDED = {
     "mnist": "assay.training.embedded:mnist_subject",
     "cifar10": "assay.training.embedded:cifar10_subject",
 }
+# KIND:REST, made by a function of (rest, data by split) that is imported when it is asked for.
+ADAPTERS = {"hf": "assay.subject.huggingface:load_hf"}
 
 
 def save(subject: Subject, folder: Path) -> Path:
@@ -209,12 +211,18 @@ def load(
 ) -> Subject:
     """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
-    ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
+    "hf:owner/name[@revision]", "hf:FOLDER" and a folder with a config.json are Hugging Face checkpoints. ``data``,
+    ``holdout`` and ``train`` are data sources that replace the subject's own.
     """
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
     text = "digits" if source is None else str(source)
+    kind, _, rest = text.partition(":")
+    if Path(text, "config.json").is_file() and not Path(text, "subject.toml").exists() and text not in EMBEDDED:
+        kind, rest = "hf", text
+    if kind in ADAPTERS:
+        return resolve(ADAPTERS[kind])(rest, given)
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
     elif Path(text).is_dir():
@@ -225,7 +233,10 @@ def load(
         if os.sep not in text and not Path(text).suffix:
             raise unknown("subject", text, EMBEDDED)
         known = ", ".join(EMBEDDED)
-        raise InputError(f"subject {text!r}: no such folder; expected {known}, a folder or module:factory[@weights.pt]")
+        raise InputError(
+            f"subject {text!r}: no such folder; expected {known}, a folder, hf:owner/name or "
+            "module:factory[@weights.pt]"
+        )
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None
