@@ -70,8 +70,7 @@ JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on stdo
 
 @app.command("audit")
 def audit_command(
-    subject: SUBJECTS = "mnist, cifar10, a subject folder, hf:owner/name or hf:FOLDER (Hugging Face), module:factory[@weights.pt]."
-SubjectArg = None,
+    subject: SubjectArg = None,
     data: DataOpt = None,
     holdout: HoldoutOpt = None,
     train: TrainOpt = None,
@@ -106,9 +105,7 @@ SubjectArg = None,
 def repair_command(
     subject: Annotated[
         str,
-        typer.Argument(
-            help=f"digits, {SUBJECTS}"
-        ),
+        typer.Argument(help=f"digits, {SUBJECTS}"),
     ],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
     forget: Annotated[

@@ -56,8 +56,9 @@ class ImageClassifier(nn.Module):
         if x.dim() != 4 or x.shape[1] not in (1, self.channels):
             raise InputError(f"images of shape {tuple(x.shape)}; expected (n, 1 or {self.channels}, h, w)")
         if self.resize is not None:
-            x = F.interpolate(x, self.resize, mode=self.resample, antialias=self.resample != "nearest-exact")
-            x = x.clamp(0, 1)  # bicubic overshoots
+            for size in ((x.shape[2], self.resize[1]), self.resize):  # PIL clips what overshoots after either pass
+                smooth = self.resample != "nearest-exact"
+                x = F.interpolate(x, size, mode=self.resample, antialias=smooth).clamp(0, 1)
         if self.crop is not None:
             top, left = (-((have - want) // 2) for have, want in zip(x.shape[2:], self.crop, strict=True))
             bottom, right = self.crop[0] - x.shape[2] - top, self.crop[1] - x.shape[3] - left
