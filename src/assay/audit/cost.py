@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.compress import size_of
 from assay.runtime.inference import device_of, evaluating
 from assay.runtime.metric import Metric
@@ -146,4 +146,6 @@ def peak_bytes(model: nn.Module, x: Tensor) -> int:
     return alive.peak
 
 
-PROPERTY = Property("cost", "Cost", measure, lambda s, c: Cost(forward=40 * sum(BATCHES)), needs=Access.SCORE)
+PROPERTY = Property(
+    "cost", "Cost", measure, lambda s, c: Cost(forward=40 * sum(BATCHES)), needs=Access.SCORE, tasks=CLASSIFIERS
+)

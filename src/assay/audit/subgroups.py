@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.runtime import statistics
 from assay.runtime.inference import features, named_layers, predict
 from assay.runtime.metric import Metric, measured
@@ -103,5 +103,9 @@ def _named(section: Section, correct: np.ndarray, groups: Int[np.ndarray, " n"],
 
 
 PROPERTY = Property(
-    "subgroups", "Subgroups", measure, lambda s, c: Cost(forward=2 * (len(s.test) + len(s.holdout or ())))
+    "subgroups",
+    "Subgroups",
+    measure,
+    lambda s, c: Cost(forward=2 * (len(s.test) + len(s.holdout or ()))),
+    tasks=CLASSIFIERS,
 )

@@ -1,47 +1,19 @@
-"""Plain texts."""
+"""Plain texts, and texts as data."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from assay.data.data import Data
 from assay.runtime.errors import InputError
-
-
-@dataclass(frozen=True)
-class TextData(Data):
-    """Texts with labels, for models that tokenise: x (n, 1) holds the place of each sample's text in ``texts``."""
-
-    texts: tuple[str, ...] = ()
-
-    @property
-    def strings(self) -> list[str]:
-        """The text of each sample."""
-        return [self.texts[int(row)] for row in self.x[:, 0]]
-
-    @cached_property
-    def hash(self) -> str:
-        """Content hash over texts, labels, indices, fields and metadata."""
-        h = hashlib.sha256(repr((self.classes, self.strings)).encode())
-        for _, t in sorted({"y": self.y, "index": self.index, **self.fields}.items()):
-            h.update(t.contiguous().numpy().tobytes())
-        return h.hexdigest()
-
-
-def text_data(texts: Sequence[str], y: Sequence[int], classes: Sequence[str], name: str = "texts") -> TextData:
-    """Data of ``texts``, a label in [0, len(classes)) for each. InputError where there is none or they do not match."""
-    if not texts:
-        raise InputError(f"data {name!r} is empty; expected at least one text")
-    x = torch.arange(len(texts), dtype=torch.float32)[:, None]
-    bounds = (0.0, float(len(texts)))
-    return TextData(x, torch.as_tensor(y).long(), tuple(classes), bounds, name, texts=tuple(texts))
 
 
 def load_text(name: str) -> str:
@@ -50,3 +22,36 @@ def load_text(name: str) -> str:
     if not path.is_file():
         raise InputError(f"text {name!r}: no {str(path)!r}; expected it there (set ASSAY_DATA)")
     return path.read_text(encoding="utf-8")
+
+
+CODE_POINTS = 0x10FFFF
+
+
+@dataclass(frozen=True)
+class TextData(Data):
+    """Data whose samples are texts: x (n, longest) float32 holds their Unicode code points, zeros behind the end.
+
+    So a text is a tensor wherever samples are tensors; ``decoded(x)`` gives the strings that a tokeniser takes.
+    """
+
+
+def encoded(texts: Sequence[str]) -> Float[Tensor, "n longest"]:
+    """Texts as rows of code points, exact in float32; a text that holds the character NUL is refused."""
+    empty = next((i for i, t in enumerate(texts) if not t or "\0" in t), None)
+    if empty is not None:
+        raise InputError(f"texts: row {empty + 1} is {texts[empty]!r}; expected text without the character NUL")
+    x = np.zeros((len(texts), max(map(len, texts), default=0)), np.float32)
+    for row, text in zip(x, texts, strict=True):
+        row[: len(text)] = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return torch.from_numpy(x)
+
+
+def decoded(x: Float[Tensor, "n longest"]) -> list[str]:
+    """The texts that ``encoded`` made these rows from."""
+    points = x.detach().cpu().numpy().astype(np.uint32)
+    return [row.tobytes().decode("utf-32-le", "surrogatepass").rstrip("\0") for row in points]
+
+
+def text_data(texts: Sequence[str], y: Int[Tensor, " n"], classes: tuple[str, ...], name: str) -> TextData:
+    """Texts and their labels as Data."""
+    return TextData(encoded(texts), y, classes, (0.0, float(CODE_POINTS)), name)

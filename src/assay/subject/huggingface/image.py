@@ -16,7 +16,7 @@ from assay.runtime.spec import rebuildable
 from assay.subject.huggingface.network import network, quiet, said
 
 AUTO = "AutoModelForImageClassification"
-RESAMPLE = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 COMPARED = 8
 LEVELS = 2.0  # of 255, by which resizing may differ: PIL rounds to bytes after each of its two passes
 
@@ -57,8 +57,7 @@ class ImageClassifier(nn.Module):
             raise InputError(f"images of shape {tuple(x.shape)}; expected (n, 1 or {self.channels}, h, w)")
         if self.resize is not None:
             for size in ((x.shape[2], self.resize[1]), self.resize):  # PIL clips what overshoots after either pass
-                smooth = self.resample != "nearest-exact"
-                x = F.interpolate(x, size, mode=self.resample, antialias=smooth).clamp(0, 1)
+                x = F.interpolate(x, size, mode=self.resample, antialias=True).clamp(0, 1)
         if self.crop is not None:
             top, left = (-((have - want) // 2) for have, want in zip(x.shape[2:], self.crop, strict=True))
             bottom, right = self.crop[0] - x.shape[2] - top, self.crop[1] - x.shape[3] - left
@@ -100,10 +99,7 @@ def steps(processor: Any, height: int, width: int, where: str) -> dict[str, Any]
     if asked("center_crop"):
         size = processor.crop_size
         found["crop"] = (int(size["height"]), int(size["width"]))
-    if asked("rescale"):
-        found["scale"] = 255 * float(processor.rescale_factor)
-    else:
-        found["scale"] = 255.0
+    found["scale"] = 255 * float(processor.rescale_factor) if asked("rescale") else 255.0
     if asked("normalize"):
         for key in ("mean", "std"):
             values = getattr(processor, f"image_{key}")
@@ -118,8 +114,8 @@ def _resized(processor: Any, height: int, width: int, where: str) -> dict[str, A
     resample = RESAMPLE.get(int(processor.resample)) if processor.resample is not None else "bilinear"
     if resample is None:
         raise InputError(
-            f"{where}: its image processor resamples by PIL's filter {int(processor.resample)}; expected nearest (0), "
-            "bilinear (2) or bicubic (3)"
+            f"{where}: its image processor resamples by PIL's filter {int(processor.resample)}; expected bilinear "
+            "(2) or bicubic (3)"
         )
     if set(size) == {"height", "width"}:
         return {"resize": (int(size["height"]), int(size["width"])), "resample": resample}

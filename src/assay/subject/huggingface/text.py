@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.data import Data
-from assay.data.text import TextData
+from assay.data.text import TextData, decoded
 from assay.runtime.errors import InputError
 from assay.runtime.spec import rebuildable
 from assay.subject.huggingface.network import network, quiet, said
@@ -77,7 +77,7 @@ def tokenised(splits: dict[str, Data], tokenizer: Any, config: Any, where: str) 
     for split, data in splits.items():
         if isinstance(data, TextData):
             with quiet():
-                found[split] = tokenizer(data.strings, truncation=True, max_length=int(min(limits)))["input_ids"]
+                found[split] = tokenizer(decoded(data.x), truncation=True, max_length=int(min(limits)))["input_ids"]
         elif len(data.shape) != 1 or not bool((data.x == data.x.round()).all()) or data.x.min() < 0:
             raise InputError(f"{where}: {data.name} holds {data.shape} numbers a sample; expected texts or token ids")
         else:
