@@ -158,7 +158,7 @@ def _fill(inner: nn.Module, auto: str, folder: Path, where: str) -> None:
     with quiet():
         try:
             loaded, info = getattr(transformers(), auto).from_pretrained(
-                str(folder), output_loading_info=True, **options
+                str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         except Exception as error:  # what damaged weights raise depends on what is wrong
             raise InputError(

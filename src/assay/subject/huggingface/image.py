@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.runtime.errors import InputError
 from assay.runtime.spec import rebuildable
-from assay.subject.huggingface.network import network, quiet, said
+from assay.subject.huggingface.network import network, quiet, said, unhooked
 
 AUTO = "AutoModelForImageClassification"
 RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -70,7 +70,8 @@ class ImageClassifier(nn.Module):
 
     def hidden_states(self, x: Float[Tensor, "n ch h w"]) -> tuple[Tensor, ...]:
         """The network's hidden states: the embeddings, then the output of every block or stage, in its own shapes."""
-        return self.inner(pixel_values=self.pixel_values(x), output_hidden_states=True).hidden_states
+        with unhooked(self.inner):
+            return self.inner(pixel_values=self.pixel_values(x), output_hidden_states=True).hidden_states
 
 
 def processor_of(folder: str, where: str) -> Any:

@@ -49,6 +49,24 @@ def quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
+@contextmanager
+def unhooked(model: nn.Module) -> Iterator[None]:
+    """Hooks and attributes that a call inside the block adds to the model are taken off again."""
+    saved = [
+        (m, set(vars(m)), {k: dict(v) for k, v in vars(m).items() if isinstance(v, dict) and "hooks" in k})
+        for m in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, names, hooks in saved:
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+            for name, kept in hooks.items():
+                vars(module)[name].clear()
+                vars(module)[name].update(kept)
+
+
 def said(error: Exception) -> str:
     """An error of a library in a few words on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

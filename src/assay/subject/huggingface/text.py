@@ -12,7 +12,7 @@ from assay.data import Data
 from assay.data.text import TextData, decoded
 from assay.runtime.errors import InputError
 from assay.runtime.spec import rebuildable
-from assay.subject.huggingface.network import network, quiet, said
+from assay.subject.huggingface.network import network, quiet, said, unhooked
 
 AUTO = "AutoModelForSequenceClassification"
 LONGEST = 512  # tokens, where neither the tokenizer nor the config says less
@@ -45,7 +45,8 @@ class TextClassifier(nn.Module):
 
     def hidden_states(self, x: Float[Tensor, "n length"]) -> tuple[Tensor, ...]:
         """The network's hidden states, (n, length, d) each: the embeddings, then the output of every block."""
-        return self.inner(**self._inputs(x), output_hidden_states=True).hidden_states
+        with unhooked(self.inner):
+            return self.inner(**self._inputs(x), output_hidden_states=True).hidden_states
 
 
 def tokenizer_of(folder: str, where: str) -> Any:
