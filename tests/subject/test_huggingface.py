@@ -223,6 +223,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: made.edit(
             f / "preprocessor_config.json", image_processor_type="Mine", auto_map={"AutoImageProcessor": "x.Mine"}
         ),
+        r"preprocessor_config\.json asks for code of its own",
+    ),
+    "odd processor": (
+        lambda f: made.edit(f / "preprocessor_config.json", image_processor_type="Mine"),
         "no usable image processor",
     ),
     "no processor": (lambda f: (f / "preprocessor_config.json").unlink(), "expected preprocessor_config.json"),

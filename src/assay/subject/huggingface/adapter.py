@@ -69,17 +69,26 @@ def _folder(rest: str) -> Path:
             ) from error
 
 
+def _json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: {path.name} cannot be read ({said(error)}); expected a checkpoint's") from error
+    if not isinstance(table, dict):
+        raise InputError(f"{where}: {path.name} holds a {type(table).__name__}; expected an object")
+    if "auto_map" in table:
+        raise InputError(f"{where}: {path.name} asks for code of its own (auto_map); expected classes of transformers")
+    return table
+
+
 def _config(folder: Path, where: str) -> tuple[dict[str, Any], str]:
     """What config.json says, without what is no part of the network; and the task."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{where}: config.json cannot be read ({said(error)}); expected a checkpoint") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    config = _json(folder / "config.json", where)
+    for name in ("preprocessor_config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            _json(folder / name, where)
+    if not isinstance(config.get("model_type"), str):
         raise InputError(f"{where}: config.json names no model_type; expected a transformers checkpoint")
-    if "auto_map" in config:
-        raise InputError(f"{where}: asks for code of its own (auto_map); expected an architecture of transformers")
     names = config.get("architectures") or ["none"]
     tasks = [t for ending, t in TASKS.items() if ending in str(names[0])]
     if not tasks:
@@ -130,7 +139,7 @@ def _images(
             raise InputError(
                 f"{where}: classifies images; {data.name} has {_form(data)} in {bounds}; expected images in [0, 1]"
             )
-    processor, test = image.processor_of(str(folder), where), splits["test"]
+    processor, test = image.processor_of(folder, where), splits["test"]
     options = image.steps(processor, *test.shape[1:], where)
     model = ImageClassifier(json.dumps(config), order=order, **options)
     _fill(model.inner, image.AUTO, folder, where)
@@ -141,7 +150,7 @@ def _images(
 def _texts(
     folder: Path, config: dict[str, Any], order: tuple[int, ...] | None, splits: dict[str, Data], where: str
 ) -> tuple[nn.Module, dict[str, Data]]:
-    tokenizer = text.tokenizer_of(str(folder), where)
+    tokenizer = text.tokenizer_of(folder, where)
     ids = text.tokenised(splits, tokenizer, config_of(json.dumps(config)), where)
     model = TextClassifier(json.dumps(config), tokenizer.pad_token_id, order)
     _fill(model.inner, text.AUTO, folder, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,13 @@ class ImageClassifier(nn.Module):
             return self.inner(pixel_values=self.pixel_values(x), output_hidden_states=True).hidden_states
 
 
-def processor_of(folder: str, where: str) -> Any:
+def processor_of(folder: Path, where: str) -> Any:
     """The image processor of a checkpoint's folder."""
     from transformers import AutoImageProcessor
 
     with quiet():
         try:
-            return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            return AutoImageProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         except Exception as error:  # what a damaged file raises depends on the processor
             raise InputError(
                 f"{where}: no usable image processor ({said(error)}); expected preprocessor_config.json, which says "

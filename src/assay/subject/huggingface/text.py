@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from assay.runtime.spec import rebuildable
 from assay.subject.huggingface.network import network, quiet, said, unhooked
 
 AUTO = "AutoModelForSequenceClassification"
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 LONGEST = 512  # tokens, where neither the tokenizer nor the config says less
 
 
@@ -49,19 +51,22 @@ class TextClassifier(nn.Module):
             return self.inner(**self._inputs(x), output_hidden_states=True).hidden_states
 
 
-def tokenizer_of(folder: str, where: str) -> Any:
+def tokenizer_of(folder: Path, where: str) -> Any:
     """The tokenizer of a checkpoint's folder, which must have a token for padding."""
     from transformers import AutoTokenizer
 
+    if not any(
+        True for pattern in VOCABULARIES for _ in folder.glob(pattern)
+    ):  # transformers would make up an empty one
+        raise InputError(f"{where}: no tokenizer; expected tokenizer.json (tokenizer.save_pretrained writes it)")
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                folder, use_fast=True, trust_remote_code=False, local_files_only=True
+                str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
             )
         except Exception as error:  # what a damaged file raises depends on the tokenizer
             raise InputError(
-                f"{where}: no usable tokenizer ({said(error)}); expected tokenizer.json (tokenizer.save_pretrained "
-                "writes it)"
+                f"{where}: no usable tokenizer ({said(error)}); expected files that tokenizer.save_pretrained wrote"
             ) from error
     if tokenizer.pad_token_id is None:
         raise InputError(f"{where}: its tokenizer has no token for padding; expected a pad_token")
