@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hf_checkpoints as made
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -267,3 +268,25 @@ def test_other_data_are_refused(vit: Path) -> None:
             load_hf(str(vit), {"test": data})
     with pytest.raises(InputError, match="no such folder; expected a checkpoint's folder, or owner/name"):
         assay.load("hf:/no/such/folder", data="digits")
+
+
+def test_a_model_of_the_hub_is_fetched_without_what_is_pickled(
+    vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(vit, tmp_path / "hub" / "somebody" / "tiny-vit")
+    (tmp_path / "hub" / "somebody" / "tiny-vit" / "pytorch_model.bin").write_bytes(b"pickled")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with made.hub(tmp_path / "hub") as (address, asked):
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        capfd.readouterr()
+        subject = assay.load("hf:somebody/tiny-vit", data="digits")
+        assert capfd.readouterr() == ("", "")
+        with pytest.raises(InputError, match=r"neither a folder nor fetched from the hub") as caught:
+            assay.load("hf:somebody/else", data="digits")
+    assert "\n" not in str(caught.value)
+    assert set(asked) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    local = assay.load(f"hf:{vit}", data="digits")
+    assert model_hash(subject.model) == model_hash(local.model)
+    assert subject.name == "hf:somebody/tiny-vit"

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import CRITICAL
 from typing import Any
 
 import torch
@@ -30,23 +31,26 @@ def transformers() -> Any:
 def quiet() -> Iterator[None]:
     """No messages and progress bars of transformers and of the hub's client inside the block."""
     package = transformers()
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import utils as hub
 
-    log = package.utils.logging
-    level, bars, hub = log.get_verbosity(), log.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    log.set_verbosity(log.CRITICAL)
-    log.disable_progress_bar()
-    disable_progress_bars()
+    logs = (package.utils.logging, hub.logging)
+    levels = [log.get_verbosity() for log in logs]
+    bars, fetching = logs[0].is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    for log in logs:
+        log.set_verbosity(CRITICAL)
+    logs[0].disable_progress_bar()
+    hub.disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.set_verbosity(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
         if bars:
-            log.enable_progress_bar()
-        if hub:
-            enable_progress_bars()
+            logs[0].enable_progress_bar()
+        if fetching:
+            hub.enable_progress_bars()
 
 
 @contextmanager
