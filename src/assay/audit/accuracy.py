@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.runtime.inference import predict
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
@@ -50,4 +50,11 @@ def measure(subject: Subject, context: Context) -> Section:
     return section
 
 
-PROPERTY = Property("accuracy", "Accuracy", measure, lambda s, c: Cost(forward=len(s.test)), needs=Access.DECISION)
+PROPERTY = Property(
+    "accuracy",
+    "Accuracy",
+    measure,
+    lambda s, c: Cost(forward=len(s.test)),
+    needs=Access.DECISION,
+    tasks=CLASSIFIERS,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.calibrate import Outputs, TemperatureScaling, ece, reliability
 from assay.calibrate.measures import sample_brier, sample_nll, top
 from assay.calibrate.temperature import FittedTemperature
@@ -88,4 +88,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test) + holdout)
 
 
-PROPERTY = Property("calibration", "Calibration", measure, _cost)
+PROPERTY = Property("calibration", "Calibration", measure, _cost, tasks=CLASSIFIERS)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.compress import size_of
 from assay.runtime.inference import device_of, evaluating
 from assay.runtime.metric import Metric
@@ -155,4 +155,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=0 if asks_afar(subject.model) else 40 * sum(BATCHES))
 
 
-PROPERTY = Property("cost", "Cost", measure, _cost, needs=Access.DECISION)
+PROPERTY = Property("cost", "Cost", measure, _cost, needs=Access.DECISION, tasks=CLASSIFIERS)

@@ -14,6 +14,7 @@ from assay.subject import Access, Subject
 
 Profile = Literal["quick", "standard", "deep"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "deep")
+CLASSIFIERS = ("classification", "text-classification")  # tasks of what reads inputs that need not be perturbed
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,9 @@ def _pace(subject: Subject) -> tuple[float, float]:
         for grad in (False, False, True, True) if subject.access >= Access.GRADIENT else (False, False):
             start = time.perf_counter()
             with torch.set_grad_enabled(grad):
-                out = subject.model(x.clone().requires_grad_(grad))
-                if grad:
+                # Token ids have no gradient: no property of texts asks for one.
+                out = subject.model(x.clone().requires_grad_(grad and subject.task != "text-classification"))
+                if out.requires_grad:
                     out.sum().backward()
             times.append((time.perf_counter() - start) / len(x))
     return times[1], times[3] if len(times) > 2 else 0.0

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.runtime import statistics
 from assay.runtime.inference import features, named_layers, predict
 from assay.runtime.metric import Metric, measured
@@ -122,4 +122,5 @@ PROPERTY = Property(
     measure,
     lambda s, c: Cost(forward=2 * (len(s.test) + len(s.holdout or ()))),
     needs=Access.DECISION,
+    tasks=CLASSIFIERS,
 )

@@ -34,12 +34,15 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+SUBJECTS = (
+    "mnist, cifar10, a subject folder, module:factory[@weights.pt], or with --data a model of another kind: "
+    "hf:owner/name or hf:FOLDER (Hugging Face), sklearn:FILE.skops, onnx:FILE, export:FILE.pt2, xgboost:FILE.json, "
+    "lightgbm:FILE.txt, or an http(s)://HOST/PATH[#budget=N&timeout=S&batch=N] that answers predictions."
+)
 SubjectArg = Annotated[
     str | None,
     typer.Argument(
-        help="digits (default), mnist, cifar10, a subject folder, module:factory[@weights.pt], or with --data a model "
-        "of another kind: sklearn:FILE.skops, onnx:FILE, export:FILE.pt2, xgboost:FILE.json, lightgbm:FILE.txt, or an "
-        "http(s)://HOST/PATH[#budget=N&timeout=S&batch=N] that answers predictions.",
+        help=f"digits (default), {SUBJECTS}",
         show_default=False,
     ),
 ]
@@ -106,7 +109,8 @@ def audit_command(
 @app.command("repair")
 def repair_command(
     subject: Annotated[
-        str, typer.Argument(help="digits, mnist, cifar10, a subject folder, or module:factory[@weights.pt].")
+        str,
+        typer.Argument(help=f"digits, {SUBJECTS}"),
     ],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
     forget: Annotated[

@@ -31,8 +31,8 @@ EMBEDDED = {
     "mnist": "assay.training.embedded:mnist_subject",
     "cifar10": "assay.training.embedded:cifar10_subject",
 }
-
 ADAPTERS = {  # kind: what makes a subject of KIND:REST and the data
+    "hf": "assay.subject.huggingface:load_hf",
     "sklearn": "assay.subject.adapters.skops:load_sklearn",
     "onnx": "assay.subject.adapters.onnx:load_onnx",
     "export": "assay.subject.adapters.exported:load_exported",
@@ -220,7 +220,8 @@ def load(
 ) -> Subject:
     """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
-    Also "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
+    Also "hf:owner/name[@revision]", "hf:FOLDER" and a folder with a config.json (Hugging Face checkpoints),
+    "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
     address that answers predictions; these are bare models and need ``data``. ``data``, ``holdout`` and ``train`` are
     data sources that replace the subject's own. ``trust`` names modules whose factories a folder may import, and types
     that a skops file may hold.
@@ -229,13 +230,16 @@ def load(
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
     text = "digits" if source is None else str(source)
+    kind, _, rest = text.partition(":")
+    if Path(text, "config.json").is_file() and not Path(text, "subject.toml").exists() and text not in EMBEDDED:
+        kind, rest = "hf", text
+    if kind in ADAPTERS and not Path(text, "subject.toml").exists():
+        also = {"trust": trust} if kind in TRUSTING else {}
+        return resolve(ADAPTERS[kind])(rest, given, **also)
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
     elif Path(text).is_dir():
         subject = load_folder(Path(text), trust)
-    elif (kind := text.partition(":")[0]) in ADAPTERS:
-        also = {"trust": trust} if kind in TRUSTING else {}
-        return resolve(ADAPTERS[kind])(text.partition(":")[2], given, **also)
     elif ":" in text:
         return load_factory(text, trust, given)
     else:
