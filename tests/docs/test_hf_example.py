@@ -1,4 +1,4 @@
-"""The README's Hugging Face example: its script writes a checkpoint that learned, and the command's subject reads it."""
+"""The README's Hugging Face example: its script writes a checkpoint that learned, and the command reads it."""
 
 import runpy
 from pathlib import Path
