@@ -9,6 +9,7 @@ from typing import Any
 
 from assay.audit.result import Audit, Effect, Effects
 from assay.report import svg, text
+from assay.runtime import markdown
 
 MOST = 200
 
@@ -65,9 +66,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def escape(value: str) -> str:
-    """One line of Markdown that shows ``value`` as it is: no markup, no HTML, no new cell."""
-    line = svg.clip(value, 400).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~$!])", r"\\\1", line)
+    """``value`` as it is on one line of Markdown, cut at 400 characters."""
+    return markdown.escape(svg.clip(value, 400))
 
 
 def _front(name: str, audit: Audit) -> dict[str, Any]:
