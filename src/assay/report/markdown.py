@@ -12,6 +12,7 @@ from assay.report import svg, text
 from assay.runtime import markdown
 
 MOST = 200
+SPLITS = ("train", "validation", "holdout", "test")
 
 
 def card(result: Audit | Effects) -> str:
@@ -79,8 +80,11 @@ def _front(name: str, audit: Audit) -> dict[str, Any]:
         for m in text.headline(s)
         if m.value is not None and math.isfinite(m.value)
     ]
-    slug = re.sub(r"[^a-z0-9._-]+", "-", data.lower()).strip("-") or "data"
-    entry = {"task": {"type": task}, "dataset": {"name": data, "type": slug}, "metrics": results}
+    base, _, split = data.rpartition(":")
+    base, split = (base, split) if base and split in SPLITS else (data, "")
+    slug = re.sub(r"[^a-z0-9._-]+", "-", base.lower()).strip("-") or "data"
+    dataset = {"name": base, "type": slug, **({"split": split} if split else {})}
+    entry = {"task": {"type": task}, "dataset": dataset, "metrics": results}
     index = [{"name": name, "results": [entry] if results else []}]
     return {"library_name": "assay", "tags": ["assay", "audit"], "model-index": index}
 
