@@ -60,15 +60,16 @@ def assay_audit() -> Callable[..., Audit]:
     audits: dict[str, Audit] = {}
 
     def make(subject: Subject | str = "digits", **options: Any) -> Audit:
-        import assay
+        from assay.audit import audit
         from assay.audit.run import fingerprint
         from assay.runtime.store import key_of
+        from assay.subject import load
 
         # a folder may hold another model the next time: what identifies a subject is read from it
-        given = assay.load(subject) if isinstance(subject, str) else subject
-        key = key_of(name=given.name, subject=fingerprint(given), options={k: v for k, v in options.items()})
+        given = load(subject) if isinstance(subject, str) else subject
+        key = key_of(name=given.name, subject=fingerprint(given), options=options)
         if key not in audits:
-            audits[key] = assay.audit(given, **options)
+            audits[key] = audit(given, **options)
         return audits[key]
 
     return make

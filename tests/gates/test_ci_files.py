@@ -62,7 +62,9 @@ def test_the_action_is_composite_and_runs_no_input_as_script(action: dict[str, A
     assert used == set(action["inputs"])
 
 
-def test_the_action_audits_judges_and_sums_up(action: dict[str, Any], tmp_path: Path, workplace: dict[str, str]) -> None:
+def test_the_action_audits_judges_and_sums_up(
+    action: dict[str, Any], tmp_path: Path, workplace: dict[str, str]
+) -> None:
     assay.load("digits").save(tmp_path / "my $(touch bad) model")
     (tmp_path / "policy.toml").write_text(
         "policy = 2\n[[require]]\nthat = 'accuracy.top1 >= 0.5'\nreason = 'agreed'\n"

@@ -82,7 +82,23 @@ def test_an_unknown_metric_is_named_with_its_nearest_match() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "accuracy", "a>=", "a>=x", "a==1", "a>=1.2.3", "a>=nan", "a>=1 and", "mid(a)>=1", "a>=1 or b>=1", "low(a>=1", "a)>=1", "change(low(a))>=1"]
+    "text",
+    [
+        "",
+        "  ",
+        "accuracy",
+        "a>=",
+        "a>=x",
+        "a==1",
+        "a>=1.2.3",
+        "a>=nan",
+        "a>=1 and",
+        "mid(a)>=1",
+        "a>=1 or b>=1",
+        "low(a>=1",
+        "a)>=1",
+        "change(low(a))>=1",
+    ],
 )
 def test_what_cannot_be_read_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match="--require") as error:
@@ -229,7 +245,8 @@ def test_the_interval_of_a_change_is_newcombes_and_covers_as_often_as_it_says() 
     moved = change(rate(48, 80), rate(56, 70))
     assert (moved.low, moved.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
     rng = np.random.default_rng(0)
-    hits = [change(rate(a, 100), rate(b, 150)) for a, b in zip(rng.binomial(100, 0.8, 800), rng.binomial(150, 0.9, 800))]
+    draws = zip(rng.binomial(100, 0.8, 800), rng.binomial(150, 0.9, 800), strict=True)
+    hits = [change(rate(a, 100), rate(b, 150)) for a, b in draws]
     covered = np.mean([m.low <= 0.1 <= m.high for m in hits if m.low is not None and m.high is not None])
     assert 0.93 <= covered <= 0.98
     assert change(Number(1.0), Number(3.0)) == Number(2.0)

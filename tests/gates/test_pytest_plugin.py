@@ -17,7 +17,7 @@ from assay.pytest_plugin import assert_metric
 from assay.runtime.errors import InputError
 from assay.runtime.metric import Metric
 
-TESTS = '''
+TESTS = """
 import pytest
 from assay.pytest_plugin import assert_metric
 
@@ -40,7 +40,7 @@ def test_the_same_audit_is_made_once(assay_audit, tmp_path):
     assert assay_audit(assay.load("digits"), **OPTIONS) is first
     assert assay_audit("digits", **{**OPTIONS, "limit": 61}) is not first
     assert_metric(first.save(tmp_path / "saved"), "accuracy.top1", at_least=0.5)
-'''
+"""
 LIGHT = "import sys; import assay.pytest_plugin; assert not {'torch', 'numpy'} & set(sys.modules)"
 
 
@@ -66,7 +66,7 @@ def test_a_failure_shows_value_interval_and_bound() -> None:
 
 
 def test_a_wrong_assertion_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="did you mean 'calibration.ece'"):
+    with pytest.raises(InputError, match=r"did you mean 'calibration\.ece'"):
         assert_metric(made(), "calibration.ec", at_most=1)
     with pytest.raises(InputError, match="expected at_least, at_most or both"):
         assert_metric(made(), "calibration.ece")

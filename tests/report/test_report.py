@@ -130,9 +130,7 @@ def test_front_matter_keeps_every_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("which", ["audit", "effects"])
-def test_the_hub_reads_every_result_of_the_card(
-    which: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_the_hub_reads_every_result_of_the_card(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     result = request.getfixturevalue(which)

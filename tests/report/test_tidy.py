@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from assay.audit.property import Section
 from assay.audit.result import Audit, Effects
 from assay.report.tidy import COLUMNS
+from assay.runtime.metric import Metric
 
 
 def table(result: Audit | Effects, folder: Path) -> pd.DataFrame:
@@ -57,8 +60,21 @@ def test_a_repair_has_every_stage_and_the_differences(effects: Effects, tmp_path
 
 
 def test_tables_of_different_runs_stack(audit: Audit, effects: Effects, tmp_path: Path) -> None:
-    files = [table(audit, tmp_path / "a"), table(effects, tmp_path / "b"), table(Audit("e", "quick", 0, {}, {}), tmp_path / "c")]
+    files = [
+        table(audit, tmp_path / "a"),
+        table(effects, tmp_path / "b"),
+        table(Audit("e", "quick", 0, {}, {}), tmp_path / "c"),
+    ]
     assert len({tuple(f.columns) for f in files}) == 1
     both = pd.read_parquet([tmp_path / "a" / "metrics.parquet", tmp_path / "b" / "metrics.parquet"])
     assert set(both["run"]) == {"a", "b"}
     assert len(files[2]) == 0
+
+
+def test_numbers_and_names_of_any_size_are_kept(tmp_path: Path) -> None:
+    section = Section(metrics=[Metric("cost.flops\ud800", 10**17 + 1, 0, math.inf)])
+    found = table(Audit("a\ud800", "quick", 2**70, {"p": section}, {"p": "P"}), tmp_path)
+    row = found.iloc[0]
+    assert (row["value"], row["low"], row["subject"], row["metric"]) == (1e17, 0.0, "a?", "cost.flops?")
+    assert math.isnan(row["high"])
+    assert row["seed"] == str(2**70)

@@ -21,7 +21,7 @@ from assay.serve import serve
 from assay.serve.app import allowed, create
 from assay.serve.runs import find
 
-HOSTILE = '<img src=x onerror=alert(1)>"&\'\ud800'
+HOSTILE = "<img src=x onerror=alert(1)>\"&'\ud800"
 
 
 def made(name: str, value: float, *, half: float = 0.02, data: str = "d", extra: tuple[Metric, ...] = ()) -> Audit:
@@ -101,7 +101,11 @@ def test_a_metric_is_plotted_over_every_run_that_has_it(client: TestClient) -> N
 
 
 def test_runs_that_cannot_be_read_are_listed_with_the_reason(client: TestClient, root: Path) -> None:
-    for name, content in (("empty", ""), ("other", '{"schema": "x/1"}'), ("half", (root / "a/report.json").read_text()[:200])):
+    for name, content in (
+        ("empty", ""),
+        ("other", '{"schema": "x/1"}'),
+        ("half", (root / "a/report.json").read_text()[:200]),
+    ):
         (root / name).mkdir()
         (root / name / "report.json").write_text(content)
     os.mkfifo(root / "pipe.d")
@@ -217,7 +221,7 @@ def test_only_this_machines_names_are_answered(root: Path) -> None:
 def test_bad_folders_ports_and_a_missing_extra_are_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="is no folder"):
         serve(root / "absent", port=0)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="in use.*--port 0"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match=r"in use.*--port 0"):
         serve(root, port=taken.getsockname()[1])
     with pytest.raises(InputError, match="expected an address of this machine"):
         serve(root, host="203.0.113.1", port=0)

@@ -55,9 +55,7 @@ DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps.
 JobsOpt = Annotated[int, typer.Option("--jobs", help="Worker processes.")]
 OnOpt = Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")]
 RequireOpt = Annotated[str | None, typer.Option("--require", help="'calibration.ece<=0.05 and ...' or a policy file.")]
-JunitOpt = Annotated[
-    Path | None, typer.Option("--junit", help="JUnit XML: a test case a requirement and a property.")
-]
+JunitOpt = Annotated[Path | None, typer.Option("--junit", help="JUnit XML: a test case a requirement and a property.")]
 LogOpt = Annotated[str | None, typer.Option("--log", help="mlflow or wandb: log to a local store, offline.")]
 TrustOpt = Annotated[
     list[str] | None, typer.Option("--trust", help="A module whose factories a subject folder may import.")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
     app.command("check")(check_command)
@@ -38,7 +39,12 @@ def check_command(
         write_junit(junit, found[0], verdicts[0])
     if json:
         listed = [
-            {"report": str(p), "name": e.name, "met": not any(v.blocks for v in vs), "verdicts": [v.to_dict() for v in vs]}
+            {
+                "report": str(p),
+                "name": e.name,
+                "met": not any(v.blocks for v in vs),
+                "verdicts": [v.to_dict() for v in vs],
+            }
             for p, e, vs in zip(reports, found, verdicts, strict=True)
         ]
         document = {"schema": "assay/1", "kind": "check", "reports": listed}

@@ -73,9 +73,9 @@ def finish(result: Audit | Effects, wanted: Wanted) -> int:
         terminal(result, console())
         if wanted.out is not None:
             sys.stdout.write(f"report: {wanted.out / 'report.html'}\n")
+    code = tell(verdicts)
     if wanted.log is not None:
         from assay.report import trackers
 
-        place = trackers.log(result, wanted.log, wanted.out)
-        print(f"assay: logged to {place}", file=sys.stderr, flush=True)
-    return tell(verdicts)
+        print(f"assay: logged to {trackers.log(result, wanted.log, wanted.out)}", file=sys.stderr, flush=True)
+    return code

@@ -21,6 +21,7 @@ from assay.methods import from_text
 from assay.repair import Repaired
 from assay.repair import repair as run_repair
 from assay.report import terminal
+from assay.report.files import plain
 from assay.runtime.errors import InputError
 from assay.subject import Subject, load
 
@@ -143,7 +144,7 @@ def compare(
     for k, effects in enumerate(compared):
         if out is not None:
             effects.save(out if len(compared) == 1 else out / str(k + 1))
-    verdicts = [judge(rules, evidence(e.to_dict(), f)) for f, e in zip(folders[1:], compared, strict=True)]
+    verdicts = [judge(rules, evidence(plain(e.to_dict()), f)) for f, e in zip(folders[1:], compared, strict=True)]
     for effects in compared if not json else []:
         terminal(effects, console())
     if json:

@@ -1,6 +1,6 @@
 """What a report says, read from its document: the metrics, what was skipped, and how one report differs from another.
 
-A document is the dict of ``report.json`` (schema ``assay/1``), which ``Audit.to_dict`` and ``Effects.to_dict`` give too.
+A document is the dict of ``report.json`` (schema ``assay/1``); ``Audit.to_dict`` and ``Effects.to_dict`` give it too.
 """
 
 from __future__ import annotations

@@ -148,7 +148,9 @@ def judge(requirements: Sequence[Requirement], found: Evidence) -> list[Verdict]
     """One verdict a requirement. InputError names every metric that neither the report nor a skipped property has."""
     absent = [r.rule.metric for r in requirements if not _known(r.rule.metric, found)]
     absent += [
-        r.rule.metric for r in requirements if isinstance(r.rule, NotWorse) and r.rule.metric not in r.rule.baseline.metrics
+        r.rule.metric
+        for r in requirements
+        if isinstance(r.rule, NotWorse) and r.rule.metric not in r.rule.baseline.metrics
     ]
     if absent:
         rest = f" (and {', '.join(repr(a) for a in absent[1:])})" if absent[1:] else ""

@@ -80,12 +80,16 @@ def parquet(table: Sequence[Mapping[str, Any]]) -> bytes:
     from pyarrow import parquet as pq
 
     fields = [(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()]
-    safe = [{k: _encodable(v) for k, v in r.items()} for r in table]
+    safe = [{k: _storable(v, COLUMNS[k]) for k, v in r.items()} for r in table]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(safe, schema=pa.schema(fields)), sink)
     return bytes(sink.getvalue())
 
 
-def _encodable(value: Any) -> Any:
-    """``value``; of a text, what UTF-8 cannot hold becomes a question mark, as in the other reports."""
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+def _storable(value: Any, kind: str) -> Any:
+    """``value`` for a column: numbers as floats, however large; a text with what UTF-8 cannot hold replaced."""
+    if value is None:
+        return None
+    return (
+        value.encode("utf-8", "replace").decode("utf-8") if kind == TEXT else float(value) if kind == NUMBER else value
+    )

@@ -18,7 +18,9 @@ from assay.runtime.errors import InputError
 from assay.serve.plots import over_runs
 from assay.serve.runs import Run, find, inside
 
-POLICY = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 # A report brings its style with it, and is somebody's file: it may show pictures that it holds, and nothing else.
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
