@@ -1,8 +1,9 @@
 """Experiment trackers, offline: metrics, options and report files in MLflow's or Weights & Biases' own store.
 
 MLflow writes where MLFLOW_TRACKING_URI says, else to ./mlruns; Weights & Biases under WANDB_DIR, else ./wandb, and
-``wandb sync`` sends a run from there later. Names of metrics are written in the characters that each tracker allows (``written``),
-and can be read back (``read``). The ends of an interval are metrics too, with ``.low`` and ``.high`` after the name.
+``wandb sync`` sends a run from there later. Names of metrics are written in the characters that each tracker allows
+(``written``), and can be read back (``read``). The ends of an interval are metrics too, with ``.low`` and ``.high``
+after the name.
 """
 
 from __future__ import annotations
