@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.explain import (
     Curve,
@@ -95,4 +95,6 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=n * (1 + curves), backward=n * (2 + 2 * steps))
 
 
-PROPERTY = Property("explanation", "Faithfulness of explanations", measure, _cost, needs=Access.GRADIENT)
+PROPERTY = Property(
+    "explanation", "Faithfulness of explanations", measure, _cost, needs=Access.GRADIENT, most=MOST, moves="scaled"
+)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.labels import ConfidentLearning, LabelNoise, cross_probabilities, estimate_joint
 from assay.runtime.inference import predict
@@ -102,4 +102,4 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test), trainings=FOLDS * (1 - 1 / FOLDS) if trains else 0.0)
 
 
-PROPERTY = Property("labels", "Label errors", measure, cost)
+PROPERTY = Property("labels", "Label errors", measure, cost, most=MOST)

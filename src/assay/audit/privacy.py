@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.privacy import RMIA, CalibratedLoss, ClassLoss, LiRA, LossThreshold, Reference, train_shadows
 from assay.privacy.base import FittedInference
@@ -135,4 +135,4 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=2 * n * (3 + 3 * k + (3 if k else 0)) + len(subject.holdout), trainings=k * share)
 
 
-PROPERTY = Property("privacy", "Membership privacy", measure, cost, needs_train=True)
+PROPERTY = Property("privacy", "Membership privacy", measure, cost, needs_train=True, most=MOST)

@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from assay.data import Data, load_data
+from assay.data.files import open_data
 from assay.data.sources import NAMED
+from assay.data.tabular import restored, same_columns
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
 from assay.runtime.toml import read_toml
@@ -128,7 +130,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
     table = read_toml(path, str(path))
     try:
         model = build(table["model"], trust)
-        splits: dict[str, Any] = {s: _load_data(entry, folder) for s, entry in table["data"].items()}
+        splits: dict[str, Any] = restored({s: _load_data(entry, folder) for s, entry in table["data"].items()})
         recipe = build(table["recipe"], trust) if "recipe" in table else None
         access, name, task = Access[table["access"]], table["name"], table["task"]
     except KeyError as error:
@@ -175,7 +177,7 @@ def _said(error: Exception) -> str:
 
 def _given(source: str | None, split: str) -> Data | None:
     try:
-        return load_data(source, split) if source is not None else None
+        return open_data(source, split) if source is not None else None
     except (AssayError, OSError):
         raise
     except Exception as error:  # arrays of odd shapes and kinds
@@ -214,6 +216,7 @@ def load(
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
+    same_columns([d for d in given.values() if d is not None])
     text = "digits" if source is None else str(source)
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
