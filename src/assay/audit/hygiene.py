@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.data import Data
+from assay.data.tabular import TabularData
 from assay.runtime.metric import Metric, measured
 from assay.runtime.random import derive
 from assay.subject import Access, Subject
@@ -67,6 +69,14 @@ def nearest(x: Tensor, other: Tensor | None = None) -> Float[np.ndarray, " n"]:
     return best.numpy()
 
 
+def _comparable(test: Data) -> Callable[[Tensor], Tensor]:
+    """Inputs as they are; of a table the columns in units of their spread in the test set, about their mean."""
+    if not isinstance(test, TabularData):
+        return lambda x: x
+    mean, spread = test.x.mean(0), test.x.std(0, correction=0)
+    return lambda x: (x - mean) / torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
 def label_shift(a: Data, b: Data) -> tuple[float, float]:
     """Total variation distance of the class frequencies, and the p-value of a chi-square test of homogeneity."""
     table = np.stack([np.bincount(d.y.numpy(), minlength=len(d.classes)) for d in (a, b)])
@@ -95,7 +105,8 @@ def measure(subject: Subject, context: Context) -> Section:
     section = Section(headline=["hygiene.duplicates.test"])
     test, how = subject.test, "identical bytes"
     index = test.index.numpy()
-    near_how = f"correlation of mean-free pixels with the nearest neighbour >= {CORRELATION}"
+    what = "standardised columns" if isinstance(test, TabularData) else "pixels"
+    near_how = f"correlation of mean-free {what} with the nearest neighbour >= {CORRELATION}"
 
     def rate(name: str, flags: np.ndarray, rows: np.ndarray, text: str) -> Metric:
         return section.add(measured(name, flags.astype(float), rows, better="lower", how=text))
@@ -103,7 +114,8 @@ def measure(subject: Subject, context: Context) -> Section:
     rate("hygiene.duplicates.test", exact(test.x), index, how)
     limit = context.pick(2000, 10_000, None)
     some = test.limit(limit, seed=context.seed)
-    rate("hygiene.near_duplicates.test", nearest(some.x) >= CORRELATION, some.index.numpy(), near_how)
+    like = _comparable(test)
+    rate("hygiene.near_duplicates.test", nearest(like(some.x)) >= CORRELATION, some.index.numpy(), near_how)
     if subject.train is None:
         section.notes.append("Leakage and shift were not measured: the subject has no training data.")
         return section
@@ -113,7 +125,7 @@ def measure(subject: Subject, context: Context) -> Section:
     leaked = exact(test.x, train.x)
     across = rate("hygiene.duplicates.across", leaked, index, f"test samples with {how} in the training set")
     part = train.limit(context.pick(10_000, 50_000, None), seed=context.seed)
-    near = nearest(some.x, part.x)
+    near = nearest(like(some.x), like(part.x))
     text = f"{near_how}, {len(some)} test against {len(part)} training samples"
     close = rate("hygiene.near_duplicates.across", near >= CORRELATION, some.index.numpy(), text)
     counts, edges = np.histogram(near, 20)
@@ -143,7 +155,8 @@ def _shift(section: Section, train: Data, test: Data, context: Context) -> None:
         "classifier two-sample test (Lopez-Paz & Oquab, 2017, arXiv:1610.06545): logistic regression on "
         f"{COMPONENTS} principal components, fitted on one half and scored on the other; 0.5 is no shift"
     )
-    pairs = two_sample(a.x, b.x, seed=context.seed)
+    like = _comparable(test)
+    pairs = two_sample(like(a.x), like(b.x), seed=context.seed)
     # The two splits name their samples independently, so no samples are attached.
     name = "hygiene.covariate_shift.auc"
     auc, _ = measured(name, pairs, np.arange(len(pairs)), statistic="auroc", better="lower", how=how)

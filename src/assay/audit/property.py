@@ -116,8 +116,9 @@ class Cost:
 class Property:
     """One property of a subject. ``measure(subject, context)`` returns its Section; ``cost`` what it will run.
 
-    ``profiles`` are those that include it; ``needs`` the access; ``needs_train`` whether it reads the training data,
-    ``needs_recipe`` whether it trains. ``tasks`` are the kinds of subject that it applies to.
+    ``profiles`` are those that include it; ``needs`` the access (``needs_of_tables``: where tables need less);
+    ``needs_train`` whether it reads the training data, ``needs_recipe`` whether it trains. ``tasks`` are the kinds of
+    subject that it applies to.
     ``most`` samples of a split are all that it takes (None: any number, in flat memory). ``moves`` is set where inputs
     are moved by shares of the data's range, which texts have none of: of tables in units of each column's range
     ("scaled"), or by the property itself ("columns"). ``free`` where all columns have to be free to move.
@@ -129,6 +130,7 @@ class Property:
     cost: Callable[[Subject, Context], Cost]
     profiles: Sequence[Profile] = PROFILES
     needs: Access = Access.SCORE
+    needs_of_tables: Access | None = None
     needs_train: bool = False
     needs_recipe: bool = False
     tasks: tuple[str, ...] = ("classification",)
@@ -144,8 +146,11 @@ class Property:
             return "moves inputs by shares of their range; the samples are texts"
         if self.free and isinstance(subject.test, TabularData) and subject.test.constrained:
             return f"moves every column freely; {', '.join(subject.test.constrained)} are immutable or integer"
-        if subject.access < self.needs:
-            return f"needs {self.needs.name} access; the subject grants {subject.access.name}"
+        needs = self.needs
+        if self.needs_of_tables is not None and isinstance(subject.test, TabularData):
+            needs = self.needs_of_tables
+        if subject.access < needs:
+            return f"needs {needs.name} access; the subject grants {subject.access.name}"
         if self.needs_train and subject.train is None:
             return "needs the training data; the subject has none (pass --train)"
         if self.needs_recipe and subject.recipe is None:

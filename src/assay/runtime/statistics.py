@@ -139,10 +139,10 @@ def bootstrap(
     """
     f, tails = STATISTICS[statistic] if isinstance(statistic, str) else statistic, [(1 - level) / 2, (1 + level) / 2]
     if len(values) <= LARGE:
-        low, high = np.nanquantile(_drawn(lambda w: f(values, w), len(values), seed), tails)
+        low, high = np.nanquantile(_drawn(lambda w: np.asarray(f(values, w)), len(values), seed), tails)
         return float(low), float(high)
     value = f(values, np.ones((1, len(values))))[0]
-    deviations = _little(lambda rows, w: f(values[rows], w), len(values), seed)
+    deviations = _little(lambda rows, w: np.asarray(f(values[rows], w)), len(values), seed)
     low, high = np.nanmean(np.nanquantile(deviations, tails, axis=1), 1)
     return float(value + low), float(value + high)
 
@@ -160,7 +160,7 @@ def paired_differences(
         return paired(statistic, before, after, seed=seed)
     f = STATISTICS[statistic]
     difference = point(statistic, after) - point(statistic, before)
-    draws = _little(lambda rows, w: f(after[rows], w) - f(before[rows], w), len(before), seed)
+    draws = _little(lambda rows, w: np.asarray(f(after[rows], w) - f(before[rows], w)), len(before), seed)
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1).mean(1)
     error = draws.std(1).mean()
     p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else (1.0 if difference == 0 else 0.0)
