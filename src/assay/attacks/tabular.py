@@ -106,11 +106,11 @@ class TabularL2(L2):
     def project(self, z: Float[Tensor, "n d"], x: Float[Tensor, "n d"], bounds: Bounds) -> Float[Tensor, "n d"]:
         scale = self.columns.scale(x)
         share = torch.where(scale > 0, (z - x) / scale.clamp_min(1e-30), 0)
-        inside = super().project(share, torch.zeros_like(share), (-math.inf, math.inf))
+        inside = L2(self.eps).project(share, torch.zeros_like(share), (-math.inf, math.inf))
         return self.columns.settled(inside * scale, x)
 
     def draw(self, x: Float[Tensor, "n d"], draws: Draws) -> Float[Tensor, "n d"]:
-        return super().draw(x, draws) * self.columns.scale(x)
+        return L2(self.eps).draw(x, draws) * self.columns.scale(x)
 
     def ascent(self, grad: Float[Tensor, "n d"], z: Float[Tensor, "n d"], bounds: Bounds) -> Float[Tensor, "n d"]:
         scale = self.columns.scale(grad)

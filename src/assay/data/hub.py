@@ -131,5 +131,5 @@ def texts_of(table: Any, column: str, where: str) -> list[str]:
     cells = list(table[column])
     odd = next((i for i, c in enumerate(cells) if not isinstance(c, str) or not c), None)
     if odd is not None:
-        raise InputError(f"{where}: column {column!r}, row {odd + 1}: {cells[odd]!r}; expected a text")
+        raise InputError(f"{where}: column {column!r}, row {odd + 1}: holds {cells[odd]}; expected a text")
     return cells
