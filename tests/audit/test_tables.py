@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_wine
 from torch import nn
 
-from assay.audit import audit
+from assay.audit import audit, robustness
 from assay.audit.property import PROFILES, Context
 from assay.audit.registry import properties
 from assay.audit.suited import InUnits, suited
@@ -47,9 +47,12 @@ SKIPPED = {
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_property_is_measured_or_says_why_not(wine: Subject, profile: str, tmp_path: Path) -> None:
+def test_every_property_is_measured_or_says_why_not(
+    wine: Subject, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "SEARCH", (20, 20, 20))
     store = Store(tmp_path)
-    found = audit(wine, profile=profile, limit=10, store=store)  # type: ignore[arg-type]
+    found = audit(wine, profile=profile, limit=8, store=store)  # type: ignore[arg-type]
     for name, section in found.sections.items():
         if name in SKIPPED:
             assert SKIPPED[name] in (section.skipped or "")

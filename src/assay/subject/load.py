@@ -211,7 +211,8 @@ def load(
 ) -> Subject:
     """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
-    ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
+    ``data``, ``holdout`` and ``train`` are data sources (see ``assay.data.files.open_data``) that replace the subject's
+    own.
     """
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
