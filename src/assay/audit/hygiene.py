@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.tabular import TabularData
 from assay.runtime.metric import Metric, measured
@@ -107,12 +107,14 @@ def measure(subject: Subject, context: Context) -> Section:
     index = test.index.numpy()
     what = "standardised columns" if isinstance(test, TabularData) else "pixels"
     near_how = f"correlation of mean-free {what} with the nearest neighbour >= {CORRELATION}"
+    if len(test) > MOST:
+        section.notes.append(f"Near duplicates are sought among at most {MOST:,} random samples of a split.")
 
     def rate(name: str, flags: np.ndarray, rows: np.ndarray, text: str) -> Metric:
         return section.add(measured(name, flags.astype(float), rows, better="lower", how=text))
 
     rate("hygiene.duplicates.test", exact(test.x), index, how)
-    limit = context.pick(2000, 10_000, None)
+    limit = context.pick(2000, 10_000, MOST)
     some = test.limit(limit, seed=context.seed)
     like = _comparable(test)
     rate("hygiene.near_duplicates.test", nearest(like(some.x)) >= CORRELATION, some.index.numpy(), near_how)
@@ -124,7 +126,7 @@ def measure(subject: Subject, context: Context) -> Section:
     rate("hygiene.duplicates.train", exact(train.x), train.index.numpy(), how)
     leaked = exact(test.x, train.x)
     across = rate("hygiene.duplicates.across", leaked, index, f"test samples with {how} in the training set")
-    part = train.limit(context.pick(10_000, 50_000, None), seed=context.seed)
+    part = train.limit(context.pick(10_000, 50_000, MOST), seed=context.seed)
     near = nearest(like(some.x), like(part.x))
     text = f"{near_how}, {len(some)} test against {len(part)} training samples"
     close = rate("hygiene.near_duplicates.across", near >= CORRELATION, some.index.numpy(), text)
