@@ -116,7 +116,7 @@ def _drawn(f: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarr
     )
 
 
-def _little(f: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _little(f: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarray:
     """Deviations (bags, draws) of ``f(rows, weights)`` on resamples of size n from its value on small bags of rows.
 
     The bag of little bootstraps (Kleiner et al., 2014, arXiv:1112.5016, algorithm 1): a bag has n^0.6 of the samples
