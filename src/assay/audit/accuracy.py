@@ -17,7 +17,8 @@ def measure(subject: Subject, context: Context) -> Section:
     predicted = predict(subject.model, data.x).argmax(1).numpy()
     correct = (predicted == y).astype(float)
     pairs = np.stack([correct, y], 1)
-    how = f"arg max of the scores on {len(data)} samples of {data.name}"
+    source = "decisions" if subject.access < Access.SCORE else "arg max of the scores"
+    how = f"{source} on {len(data)} samples of {data.name}"
     top = section.add(measured("accuracy.top1", correct, index, better="higher", how=how))
     section.add(measured("accuracy.balanced", pairs, index, statistic="balanced", better="higher", how=how))
     worst = section.add(

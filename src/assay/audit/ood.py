@@ -12,6 +12,7 @@ from assay.detect import KNN, MSP, Energy, Mahalanobis
 from assay.detect.base import Detector
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
+from assay.subject.adapters.base import normalised
 
 TPR = 0.95
 WORDS = {"photos": "patches of photographs", "shuffled": "inputs in shuffled order"}
@@ -23,7 +24,13 @@ def _budget(context: Context) -> int:
 
 def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
     """By the name in the metrics; those that read features where weights and training data are at hand."""
-    found: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
+    found: dict[str, Detector] = {"msp": MSP()}
+    if normalised(subject.model):
+        section.notes.append(
+            "Energy left out: the model gives probabilities, and their energy is the same for all inputs."
+        )
+    else:
+        found["energy"] = Energy()
     if subject.access < Access.WEIGHTS:
         section.notes.append(f"Mahalanobis and KNN left out: need WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:
@@ -93,12 +100,12 @@ def _report(section: Section, table: dict[str, dict[str, float]], sets: dict[str
         accepted = values[f"ood.{out}.msp.fpr95"]
         assert accepted is not None
         best = max(table, key=lambda name: table[name][out])
+        others = f"; best of {len(table)} detectors: {best}, AUROC {table[best][out]:.2f}" if len(table) > 1 else ""
         section.findings.append(
             (
                 accepted,
                 f"{accepted:.1%} of {WORDS[out]} pass for test samples by the model's confidence (95% of held-out "
-                f"samples accepted; AUROC {table['msp'][out]:.2f}); best of {len(table)} detectors: {best}, "
-                f"AUROC {table[best][out]:.2f}.",
+                f"samples accepted; AUROC {table['msp'][out]:.2f}){others}.",
             )
         )
 

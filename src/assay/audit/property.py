@@ -110,6 +110,11 @@ class Cost:
     trainings: float = 0.0
 
 
+def retrains(subject: Subject) -> bool:
+    """Whether models like the subject's can be trained: it has a recipe, and weights for it to start from."""
+    return subject.recipe is not None and any(True for _ in subject.model.parameters())
+
+
 @dataclass(frozen=True)
 class Property:
     """One property of a subject. ``measure(subject, context)`` returns its Section; ``cost`` what it will run.
