@@ -69,7 +69,7 @@ def test_without_gradients_a_table_is_attacked_by_scores(wine: Subject) -> None:
     for name in ("robustness.linf", "robustness.l2"):
         assert search.sections[name].skipped is None
     how = search["robustness.linf.accuracy@0.1"].how
-    assert "a search of 200 queries, 2 immutable and 2 integer of 14 columns kept so" in how
+    assert "a search of 200 queries for scores, 2 immutable and 2 integer of 14 columns kept so" in how
     assert "PGD" not in how
     assert "PGD-10" in both["robustness.linf.accuracy@0.1"].how
     curve = [search[f"robustness.linf.accuracy@{e}"].value for e in (0.02, 0.05, 0.1, 0.2)]
