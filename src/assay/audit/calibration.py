@@ -85,4 +85,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test) + holdout)
 
 
-PROPERTY = Property("calibration", "Calibration", measure, _cost)
+PROPERTY = Property("calibration", "Calibration", measure, _cost, passes=True)

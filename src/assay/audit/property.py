@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from assay.runtime.metric import Metric, Samples
 from assay.subject import Access, Subject
+
+if TYPE_CHECKING:
+    from assay.audit.shards import Shards
 
 Profile = Literal["quick", "standard", "deep"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "deep")
@@ -115,6 +118,8 @@ class Property:
 
     ``profiles`` are those that include it; ``needs`` the access; ``needs_train`` whether it reads the training data,
     ``needs_recipe`` whether it trains. ``tasks`` are the kinds of subject that it applies to.
+    ``shards`` says how it is measured in parts, on several workers. ``passes``: it only passes inputs through the
+    model, so that the throughput switches of an audit apply to it.
     """
 
     name: str
@@ -126,6 +131,8 @@ class Property:
     needs_train: bool = False
     needs_recipe: bool = False
     tasks: tuple[str, ...] = ("classification",)
+    shards: Shards | None = None
+    passes: bool = False
 
     def missing(self, subject: Subject) -> str | None:
         """Why this property cannot be measured on ``subject``; None when it can."""

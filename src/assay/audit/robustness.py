@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from assay.attacks import L2, PGD, AutoAttack, Ball, Linf, RandomNoise, Untargeted
-from assay.audit.defence import around_and_through, gradient_draws
-from assay.audit.masking import signs_of_masking
+from assay.audit.defence import around_and_through, gradient_draws, purifier_of, report
+from assay.audit.masking import SIGNS, sentences, signs_of_masking
 from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.shards import Arrays, Shards
 from assay.data import Data
 from assay.runtime.inference import predict
 from assay.runtime.metric import Metric, measured
+from assay.runtime.throughput import exact, reduced
 from assay.subject import Access, Subject
 
 SIZES = {"linf": (0.02, 0.05, 0.1, 0.2), "l2": (0.25, 0.5, 1.0, 2.0)}
@@ -52,82 +56,124 @@ class Robustness:
             backward=passes + few * (19 * 100 + 4 * steps * restarts),
         )
 
+    def rows(self, subject: Subject, context: Context) -> Data:
+        """The samples that are attacked; in the deep profile the field "strongest" marks those for AutoAttack."""
+        data = self.attacked(subject, context)
+        if context.profile != "deep":
+            return data
+        chosen = torch.isin(data.index, data.limit(STRONGEST, seed=context.seed).index)
+        return replace(data, fields={**data.fields, "strongest": chosen})
+
     def measure(self, subject: Subject, context: Context) -> Section:
         """Accuracy under attack and under noise at each size."""
-        data, (steps, restarts) = self.attacked(subject, context), self.attack(context)
-        name, unit = f"robustness.{self.norm}", data.bounds[1] - data.bounds[0]
-        section = Section(headline=[f"{name}.accuracy@{HEADLINE[self.norm]:g}"])
-        clean = predict(subject.model, data.x).argmax(1) == data.y
-        holds, curves = (
-            clean.clone(),
-            {"PGD": [float(clean.float().mean())], "random noise": [float(clean.float().mean())]},
-        )
-        bands: dict[str, list[tuple[float, float]]] = {"PGD": [], "random noise": []}
-        masked, eot = [], gradient_draws(subject.model, data.x)
-        if eot > 1:
-            section.notes.append(f"The model answers at random: each gradient is the mean of {eot} passes (EOT).")
+        return self.shards.measure(f"robustness.{self.norm}", subject, context)
+
+    @property
+    def shards(self) -> Shards:
+        """In parts: no sample depends on another."""
+        return Shards(self.rows, self.part, self.whole)
+
+    def pgd(self, data: Data, context: Context, eps: float, eot: int = 1) -> PGD:
+        """The attack at ``eps`` (of the range)."""
+        steps, restarts = self.attack(context)
+        ball = BALLS[self.norm](eps * (data.bounds[1] - data.bounds[0]))
+        return PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts, eot=eot)
+
+    def part(self, model: nn.Module, data: Data, context: Context) -> dict[str, np.ndarray]:
+        """Who holds against PGD and against noise, (n, sizes), and what else is known of each sample."""
+        with exact(model):
+            clean, eot = predict(model, data.x).argmax(1) == data.y, gradient_draws(model, data.x)
+        holds, found = clean.clone(), {"clean": clean, "eot": torch.full((len(data),), eot)}
+        under: dict[str, list[torch.Tensor]] = {"PGD": [], "random noise": []}
         for eps in SIZES[self.norm]:
-            ball = BALLS[self.norm](eps * unit)
-            pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts, eot=eot)
-            rows = holds.nonzero()[:, 0]
+            pgd, rows = self.pgd(data, context, eps, eot), holds.nonzero()[:, 0]
             # What a smaller perturbation breaks, a larger one breaks too: only the others are attacked.
             if len(rows):
-                holds[rows] = ~self._fooled(pgd, subject, data[rows], context)
-            if eps == HEADLINE[self.norm]:
-                holds &= around_and_through(section, subject.model, data, pgd, context, name=name, eps=eps)
-            noisy = clean & ~self._fooled(RandomNoise(ball=ball, bounds=data.bounds), subject, data, context)
-            how = f"PGD-{steps} x {restarts} restart(s), eps {eps:g} of the range, on {len(data)} samples"
+                holds[rows] = ~fooled(pgd, model, data[rows], context.seed)
+            purified = purifier_of(model) if eps == HEADLINE[self.norm] else None
+            if purified is not None:
+                with exact(model):
+                    found |= around_and_through(purified, model, data, pgd, context.seed)
+                holds &= found["adaptive"]
+            under["PGD"].append(holds.clone())
+            noise = RandomNoise(ball=pgd.ball, bounds=data.bounds)
+            under["random noise"].append(clean & ~fooled(noise, model, data, context.seed))
+        found |= {name: torch.stack(columns, 1) for name, columns in under.items()}
+        if context.profile == "deep":
+            with exact(model):
+                found |= self._strongest(model, data, context)
+        return {name: rows.numpy() for name, rows in found.items()}
+
+    def _strongest(self, model: nn.Module, data: Data, context: Context) -> dict[str, torch.Tensor]:
+        """Whom AutoAttack breaks at the headline's size, and who shows signs that gradients are masked."""
+        rows = data.fields["strongest"].nonzero()[:, 0]
+        found = {name: torch.zeros(len(data), dtype=torch.bool) for name in ("broken", *SIGNS)}
+        if len(rows):
+            chosen, pgd = data[rows], self.pgd(data, context, HEADLINE[self.norm])
+            attack = AutoAttack(ball=pgd.ball, bounds=data.bounds)
+            result = attack.run(model, chosen.x, Untargeted(chosen.y), seed=context.seed, index=chosen.index)
+            signs = signs_of_masking(model, chosen, pgd, result, seed=context.seed)
+            for name, shown in {"broken": result.success, **signs}.items():
+                found[name][rows] = shown
+        return found
+
+    def whole(self, subject: Subject, data: Data, arrays: Arrays, context: Context) -> Section:
+        """The section of all samples."""
+        name, clean = f"robustness.{self.norm}", float(arrays["clean"].mean())
+        section = Section(headline=[f"{name}.accuracy@{HEADLINE[self.norm]:g}"])
+        curves: dict[str, list[float]] = {"PGD": [clean], "random noise": [clean]}
+        bands: dict[str, list[tuple[float, float]]] = {"PGD": [], "random noise": []}
+        masked, eot, purified = [], int(arrays["eot"].max()), purifier_of(subject.model)
+        if eot > 1:
+            section.notes.append(f"The model answers at random: each gradient is the mean of {eot} passes (EOT).")
+        for column, eps in enumerate(SIZES[self.norm]):
+            pgd = self.pgd(data, context, eps)
+            if purified is not None and eps == HEADLINE[self.norm]:
+                report(section, arrays, purified, data, pgd, name=name, eps=eps)
+            holds, noisy = arrays["PGD"][:, column], arrays["random noise"][:, column]
+            how = f"PGD-{pgd.steps} x {pgd.restarts} restart(s), eps {eps:g} of the range, on {len(data)} samples"
             self._add(section, f"{name}.accuracy@{eps:g}", holds, data, how, curves["PGD"], bands["PGD"])
             how = f"one uniform draw from the ball, eps {eps:g} of the range, on {len(data)} samples"
             self._add(section, f"{name}.noise@{eps:g}", noisy, data, how, curves["random noise"], bands["random noise"])
             if int((holds & ~noisy).sum()) > int((noisy & ~holds).sum()):
                 masked.append(eps)
         if context.profile == "deep":
-            self._strongest(section, subject, data, context)
+            self._suspect(section, data, arrays)
         section.plots.append(self._plot(curves, bands))
         self._find(section, curves, masked)
         return section
 
-    def _strongest(self, section: Section, subject: Subject, data: Data, context: Context) -> None:
+    def _suspect(self, section: Section, data: Data, arrays: Arrays) -> None:
         """AutoAttack at the headline's size, and what suggests that gradients are masked."""
-        data, (steps, restarts) = data.limit(STRONGEST, seed=context.seed), self.attack(context)
-        eps = HEADLINE[self.norm]
-        ball = BALLS[self.norm](eps * (data.bounds[1] - data.bounds[0]))
-        attack = AutoAttack(ball=ball, bounds=data.bounds)
-        result = attack.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index)
+        eps, chosen = HEADLINE[self.norm], data.fields["strongest"].numpy()
+        n, version = int(chosen.sum()), AutoAttack(ball=BALLS[self.norm](eps), bounds=data.bounds).version
         section.add(
             measured(
                 f"robustness.{self.norm}.autoattack@{eps:g}",
-                (~result.success).numpy().astype(float),
-                data.index.numpy(),
+                (~arrays["broken"][chosen]).astype(float),
+                data.index.numpy()[chosen],
                 better="higher",
-                how=f"AutoAttack ({attack.version}), eps {eps:g} of the range, on {len(data)} samples",
+                how=f"AutoAttack ({version}), eps {eps:g} of the range, on {n} samples",
             )
         )
-        pgd = PGD(ball=ball, bounds=data.bounds, steps=steps, restarts=restarts)
-        signs = signs_of_masking(subject.model, data, pgd, result, seed=context.seed)
+        signs = sentences({sign: int(arrays[sign].sum()) for sign in SIGNS}, n)
         if signs:
             text = (
                 f"Gradients look masked ({SYMBOL[self.norm]}), so robustness is likely overstated: {'; '.join(signs)}."
             )
             section.findings.append((0.9, text))
 
-    def _fooled(self, attack: PGD | RandomNoise, subject: Subject, data: Data, context: Context) -> torch.Tensor:
-        return attack.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index).success
-
     def _add(
         self,
         section: Section,
         name: str,
-        correct: torch.Tensor,
+        correct: np.ndarray,
         data: Data,
         how: str,
         curve: list[float],
         band: list[tuple[float, float]],
     ) -> Metric:
-        metric = section.add(
-            measured(name, correct.numpy().astype(float), data.index.numpy(), better="higher", how=how)
-        )
+        metric = section.add(measured(name, correct.astype(float), data.index.numpy(), better="higher", how=how))
         assert metric.value is not None
         curve.append(metric.value)
         band.append((metric.low or 0.0, metric.high or 0.0))
@@ -163,14 +209,40 @@ class Robustness:
             )
 
 
-linf = Property(
-    "robustness.linf",
-    "Robustness (l-infinity)",
-    Robustness("linf").measure,
-    Robustness("linf").cost,
-    needs=Access.GRADIENT,
-)
-l2 = Property(
-    "robustness.l2", "Robustness (l2)", Robustness("l2").measure, Robustness("l2").cost, needs=Access.GRADIENT
-)
+def fooled(attack: PGD | RandomNoise, model: nn.Module, data: Data, seed: int) -> Bool[Tensor, " n"]:
+    """Whom the attack breaks, by the model in float32.
+
+    Where passes are less precise, what they find is looked at again in float32, and whoever is not broken is attacked
+    again in float32: no switch makes a model look more robust than it is.
+    """
+
+    def run(rows: Data) -> tuple[Tensor, Tensor]:
+        found = attack.run(model, rows.x, Untargeted(rows.y), seed=seed, index=rows.index)
+        return found.success, found.x_adv
+
+    broken, x_adv = run(data)
+    if not reduced(model):
+        return broken
+    with exact(model):
+        broken &= predict(model, x_adv).argmax(1) != data.y
+        left = (~broken).nonzero()[:, 0]
+        if len(left):
+            broken[left] = run(data[left])[0]
+    return broken
+
+
+def _property(norm: str, title: str) -> Property:
+    how = Robustness(norm)
+    return Property(
+        f"robustness.{norm}",
+        f"Robustness ({title})",
+        how.measure,
+        how.cost,
+        needs=Access.GRADIENT,
+        shards=how.shards,
+        passes=True,
+    )
+
+
+linf, l2 = _property("linf", "l-infinity"), _property("l2", "l2")
 PROPERTIES = (linf, l2)
