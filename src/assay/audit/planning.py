@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import heapq
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +20,7 @@ from assay.runtime.inference import device_of, evaluating, pick_device
 from assay.runtime.workers import workers_of
 from assay.subject import Subject
 
-STARTUP = {"local": 5.0, "ray": 12.0}  # seconds until workers are up and have imported torch
+CLUSTER = 6.0  # seconds that a Ray cluster on this machine takes to start, before its workers do
 
 
 def checked(profile: Profile, only: Iterable[str] | None, limit: int | None) -> list[Property]:
@@ -104,11 +107,21 @@ def expected_wall(rows: Sequence[Planned], *, on: str = "local", jobs: int = 1) 
     workers = workers_of(on, jobs)
     if workers == 1 and on == "local":
         return 1, sum(r.seconds for r in rows)
-    busy = [STARTUP["ray" if on != "local" else "local"]] * workers
+    busy = [_startup(on, workers)] * workers
     pieces = (r.seconds / r.pieces for r in rows if r.skipped is None for _ in range(r.pieces))
     for seconds in sorted(pieces, reverse=True):
         heapq.heapreplace(busy, busy[0] + seconds)
     return workers, max(busy)
+
+
+def _startup(on: str, workers: int) -> float:
+    """Seconds until workers are up: one is timed here, and those of this machine share its cores."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import assay.audit.run"], check=False, capture_output=True)
+    seconds = time.perf_counter() - start
+    if on.startswith("ray://"):
+        return seconds
+    return seconds * max(workers / (os.cpu_count() or 1), 1.0) + (CLUSTER if on == "ray" else 0.0)
 
 
 def _pace(subject: Subject) -> tuple[float, float]:
