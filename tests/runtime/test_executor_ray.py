@@ -99,7 +99,7 @@ def start(task: Any) -> None:
 def test_a_lost_worker_or_task_is_one_line(task: Any) -> None:
     for run in (
         lambda: run_tasks([task], on="ray"),
-        lambda: run_shared([Work(start, ("task",))], {"task": task}, on="ray", retries=1),
+        lambda: run_shared([Work(start, ("task",))], {"task": task}, on="ray", retries=0),
     ):
         with pytest.raises(assay.AssayError, match="--on ray: a worker failed") as error:
             list(run())

@@ -85,7 +85,7 @@ class Tuned(nn.Module):
             out: Tensor = net(x)
             return out
         with torch.autocast(x.device.type, torch.bfloat16):
-            return net(x).float()  # type: ignore[no-any-return]
+            return net(x).float()
 
 
 # Kept beside the modules, not in them: neither belongs to what a model is, and neither travels to a worker.
@@ -148,8 +148,8 @@ def products(model: nn.Module) -> Iterator[None]:
     if not isinstance(model, Tuned) or model.options.precision == "fp32":
         yield
         return
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [f.allow_tf32 for f in flags]
+    flags: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
     try:
         for flag in flags:
             flag.allow_tf32 = model.reduced

@@ -114,7 +114,7 @@ def _export(value: Any, path: Path) -> None:
     import cloudpickle
     import torch
 
-    class Writer(cloudpickle.Pickler):  # type: ignore[misc]
+    class Writer(cloudpickle.Pickler):
         files = 0
 
         def persistent_id(self, item: Any) -> Any:

@@ -111,7 +111,7 @@ class SharedObjective:
     def __call__(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
         parameters = [p for p in model.parameters() if p.requires_grad]
         mine = (state.rows(batch.index) % self.world == self.rank).nonzero()[:, 0]
-        value, grads = batch.x.new_zeros(()), [None] * len(parameters)
+        value, grads = batch.x.new_zeros(()), list[Tensor | None]([None] * len(parameters))
         if len(mine):
             fields = {k: v[mine] for k, v in batch.fields.items()}
             own = Batch(batch.x[mine], batch.y[mine], batch.index[mine], fields)
