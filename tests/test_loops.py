@@ -9,7 +9,7 @@ OTHERS = {
     "attacks/nearest.py": "one backward pass a class, for the nearest linearised boundary",
     "attacks/penalty.py": "AdamW on a displacement under a weight that a binary search sets for each sample",
     "attacks/universal.py": "Adam on one displacement of all inputs, without labels or goal",
-    "audit/run.py": "times one forward and one backward pass",
+    "audit/planning.py": "times one forward and one backward pass",
     "certify/bounds/alpha.py": "Adam on the slopes of linear bounds, projected on [0, 1]",
     "curate/trajectory_matching.py": "the student's steps, whose graph reaches back to the images",
     "detect/mahalanobis.py": "one backward pass a batch of inputs",

@@ -20,6 +20,8 @@ from assay.runtime.spec import spec_of
 from assay.runtime.statistics import holm, t_interval
 from assay.runtime.store import Store
 from assay.subject import Subject
+from assay.training import Trainer
+from assay.training.distributed import fit_distributed
 from assay.unlearn import forget_set, forgetting, trained
 from assay.unlearn.evaluation import Run, ensembles, tabulate
 
@@ -62,8 +64,10 @@ def label(method: object) -> str:
     return f"{type(method).__module__.removeprefix('assay.').partition('.')[0]}.{type(method).__name__}"
 
 
-def apply(subject: Subject, methods: Sequence[Any], *, forget: str | None, seed: int, control: bool) -> Repaired:
-    """Run a chain of methods and, beside it, the chain of their controls."""
+def apply(
+    subject: Subject, methods: Sequence[Any], *, forget: str | None, seed: int, control: bool, processes: int = 1
+) -> Repaired:
+    """Run a chain of methods and, beside it, the chain of their controls; ``processes`` share each training batch."""
     if not methods:
         raise InputError("repair: no method; expected at least one (--with ROOM.METHOD)")
     steps: list[tuple[str, Subject]] = []
@@ -71,16 +75,27 @@ def apply(subject: Subject, methods: Sequence[Any], *, forget: str | None, seed:
     for k, method in enumerate(methods):
         step_seed, current = derive(seed, "repair", k), steps[-1][1] if steps else subject
         start = time.perf_counter()
-        steps.append((label(method), current.with_model(_step(method, current, forget, step_seed))))
+        steps.append((label(method), current.with_model(_step(method, current, forget, step_seed, processes))))
         seconds.append(time.perf_counter() - start)
         if control:
             start = time.perf_counter()
-            other = _control(method, other, forget, step_seed)
+            other = _control(method, other, forget, step_seed, processes)
             control_seconds += time.perf_counter() - start
     return Repaired(steps, other if other is not subject else None, seconds, control_seconds)
 
 
-def _step(method: Any, subject: Subject, forget: str | None, seed: int) -> nn.Module:
+def _together(trainer: Any, subject: Subject, seed: int, processes: int) -> nn.Module:
+    """What ``trainer.repair`` gives, trained by several processes."""
+    if getattr(type(trainer), "repair", None) is not Trainer.repair:
+        where = f"--processes {processes}: {label(trainer)}"
+        raise InputError(f"{where} is a {getattr(trainer, 'kind', 'object')}; expected a training method")
+    data = subject.training(type(trainer).__name__)
+    return fit_distributed(trainer, subject.model, data, seed=seed, processes=processes)
+
+
+def _step(method: Any, subject: Subject, forget: str | None, seed: int, processes: int) -> nn.Module:
+    if processes != 1:
+        return _together(method, subject, seed, processes)
     if getattr(method, "kind", None) == "unlearner":
         forgotten, retained = _sets(method, subject, forget)
         return method.forget(subject, forgotten, retained, seed=seed)
@@ -91,7 +106,9 @@ def _step(method: Any, subject: Subject, forget: str | None, seed: int) -> nn.Mo
     return method.repair(subject, seed=seed)
 
 
-def _control(method: Any, subject: Subject, forget: str | None, seed: int) -> Subject:
+def _control(method: Any, subject: Subject, forget: str | None, seed: int, processes: int) -> Subject:
+    if processes != 1:
+        return subject.with_model(_together(method.plain(), subject, seed, processes))
     if getattr(method, "kind", None) == "unlearner":
         model = method.control(subject, *_sets(method, subject, forget), seed=seed)
     else:
@@ -112,6 +129,7 @@ def repair(
     seeds: int = 1,
     seed: int = 0,
     control: bool = True,
+    processes: int = 1,
     profile: Profile = "quick",
     on_model: Callable[[Repaired], None] | None = None,
     **options: Any,
@@ -121,8 +139,9 @@ def repair(
     ``methods`` are applied in turn and audited at every step. The control does the same work without the ingredient;
     an unlearner is evaluated beside retrained models as well, over 5, 10 or 20 models by the profile, each trained by
     the subject's recipe and kept in the result store (``assay.unlearn.tabulate``). ``seeds`` > 1 repeats everything and
-    adds the between-run part to the intervals. ``on_model`` is told of the models of the first seed before they are
-    audited. Other options are those of ``audit``.
+    adds the between-run part to the intervals. ``processes`` > 1 of this machine share each training batch
+    (``assay.training.distributed``). ``on_model`` is told of the models of the first seed before they are audited.
+    Other options are those of ``audit``.
     """
     if seeds < 1:
         raise InputError(f"seeds={seeds}; expected at least 1")
@@ -130,7 +149,7 @@ def repair(
     runs: list[Effects] = []
     for k in range(seeds):
         run_seed = derive(seed, "run", k) if k else seed
-        repaired = apply(subject, methods, forget=forget, seed=run_seed, control=control)
+        repaired = apply(subject, methods, forget=forget, seed=run_seed, control=control, processes=processes)
         if k == 0 and on_model is not None:
             on_model(repaired)
         effects = _effects(before, repaired, methods, profile=profile, seed=seed, **options)

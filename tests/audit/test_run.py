@@ -16,6 +16,7 @@ from assay.audit import audit, plan
 from assay.audit import run as running
 from assay.audit.property import Section
 from assay.audit.registry import properties, select
+from assay.audit.shards import Shards
 from assay.runtime.errors import InputError
 from assay.runtime.store import Store
 from assay.subject import Access, Subject
@@ -71,9 +72,19 @@ def test_every_property_of_the_profile_is_measured_or_says_why_not(
     digits: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "run_property", lambda name, s, c: Section(notes=[name]))
+    parts: list[str] = []
+
+    def part(shards: Shards, name: str, *rest: object) -> dict[str, np.ndarray]:
+        parts.append(name)
+        return {"skipped": np.array(f"{name} in parts"), "seconds": np.array(0.0)}
+
+    monkeypatch.setattr(Shards, "run", part)
     result = audit(digits, store=None, seed=977)
     assert list(result.sections) == [p.name for p in select("quick", None)]
     assert all(s.notes == [n] or s.skipped for n, s in result.sections.items())
+    cut = {n for n, s in result.sections.items() if s.skipped == f"{n} in parts"}
+    assert cut == set(parts) == {"robustness.linf", "robustness.l2", "corruption"}
+    assert all(parts.count(n) > 1 for n in cut)
     assert result.meta["hashes"]["test"] == digits.test.hash
 
 
@@ -262,7 +273,8 @@ def test_results_read_as_json_frame_and_findings(small: Subject) -> None:
 
 
 def test_a_plan_runs_nothing(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "run_tasks", lambda *a, **k: pytest.fail("ran"))
+    monkeypatch.setattr(running, "run_shared", lambda *a, **k: pytest.fail("ran"))
+    monkeypatch.setattr(running, "run_property", lambda *a, **k: pytest.fail("ran"))
     rows = {r.name: r for r in plan(replace(small, access=Access.SCORE))}
     assert list(rows) == [p.name for p in select("quick", None)]
     assert rows["accuracy"].forward == 120

@@ -1,8 +1,9 @@
 """Audit a subject: one module a property."""
 
+from assay.audit.planning import expected_wall, plan
 from assay.audit.property import Context, Cost, Plot, Property, Section
 from assay.audit.result import Audit, Effect, Effects, differences
-from assay.audit.run import audit, plan
+from assay.audit.run import audit
 from assay.runtime.callable_module import make_callable
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Section",
     "audit",
     "differences",
+    "expected_wall",
     "plan",
 ]
 

@@ -57,4 +57,5 @@ PROPERTY = Property(
     lambda s, c: Cost(forward=len(s.test)),
     needs=Access.DECISION,
     tasks=CLASSIFIERS,
+    passes=True,
 )

@@ -88,4 +88,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test) + holdout)
 
 
-PROPERTY = Property("calibration", "Calibration", measure, _cost, tasks=CLASSIFIERS)
+PROPERTY = Property("calibration", "Calibration", measure, _cost, tasks=CLASSIFIERS, passes=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
 from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.shards import Arrays, Shards
 from assay.data import Data
 from assay.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from assay.runtime.inference import predict
@@ -28,13 +30,28 @@ def _data(subject: Subject, context: Context) -> Data:
 
 def measure(subject: Subject, context: Context) -> Section:
     """Accuracy of corrupted test images; a sample's value is its mean over severities (and corruptions of a family)."""
-    if len(subject.test.shape) != 3 or min(subject.test.shape[1:]) < 4:
+    if _rows(subject, context) is None:
         return Section(skipped=f"corrupts images (c, h, w) of at least 4x4; samples have shape {subject.test.shape}")
-    data, section = _data(subject, context), Section(headline=["corruption.accuracy"])
+    return SHARDS.measure("corruption", subject, context)
+
+
+def _rows(subject: Subject, context: Context) -> Data | None:
+    images = len(subject.test.shape) == 3 and min(subject.test.shape[1:]) >= 4
+    return _data(subject, context) if images else None
+
+
+def _part(model: nn.Module, data: Data, context: Context) -> dict[str, np.ndarray]:
+    """Whether each sample is classified rightly as it is, (n,), and under each corruption, (n, severities)."""
     chosen, severities = _plan(context)
-    y, index = data.y.numpy(), data.index.numpy()
-    clean = float((predict(subject.model, data.x).argmax(1).numpy() == y).mean())
-    correct = {c.name: _correct(subject, data, c, severities, context.seed) for c in chosen}
+    correct = {c.name: _correct(model, data, c, severities, context.seed).T for c in chosen}
+    return {"clean": (predict(model, data.x).argmax(1) == data.y).numpy(), **correct}
+
+
+def _whole(subject: Subject, data: Data, arrays: Arrays, context: Context) -> Section:
+    section, index = Section(headline=["corruption.accuracy"]), data.index.numpy()
+    chosen, severities = _plan(context)
+    clean = float(arrays["clean"].mean())
+    correct = {c.name: arrays[c.name].T for c in chosen}
     family = {f: np.stack([correct[c.name] for c in chosen if c.family == f]).mean(0) for f in FAMILIES}
     how = f"severities {', '.join(map(str, severities))} on {len(data)} samples of {data.name}: "
     every = np.mean([table.mean(0) for table in family.values()], axis=0)
@@ -64,14 +81,14 @@ def measure(subject: Subject, context: Context) -> Section:
 
 
 def _correct(
-    subject: Subject, data: Data, corruption: Corruption, severities: tuple[int, ...], seed: int
+    model: nn.Module, data: Data, corruption: Corruption, severities: tuple[int, ...], seed: int
 ) -> np.ndarray:
     """Whether each sample is classified rightly at each severity, (severities, n)."""
     rows = []
     for severity in severities:
         draws = Draws(seed, f"corruption/{corruption.name}", data.index)
         x = corruption.apply(data.x, severity, draws, data.bounds)
-        rows.append((predict(subject.model, x).argmax(1) == data.y).numpy())
+        rows.append((predict(model, x).argmax(1) == data.y).numpy())
     return np.stack(rows).astype(float)
 
 
@@ -91,4 +108,13 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(_data(subject, context)) * (1 + len(chosen) * len(severities)))
 
 
-PROPERTY = Property("corruption", "Robustness to common corruptions", measure, _cost, needs=Access.DECISION)
+SHARDS = Shards(_rows, _part, _whole)
+PROPERTY = Property(
+    "corruption",
+    "Robustness to common corruptions",
+    measure,
+    _cost,
+    needs=Access.DECISION,
+    shards=SHARDS,
+    passes=True,
+)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
+import numpy as np
 from jaxtyping import Bool
 from torch import Tensor, nn
 
 from assay.attacks import PGD, Attack, Square, Untargeted
 from assay.attacks.balls import L1
-from assay.audit.property import Context, Plot, Section
+from assay.audit.property import Plot, Section
 from assay.data import Data
 from assay.defenses import Purified
 from assay.runtime.inference import predict
@@ -33,19 +34,16 @@ def gradient_draws(model: nn.Module, x: Tensor) -> int:
 
 
 def around_and_through(
-    section: Section, model: nn.Module, data: Data, pgd: PGD, context: Context, *, name: str, eps: float
-) -> Bool[Tensor, " n"]:
-    """Accuracy at ``eps`` (of the range) of a model behind a purifier, by what the attack knows; gives what holds.
+    purified: Purified, model: nn.Module, data: Data, pgd: PGD, seed: int
+) -> dict[str, Bool[Tensor, " n"]]:
+    """What a model behind a purifier holds against, by what the attack knows.
 
     ``undefended``: the model without it; ``greybox``: with it, on inputs made against the model without it;
     ``adaptive``: with it, under PGD through it (BPDA where it has no slope), Square, and those inputs, the worst.
     """
-    purified = purifier_of(model)
-    if purified is None:
-        return torch.ones(len(data), dtype=torch.bool)
 
     def right(attack: Attack, net: nn.Module) -> tuple[Tensor, Tensor]:
-        found = attack.run(net, data.x, Untargeted(data.y), seed=context.seed, index=data.index)
+        found = attack.run(net, data.x, Untargeted(data.y), seed=seed, index=data.index)
         return ~found.success, found.x_adv
 
     # Without early stop, so that what is handed to the purifier is as strong as the ball allows.
@@ -53,19 +51,33 @@ def around_and_through(
     around = predict(model, x_adv).argmax(1) == data.y
     through, _ = right(pgd, model)
     held = around & through
-    images = data.x.dim() == 4 and not isinstance(pgd.ball, L1)
-    if images:
+    if _squared(data, pgd):
         held &= right(Square(ball=pgd.ball, bounds=data.bounds, budget=QUERIES), model)[0]
+    return {"undefended": bare, "greybox": around, "adaptive": held}
+
+
+def report(
+    section: Section,
+    held: Mapping[str, np.ndarray],
+    purified: Purified,
+    data: Data,
+    pgd: PGD,
+    *,
+    name: str,
+    eps: float,
+) -> None:
+    """Add to ``section`` what ``around_and_through`` found at ``eps`` (of the range)."""
     way = "the purifier's own slope" if purified.purify.differentiable else "BPDA"
+    square = f" and of Square, {QUERIES} queries" if _squared(data, pgd) else ""
     texts = {
-        "undefended": (bare, f"PGD-{pgd.steps} on the model without its purifier"),
-        "greybox": (around, f"the inputs that PGD-{pgd.steps} made against the model without its purifier"),
-        "adaptive": (held, f"worst of those, of PGD-{pgd.steps} through the purifier ({way}){_square(images)}"),
+        "undefended": f"PGD-{pgd.steps} on the model without its purifier",
+        "greybox": f"the inputs that PGD-{pgd.steps} made against the model without its purifier",
+        "adaptive": f"worst of those, of PGD-{pgd.steps} through the purifier ({way}){square}",
     }
     values = {}
-    for key, (hold, how) in texts.items():
+    for key, how in texts.items():
         text = f"{how}, eps {eps:g} of the range, on {len(data)} samples"
-        rows = hold.numpy().astype(float)
+        rows = held[key].astype(float)
         metric = section.add(measured(f"{name}.{key}@{eps:g}", rows, data.index.numpy(), better="higher", how=text))
         assert metric.value is not None
         values[key] = metric.value
@@ -73,11 +85,11 @@ def around_and_through(
         Plot("bar", "By what the attack knows", {"": {"x": list(values), "y": list(values.values())}}, "", "accuracy")
     )
     section.findings.append(_finding(values, getattr(purified.purify, "name", type(purified.purify).__name__), way))
-    return held
 
 
-def _square(images: bool) -> str:
-    return f" and of Square, {QUERIES} queries" if images else ""
+def _squared(data: Data, pgd: PGD) -> bool:
+    """Whether Square takes part: it perturbs images, in l-infinity and l2."""
+    return data.x.dim() == 4 and not isinstance(pgd.ball, L1)
 
 
 def _finding(values: dict[str, float], purifier: str, way: str) -> tuple[float, str]:

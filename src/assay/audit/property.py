@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from assay.data.tabular import TabularData
 from assay.data.text import TextData
 from assay.runtime.metric import Metric, Samples
 from assay.subject import Access, Subject
+
+if TYPE_CHECKING:
+    from assay.audit.shards import Shards
 
 Profile = Literal["quick", "standard", "deep"]
 MOST = 200_000  # samples that a property takes whose memory or time grows faster than theirs
@@ -22,11 +25,15 @@ CLASSIFIERS = ("classification", "text-classification")  # tasks of what reads i
 
 @dataclass(frozen=True)
 class Context:
-    """How an audit runs: its profile, the base seed, and the samples that an expensive property may use."""
+    """How an audit runs: its profile, the base seed, the samples that an expensive property may use, and the access.
+
+    ``access`` is the subject's, for what is handed its model alone.
+    """
 
     profile: Profile = "quick"
     seed: int = 0
     limit: int | None = None
+    access: Access = Access.WEIGHTS
 
     def pick(self, quick: Any, standard: Any, deep: Any) -> Any:
         """The value for this profile."""
@@ -122,12 +129,13 @@ def retrains(subject: Subject) -> bool:
 class Property:
     """One property of a subject. ``measure(subject, context)`` returns its Section; ``cost`` what it will run.
 
-    ``profiles`` are those that include it; ``needs`` the access;
-    ``needs_train`` whether it reads the training data, ``needs_recipe`` whether it trains. ``tasks`` are the kinds of
-    subject that it applies to.
+    ``profiles`` are those that include it; ``needs`` the access; ``needs_train`` whether it reads the training data,
+    ``needs_recipe`` whether it trains. ``tasks`` are the kinds of subject that it applies to.
     ``most`` samples of a split are all that it takes (None: any number, in flat memory). ``moves`` is set where inputs
     are moved by shares of the data's range, which texts have none of: of tables in units of each column's range
     ("scaled"), or by the property itself ("columns"). ``free`` where all columns have to be free to move.
+    ``shards`` says how it is measured in parts, on several workers. ``passes``: it only passes inputs through the
+    model, so that the throughput switches of an audit apply to it.
     """
 
     name: str
@@ -142,6 +150,8 @@ class Property:
     most: int | None = None
     moves: Literal["scaled", "columns"] | None = None
     free: bool = False
+    shards: Shards | None = None
+    passes: bool = False
 
     def missing(self, subject: Subject) -> str | None:
         """Why this property cannot be measured on ``subject``; None when it can."""

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
-from assay.audit.property import PROFILES, Context, Cost, Profile, Property, Section
-from assay.audit.registry import select
+from assay.audit.planning import checked, estimates, prepared
+from assay.audit.property import Context, Profile, Property, Section
+from assay.audit.registry import properties
 from assay.audit.result import Audit
+from assay.audit.shards import Arrays, Shards
 from assay.audit.suited import suited
+from assay.data import Data
 from assay.runtime.codehash import code_hash
-from assay.runtime.errors import AccessError, AssayError, BudgetError, InputError, unknown
-from assay.runtime.executor import run_tasks
-from assay.runtime.inference import device_of, evaluating, pick_device
+from assay.runtime.errors import AccessError, BudgetError
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
-from assay.subject import Access, Subject
-from assay.subject.adapters.base import asks_afar
+from assay.runtime.throughput import Throughput, products, tuned
+from assay.runtime.workers import Work, run_shared
+from assay.subject import Subject
 from assay.subject.options import options_hash
 from assay.subject.subject import model_hash
 
@@ -40,91 +42,154 @@ def audit(
     device: str | None = None,
     jobs: int = 1,
     on: str = "local",
+    throughput: Throughput | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Measure a subject's properties.
 
     ``only`` names properties (or prefixes); ``limit`` caps the test samples; ``jobs`` worker processes; ``on`` the
-    executor. What was measured before on the same weights, data, options and code is taken from the result store.
-    ``progress(name, done, total)`` is told of every property that is finished. Raises InputError for unusable input.
+    executor. ``throughput`` makes passes cheaper for the properties that only pass inputs through the model. What was
+    measured before on the same weights, data, options and code is taken from the result store, parts of a property
+    too. ``progress(name, done, total)`` is told of every property, and every part, that is finished. Raises InputError
+    for unusable input.
     """
-    chosen = _checked(profile, only, limit)
-    subject = _prepared(subject, limit, seed, device)
+    chosen = checked(profile, only, limit)
+    subject = prepared(subject, limit, seed, device)
+    switches = throughput or Throughput()
+    fast = tuned(subject.model, switches, subject.test.x[:2])
     store, context, start = store or Store(), Context(profile, seed, limit), time.monotonic()
-    sections: dict[str, Section] = {p.name: Section(skipped=why) for p in chosen if (why := p.missing(subject))}
     identity = fingerprint(subject)
-    keys = {p.name: _key(identity, p, context) for p in chosen if p.name not in sections}
-    waiting = []
-    for p in chosen:
-        kept = store.get(keys[p.name]) if p.name in keys else None
-        if kept is not None:
-            sections[p.name] = Section.from_arrays(kept)
-        elif p.name not in sections:
-            waiting.append(p)
+    extra = {"throughput": asdict(switches)} if switches != Throughput() else {}
+    tasks = [_Task(p, subject, context, {**identity, **(extra if p.passes else {})}, store) for p in chosen]
     report = progress or (lambda name, done, total: None)
-    report("", len(sections), len(chosen))
-    for i, section in run_tasks([partial(run_property, p.name, subject, context) for p in waiting], on=on, jobs=jobs):
-        name = waiting[i].name
-        if section.skipped is None:
-            store.put(keys[name], section.to_arrays())
-        sections[name] = section
-        report(name, len(sections), len(chosen))
+
+    def told(name: str) -> None:
+        report(name, sum(t.section is not None for t in tasks), len(tasks))
+
+    told("")
+    waiting = [(t, k, work) for t in tasks for k, work in t.waiting()]
+    if jobs > 1 or on != "local":  # the longest first
+        expected = {p.name: p.seconds for p in estimates(subject, [t.property for t in tasks], context)}
+        waiting.sort(key=lambda piece: -expected[piece[0].property.name] / piece[0].pieces)
+    shared = {"model": subject.model, "fast": fast, "subject": subject.with_model(nn.Identity())}
+    for i, found in run_shared([work for _, _, work in waiting], shared, on=on, jobs=jobs):
+        task, number, _ = waiting[i]
+        task.take(number, found)
+        told(task.property.name if task.section is not None else f"{task.property.name} ({task.done} of {task.pieces})")
     return Audit(
         subject.name,
         profile,
         seed,
-        {p.name: sections[p.name] for p in chosen},
+        {t.property.name: t.section for t in tasks if t.section is not None},
         {p.name: p.title for p in chosen},
-        {**identity, "limit": limit, "seconds": round(time.monotonic() - start, 3), **environment()},
+        {**identity, **extra, "limit": limit, "seconds": round(time.monotonic() - start, 3), **environment()},
     )
 
 
-def _checked(profile: Profile, only: Iterable[str] | None, limit: int | None) -> list[Property]:
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
-    if limit is not None and limit < 2:
-        raise InputError(f"limit={limit}; expected at least 2 samples")
-    return select(profile, only)
+class _Task:
+    """A property on its way to a section: kept, skipped, in one piece, or in parts that are kept one by one."""
+
+    def __init__(self, p: Property, subject: Subject, context: Context, identity: dict[str, Any], store: Store) -> None:
+        self.property, self.subject, self.store = p, subject, store
+        self.context = replace(context, access=subject.access)
+        code = code_hash(p.measure.__module__), code_hash(suited.__module__)
+        self.key = key_of(subject=identity, property=p.name, context=asdict(self.context), code=code)
+        self.data: Data | None = None
+        self.notes: list[str] = []
+        self.cuts: list[slice] = []
+        self.parts: dict[int, Arrays] = {}
+        why = p.missing(subject)
+        kept = store.get(self.key) if why is None else None
+        self.section = Section(skipped=why) if why else Section.from_arrays(kept) if kept is not None else None
+        if self.section is None and p.shards is not None:
+            self._cut(p.shards)
+
+    def _cut(self, shards: Shards) -> None:
+        given, self.notes = suited(self.property, self.subject, self.context)
+        if given.model is not self.subject.model:
+            return  # workers are handed the subject's own model
+        self.subject = given
+        self.data = shards.rows(given, self.context)
+        self.cuts = shards.cut(len(self.data)) if self.data is not None else []
+        if len(self.cuts) > 1:
+            found = {k: self.store.get(self._part_key(k)) for k in range(len(self.cuts))}
+            self.parts = {k: arrays for k, arrays in found.items() if arrays is not None}
+            self._join()
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of work the property is."""
+        return max(len(self.cuts), 1)
+
+    @property
+    def done(self) -> int:
+        """How many of them are finished."""
+        return len(self.parts)
+
+    def waiting(self) -> list[tuple[int, Work]]:
+        """The pieces that are not finished, by number."""
+        if self.section is not None:
+            return []
+        name, model = self.property.name, "fast" if self.property.passes else "model"
+        if self.pieces == 1:
+            return [(0, Work(_measured, (model, "subject"), lambda: (name, self.context)))]
+        return [(k, Work(_part, (model,), partial(self._given, k))) for k in range(self.pieces) if k not in self.parts]
+
+    def _given(self, number: int) -> tuple[Any, ...]:
+        assert self.data is not None
+        rows = self.cuts[number]
+        block = self.data[torch.arange(rows.start, rows.stop)]  # a copy: a view would travel with all that it views
+        return self.property.name, block, self.context, rows.start
+
+    def _part_key(self, number: int) -> str:
+        rows = self.cuts[number]
+        return key_of(whole=self.key, rows=[rows.start, rows.stop])
+
+    def take(self, number: int, found: Any) -> None:
+        """Keep the result of a piece."""
+        if self.pieces > 1:
+            if "skipped" not in found:
+                self.store.put(self._part_key(number), found)
+            self.parts[number] = found
+            self._join()
+        else:
+            self.section = found
+            self._keep()
+
+    def _join(self) -> None:
+        if len(self.parts) == self.pieces:
+            assert self.property.shards is not None
+            assert self.data is not None
+            parts = [self.parts[k] for k in range(self.pieces)]
+            self.section = self.property.shards.join(self.subject, self.data, parts, self.context)
+            self.section.notes += self.notes if self.section.skipped is None else []
+            self._keep()
+
+    def _keep(self) -> None:
+        if self.section is not None and self.section.skipped is None:
+            self.store.put(self.key, self.section.to_arrays())
 
 
-def _prepared(subject: Subject, limit: int | None, seed: int, device: str | None) -> Subject:
-    """The subject on its device, with a model that is seen to work on one sample."""
-    model = subject.model
-    if device is not None:
-        chosen = pick_device(device)
-        model = model if device_of(model) == chosen else copy.deepcopy(model).to(chosen)
-    subject = replace(subject, model=model, test=subject.test.limit(limit, seed=seed))
-    x = subject.test.x[:2].to(device_of(model))
-    try:
-        with evaluating(model), torch.no_grad():
-            out = model(x)
-    except AssayError:
-        raise
-    except Exception as error:  # a stranger's model may raise anything
-        detail = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"subject {subject.name!r}: the model fails on inputs of shape {tuple(x.shape)} ({detail}); "
-            "expected a model for this data"
-        ) from error
-    classes = len(subject.test.classes)
-    if subject.task == "classification" and (not isinstance(out, torch.Tensor) or out.shape != (len(x), classes)):
-        shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise InputError(
-            f"subject {subject.name!r}: the model gives {shape}; expected logits of shape ({len(x)}, {classes})"
-        )
-    return subject
+def _measured(model: nn.Module, subject: Subject, name: str, context: Context) -> Section:
+    return run_property(name, subject.with_model(model), context)
+
+
+def _part(model: nn.Module, name: str, data: Data, context: Context, first: int) -> Arrays:
+    """One part of a property: the other unit of work."""
+    shards = properties()[name].shards
+    assert shards is not None
+    return shards.run(name, model, data, context, first)
 
 
 def run_property(name: str, subject: Subject, context: Context) -> Section:
     """One property of one subject: the unit of work that executors run."""
-    from assay.audit.registry import properties
-
     start = time.monotonic()
     try:
         chosen = properties()[name]
         given, notes = suited(chosen, subject, context)
-        section = chosen.measure(given, context)
+        with products(given.model):
+            section = chosen.measure(given, context)
         section.notes += notes if section.skipped is None else []
     except (AccessError, BudgetError) as error:
         section = Section(skipped=str(error))
@@ -160,63 +225,3 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
     }
-
-
-def _key(identity: dict[str, Any], p: Property, context: Context) -> str:
-    code = code_hash(p.measure.__module__), code_hash(suited.__module__)
-    return key_of(subject=identity, property=p.name, context=asdict(context), code=code)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One line of a plan: passes of single samples, and the expected seconds on this machine."""
-
-    name: str
-    forward: int
-    backward: int
-    trainings: float
-    seconds: float
-    skipped: str | None = None
-
-
-def plan(
-    subject: Subject,
-    *,
-    profile: Profile = "quick",
-    only: Iterable[str] | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    device: str | None = None,
-) -> list[Planned]:
-    """What an audit would run, without running it; times are from one timed batch forward and backward."""
-    chosen = _checked(profile, only, limit)
-    subject = _prepared(subject, limit, seed, device)
-    context, (forward, backward) = Context(profile, seed, limit), _pace(subject)
-    recipe = subject.recipe.plan() if subject.recipe is not None else None
-    n = len(subject.train) if subject.train is not None else 0
-    training = recipe.total(n) * min(recipe.batch_size, n) * backward if recipe is not None and n else 0.0
-    rows = []
-    for p in chosen:
-        why = p.missing(subject)
-        cost = Cost() if why else p.cost(subject, context)
-        seconds = 0.0 if why else cost.forward * forward + cost.backward * backward + cost.trainings * training
-        rows.append(Planned(p.name, cost.forward, cost.backward, cost.trainings, round(seconds, 2), why))
-    return rows
-
-
-def _pace(subject: Subject) -> tuple[float, float]:
-    """Seconds a sample: forward alone, and forward with backward to the input; 0 for what this machine does not do."""
-    if asks_afar(subject.model):
-        return 0.0, 0.0
-    x = subject.test.x[:256].to(device_of(subject.model))
-    times = []
-    with evaluating(subject.model):
-        for grad in (False, False, True, True) if subject.access >= Access.GRADIENT else (False, False):
-            start = time.perf_counter()
-            with torch.set_grad_enabled(grad):
-                # Token ids have no gradient: no property of texts asks for one.
-                out = subject.model(x.clone().requires_grad_(grad and subject.task != "text-classification"))
-                if out.requires_grad:
-                    out.sum().backward()
-            times.append((time.perf_counter() - start) / len(x))
-    return times[1], times[3] if len(times) > 2 else 0.0

@@ -65,6 +65,11 @@ SeedOpt = Annotated[int, typer.Option("--seed", help="Base seed.")]
 DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps.")]
 JobsOpt = Annotated[int, typer.Option("--jobs", help="Worker processes.")]
 OnOpt = Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")]
+PrecisionOpt = Annotated[
+    str, typer.Option("--precision", help="fp32, tf32 or bf16: of passes; attacks keep their strength.")
+]
+ChannelsOpt = Annotated[bool, typer.Option("--channels-last", help="Lay images out channels last.")]
+CompileOpt = Annotated[bool, typer.Option("--compile", help="Compile the model (torch.compile).")]
 RequireOpt = Annotated[str | None, typer.Option("--require", help="'calibration.ece<=0.05 and ...' or a policy file.")]
 JunitOpt = Annotated[Path | None, typer.Option("--junit", help="JUnit XML: a test case a requirement and a property.")]
 LogOpt = Annotated[str | None, typer.Option("--log", help="mlflow or wandb: log to a local store, offline.")]
@@ -97,7 +102,12 @@ def audit_command(
     require: RequireOpt = None,
     junit: JunitOpt = None,
     log: LogOpt = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and for how long; run nothing.")] = False,
+    precision: PrecisionOpt = "fp32",
+    channels_last: ChannelsOpt = False,
+    compiled: CompileOpt = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would run, and for how long (on --jobs workers); run nothing.")
+    ] = False,
     trust: TrustOpt = None,
     out: OutOpt = None,
     json: JsonOpt = False,
@@ -109,10 +119,12 @@ def audit_command(
     source = {"data": data, "holdout": holdout, "train": train, "trust": tuple(trust or ()), "seed": seed}
     options = {"profile": profile, "only": _split(only), "limit": limit, "seed": seed, "device": device}
     if plan:
-        work.plan(subject, source, options, json=json)
+        work.plan(subject, source, options, jobs=jobs, on=on, json=json)
         return
     wanted = Wanted(require, out, json, junit, log)
-    raise typer.Exit(work.audit(subject, source, {**options, "jobs": jobs, "on": on}, wanted))
+    options |= {"jobs": jobs, "on": on}
+    switches = {"precision": precision, "channels_last": channels_last, "compile": compiled}
+    raise typer.Exit(work.audit(subject, source, options, switches, wanted))
 
 
 @app.command("repair")
@@ -129,6 +141,7 @@ def repair_command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", help="Independent runs.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", help="Processes that share each training batch.")] = 1,
     no_control: Annotated[bool, typer.Option("--no-control", help="Leave the control out.")] = False,
     data: DataOpt = None,
     holdout: HoldoutOpt = None,
@@ -162,7 +175,7 @@ def repair_command(
         "jobs": jobs,
         "on": on,
     }
-    options |= {"forget": forget, "seeds": seeds, "control": not no_control}
+    options |= {"forget": forget, "seeds": seeds, "control": not no_control, "processes": processes}
     raise typer.Exit(work.repair(subject, methods, source, options, Wanted(require, out, json, junit, log)))
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from assay.audit import audit as run_audit
-from assay.audit import differences
+from assay.audit import differences, expected_wall
 from assay.audit import plan as run_plan
 from assay.audit.result import SCHEMA, Effects
 from assay.cli.finish import Wanted, console, finish, tell, writable
@@ -24,6 +24,7 @@ from assay.report import terminal
 from assay.report.files import plain
 from assay.runtime.errors import InputError
 from assay.runtime.spec import spec_of
+from assay.runtime.throughput import Throughput
 from assay.subject import Subject, load
 
 
@@ -66,22 +67,28 @@ def audit(
     subject: str | None,
     source: dict[str, Any],
     options: dict[str, Any],
+    switches: dict[str, Any],
     wanted: Wanted,
 ) -> int:
     """Audit, show, and say whether the requirements are met."""
     wanted.check()
+    throughput = Throughput(**switches)
     with Shown() as shown:
-        result = run_audit(_load(subject, source, shown), progress=shown, **options)
+        result = run_audit(_load(subject, source, shown), progress=shown, throughput=throughput, **options)
     return finish(result, wanted)
 
 
-def plan(subject: str | None, source: dict[str, Any], options: dict[str, Any], *, json: bool) -> None:
+def plan(
+    subject: str | None, source: dict[str, Any], options: dict[str, Any], *, jobs: int, on: str, json: bool
+) -> None:
     """Show what an audit would run."""
     with Shown() as shown:
         rows = run_plan(_load(subject, source, shown), **options)
+        workers, wall = expected_wall(rows, on=on, jobs=jobs)
     total = sum(r.seconds for r in rows)
     if json:
-        document = {"schema": SCHEMA, "kind": "plan", "seconds": round(total, 2), "properties": [vars(r) for r in rows]}
+        times = {"seconds": round(total, 2), "workers": workers, "wall": round(wall, 2)}
+        document = {"schema": SCHEMA, "kind": "plan", **times, "properties": [vars(r) for r in rows]}
         sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")
         return
     table = Table("property", "forward", "backward", "trainings", "seconds", title=f"{options['profile']} audit")
@@ -90,6 +97,9 @@ def plan(subject: str | None, source: dict[str, Any], options: dict[str, Any], *
         table.add_row(r.name, *(cells if r.skipped is None else ("", "", "", f"skipped: {r.skipped}")))
     console().print(table)
     sys.stdout.write(f"about {total:.0f} s on this machine\n")
+    if workers > 1 or on != "local":
+        pieces = sum(r.pieces for r in rows if r.skipped is None)
+        sys.stdout.write(f"about {wall:.0f} s with {workers} workers ({pieces} pieces), their start-up included\n")
 
 
 def repair(

@@ -23,9 +23,9 @@ from assay.papers.hashing import claims_hash, experiment_hash, run_hash
 from assay.papers.model import Claim, Paper, Table, outcome
 from assay.runtime.codehash import closure, source_path
 from assay.runtime.errors import InputError
-from assay.runtime.executor import run_tasks
 from assay.runtime.random import derive
 from assay.runtime.store import Store, key_of
+from assay.runtime.workers import Work, run_shared
 
 Progress = Callable[[str, int, int], None]
 
@@ -121,9 +121,9 @@ def reproduce(
     source = run_hash(module.__name__, chosen)
     seeds = [derive(base, slug, i) for i in range(chosen.seeds)]
     root = str(store.root) if store is not None else None
-    tasks = [partial(run_seed, slug, scale, s, store=root) for s in seeds]
+    tasks = [Work(partial(run_seed, slug, scale, s, store=root)) for s in seeds]
     done: dict[int, dict[str, Any]] = {}
-    for position, result in run_tasks(tasks, on=on, jobs=jobs):
+    for position, result in run_shared(tasks, {}, on=on, jobs=jobs):
         done[position] = result
         if progress is not None:
             progress(f"{slug} ({scale})", len(done), len(tasks))
