@@ -102,7 +102,14 @@ def _control(method: Any, subject: Subject, forget: str | None, seed: int) -> Su
 def _sets(method: object, subject: Subject, forget: str | None) -> tuple[Any, Any]:
     if forget is None:
         raise InputError(f"{label(method)} forgets; expected --forget class=NAME or --forget INDICES.txt")
-    return forget_set(subject.training(label(method)), forget)
+    train = subject.training(label(method))
+    try:
+        return forget_set(train, forget)
+    except AssayError:
+        raise
+    except Exception as error:  # names that no file can have, numbers of any size
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise InputError(f"--forget {forget[:80]!r}: {reason}; expected samples of the training data") from error
 
 
 def repair(

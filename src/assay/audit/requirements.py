@@ -56,7 +56,7 @@ def parse(text: str) -> list[Requirement]:
 
 
 def _terms(text: str) -> list[Requirement]:
-    return [_term(t) for t in re.split(r"\s+and\s+", text.strip())]
+    return [_term(t) for t in " ".join(text.split()).split(" and ")]
 
 
 def _term(text: str) -> Requirement:

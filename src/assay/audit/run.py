@@ -55,9 +55,9 @@ def audit(
     keys = {p.name: _key(identity, p, context) for p in chosen if p.name not in sections}
     waiting = []
     for p in chosen:
-        kept = store.get(keys[p.name]) if p.name in keys else None
+        kept = _kept(store, keys[p.name]) if p.name in keys else None
         if kept is not None:
-            sections[p.name] = Section.from_arrays(kept)
+            sections[p.name] = kept
         elif p.name not in sections:
             waiting.append(p)
     report = progress or (lambda name, done, total: None)
@@ -76,6 +76,18 @@ def audit(
         {p.name: p.title for p in chosen},
         {**identity, "limit": limit, "seconds": round(time.monotonic() - start, 3), **environment()},
     )
+
+
+def _kept(store: Store, key: str) -> Section | None:
+    """The section that was measured before; None where there is none, or no longer one that can be read."""
+    arrays = store.get(key)
+    if arrays is None:
+        return None
+    try:
+        return Section.from_arrays(arrays)
+    except Exception:  # what another content raises depends on where it is used
+        store.path(key).unlink(missing_ok=True)
+        return None
 
 
 def _checked(profile: Profile, only: Iterable[str] | None, limit: int | None) -> list[Property]:
