@@ -14,7 +14,7 @@ from torch import nn
 from assay.audit import Audit, Effect, Effects, audit, differences
 from assay.audit.property import Profile
 from assay.runtime.callable_module import make_callable
-from assay.runtime.errors import InputError
+from assay.runtime.errors import AssayError, InputError
 from assay.runtime.random import derive
 from assay.runtime.spec import spec_of
 from assay.runtime.statistics import holm, t_interval

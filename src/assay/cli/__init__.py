@@ -54,13 +54,13 @@ def _run() -> int:
 
 
 def _streams() -> None:
-    """Standard streams that can be written to, whatever they were: closed ones lead nowhere, odd letters are escaped."""
+    """Standard streams that take everything: closed ones lead nowhere, letters that they lack are escaped."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # else the next file to be opened would take its place
             with contextlib.suppress(OSError):
                 os.close(number)
             os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # tests replace the streams
         if reconfigure is not None:

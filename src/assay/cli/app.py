@@ -30,7 +30,9 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
     for key in table:
         if key not in options:
             raise unknown(f"key in {path}:", key, options)
-    ctx.default_map = {options[k].name: _default(path, k, v, options[k].multiple) for k, v in table.items()}
+    ctx.default_map = {
+        str(options[k].name): _default(path, k, v, getattr(options[k], "multiple", False)) for k, v in table.items()
+    }
     return path
 
 

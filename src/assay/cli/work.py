@@ -16,6 +16,7 @@ from assay.audit import differences
 from assay.audit import plan as run_plan
 from assay.audit.requirements import parse
 from assay.audit.result import SCHEMA, Audit, Effects
+from assay.cli.folder import claim, keep_subject
 from assay.methods import from_text
 from assay.repair import Repaired
 from assay.repair import repair as run_repair
@@ -91,7 +92,8 @@ def audit(
     """Audit, show, and say whether the requirements are met."""
     if require is not None:
         parse(require)
-    _writable(out)
+    if out is not None:
+        claim(out)
     with Shown() as shown:
         result = run_audit(_load(subject, source, shown), progress=shown, **options)
     return _finish(result, result, require, out, json)
@@ -128,12 +130,12 @@ def repair(
     if require is not None:
         parse(require)
     chain = [from_text(m) for m in methods]
-    _writable(out)
+    if out is not None:
+        claim(out)
 
     def keep(repaired: Repaired) -> None:
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            repaired.steps[-1][1].save(out / "subject")
+            keep_subject(repaired.steps[-1][1], out)
         shown.say("auditing what was repaired")
 
     with Shown() as shown:
@@ -148,7 +150,8 @@ def compare(
     """Audit several subjects and show the differences from the first."""
     if len(folders) < 2:
         raise InputError(f"compare: {len(folders)} subject; expected at least two")
-    _writable(out)
+    if out is not None:
+        claim(out)
     with Shown() as shown:
         subjects = [load(f, trust=trust) for f in folders]
         audits = [run_audit(s, progress=shown, **options) for s in subjects]
@@ -169,15 +172,3 @@ def compare(
     if json:
         document = {"schema": SCHEMA, "kind": "comparison", "pairs": [e.to_dict() for e in compared]}
         sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")
-
-
-def _writable(out: Path | None) -> None:
-    """Fail before the work, not after it."""
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            probe = out / ".assay"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise InputError(f"--out {out}: {error.strerror}; expected a folder that can be written") from error

@@ -1,4 +1,4 @@
-"""Readers of files behind checks of size: a small file that asks for much memory or time is refused before it is read."""
+"""Readers of files behind checks of size: a small file that asks for much memory or time is refused unread."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def _admit(factory: Any, trust: Collection[str]) -> None:
     room = home.partition(".")[0]
     if inspect.isclass(found):
         parents = {c.__name__.lower() for c in found.__mro__}  # transformers 5 spells it PreTrainedConfig
-        fine = issubclass(found, nn.Module) or (is_dataclass(found) if room == "assay" else "pretrainedconfig" in parents)
+        plain = is_dataclass(found) if room == "assay" else "pretrainedconfig" in parents
+        fine = plain or issubclass(found, nn.Module)
         if fine and room in ("assay", "transformers"):
             return
     elif inspect.isfunction(found) and home.startswith("assay.nets"):
