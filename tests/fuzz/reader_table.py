@@ -191,6 +191,8 @@ def _ledger(raw: bytes, folder: Path) -> object:
     return ledger.read("some", folder)
 
 
+CONFIG = 'only = "accuracy"\nlimit = 5\nseed = 3\njson = true\ntrust = ["a"]\nwith = ["a.B:c=1"]\n'
+AMC = "\0:FULLY-SPECIFIED\n1\nroot 0 1 2 3 4 5\na 30\n2\nroot 0 1 2 3 4 5\na 40\n"
 NTU = "S001C001P001R001A00{}.skeleton"
 JOINTS = "\n".join(f"{k * 0.1} {k * 0.2} {1 + k * 0.05} 0 0 0 0 0 0 0 0 2" for k in range(25))
 ASF = """:units
@@ -272,9 +274,7 @@ READERS: dict[str, Reader] = {
     "subject-data": Reader(_subject("test.safetensors"), lambda: [_saved()["test.safetensors"]]),
     "weights-pt": Reader(_weights(".pt"), lambda: [_pt(net().state_dict()), _pt({"1.weight": torch.zeros(2, 16)})]),
     "weights-safetensors": Reader(_weights(".safetensors"), lambda: [save(net().state_dict())]),
-    "config": Reader(
-        _config, _lines('only = "accuracy"\nlimit = 5\nseed = 3\njson = true\ntrust = ["a"]\nwith = ["a.B:c=1"]\n'), True
-    ),
+    "config": Reader(_config, _lines(CONFIG), True),
     "require": Reader(
         lambda raw, _: work.parse(_text(raw)), _lines("calibration.ece<=0.05 and low(accuracy.top1) > 9e-1"), True
     ),
@@ -300,7 +300,7 @@ READERS: dict[str, Reader] = {
     ),
     "ledger": Reader(_ledger, lambda: [json.dumps(ROW).encode() + b"\n"], True),
     "ntu": Reader(_ntu, _lines("\n".join(["2"] + ["1\n0 0 0\n25\n" + JOINTS] * 2)), True),
-    "hdm05": Reader(_hdm05, _lines(ASF + "\0:FULLY-SPECIFIED\n1\nroot 0 1 2 3 4 5\na 30\n2\nroot 0 1 2 3 4 5\na 40\n"), True),
+    "hdm05": Reader(_hdm05, _lines(ASF + AMC), True),
     "reap": Reader(_reap, _reap_seed, True),
     "trajectories": Reader(_trajectories, lambda: [save({"params": torch.zeros(2, 3, 34)})]),
     "store": Reader(_store, lambda: [_section()]),

@@ -27,13 +27,12 @@ def guarded(read: Callable[[T], Data], check: Callable[[Path], None] | None = No
 
     @functools.wraps(read)
     def safe(source: T) -> Data:
-        from PIL import Image
-
         try:
             if check is not None:
                 check(Path(source))
             with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore", UserWarning)  # remarks of decoders on the metadata of a picture
+                warnings.simplefilter("error", RuntimeWarning)  # numbers that overflow, pictures that may be bombs
                 return read(source)
         except AssayError:
             raise
