@@ -11,6 +11,7 @@ _NAMES = {
     "plan": "assay.audit",
     "compare": "assay.report",
     "load": "assay.subject",
+    "from_callable": "assay.subject",
     "Subject": "assay.subject",
     "Access": "assay.subject",
     "Oracle": "assay.subject",

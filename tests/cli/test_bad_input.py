@@ -209,7 +209,7 @@ def test_an_existing_report_is_whole_at_every_moment(
     monkeypatch.setattr(os, "replace", watched)
     assert cli("audit", folder, *QUICK[1:], "--seed", 5, "--out", out).code == 0
     assert first["seed"] == 0
-    assert len(seen) == 3
+    assert len(seen) == 4
     assert set(seen) <= {0, 5}
     assert json.loads((out / "report.json").read_text())["seed"] == 5
-    assert {p.name for p in out.iterdir()} == {"report.html", "report.json", "report.md"}
+    assert {p.name for p in out.iterdir()} == {"metrics.parquet", "report.html", "report.json", "report.md"}

@@ -72,7 +72,12 @@ def test_without_json_the_terminal_shows_the_headline(cli: Cli, tmp_path: Path) 
     assert ran.code == 0
     assert "accuracy.top1" in ran.out
     assert f"report: {tmp_path / 'out' / 'report.html'}" in ran.out.replace("\n", "")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.html", "report.json", "report.md"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "metrics.parquet",
+        "report.html",
+        "report.json",
+        "report.md",
+    }
 
 
 def test_exit_codes_follow_the_requirements(cli: Cli, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import assay
 
 MAIN = "from assay.cli import main\nmain()\n"
 QUICK = ("--only", "accuracy,calibration", "--limit", "60")
-REPORTS = {"report.html", "report.json", "report.md"}
+REPORTS = {"report.html", "report.json", "report.md", "metrics.parquet"}
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["assay.cli.work", "assay.report.html", "assay.audit.accuracy", "assay.audit.calibration"]

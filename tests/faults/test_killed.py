@@ -86,7 +86,7 @@ def test_what_a_killed_run_left_goes_after_an_hour(tmp_path: Path) -> None:
         path.write_text("half")
     for path in (old, half, mine):
         os.utime(path, (0, 0))
-    claim(tmp_path)
+    claim("--out", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [fresh.name, mine.name]
 
 

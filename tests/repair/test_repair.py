@@ -52,7 +52,7 @@ def test_effects_show_themselves(effects: Effects, tmp_path: Path) -> None:
     assert frame.loc["robustness.linf.accuracy@0.1", "verdict"] == "better"
     assert "<table" in effects._repr_html_()
     effects.save(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"report.html", "report.json", "report.md"}
+    assert {p.name for p in tmp_path.iterdir()} == {"metrics.parquet", "report.html", "report.json", "report.md"}
 
 
 def test_a_chain_is_audited_at_every_step_and_leaves_the_subject_alone(digits: Subject) -> None:

@@ -26,6 +26,8 @@ from assay.report.text import number
 from assay.runtime.errors import InputError
 from assay.runtime.metric import Metric
 
+FILES = ["metrics.parquet", "report.html", "report.json", "report.md"]
+
 SCHEMA = json.loads((Path(assay.report.__file__).parent / "schema" / "assay-1.json").read_text())
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -106,7 +108,7 @@ def test_json_is_strict_and_follows_the_schema(which: str, request: pytest.Fixtu
     assert document["kind"] == which
     assert not validator.is_valid({**document, "surprise": 1})
     assert not validator.is_valid({**document, "schema": "assay/2"})
-    assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == ["report.html", "report.json", "report.md"]
+    assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == FILES
 
 
 def test_json_equals_to_json_where_all_is_finite(tmp_path: Path) -> None:
@@ -122,9 +124,26 @@ def test_front_matter_keeps_every_name(name: str) -> None:
     assert parsed["model-index"][0]["name"] == name.replace("\ud800", "\ufffd")
     result = parsed["model-index"][0]["results"][0]
     assert result["task"]["type"] == "classification"
-    assert result["dataset"] == {"name": "digits:test", "type": "digits-test"}
+    assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
     assert {"accuracy", "privacy.mia.auc"} <= {m["type"] for m in result["metrics"]}
     assert "<script" not in body
+
+
+@pytest.mark.parametrize("which", ["audit", "effects"])
+def test_the_hub_reads_every_result_of_the_card(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    result = request.getfixturevalue(which)
+    audit = result if isinstance(result, Audit) else result.after
+    data = ModelCard.load(save(result, tmp_path) / "report.md").data
+    assert data.model_name == result.name
+    assert data.library_name == "assay"
+    (accuracy,) = [r for r in data.eval_results if r.metric_name == "accuracy.top1"]
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", audit["accuracy.top1"].value)
+    assert (accuracy.dataset_type, accuracy.dataset_name, accuracy.dataset_split) == ("digits", "digits", "test")
+    named = {r.metric_name for r in data.eval_results}
+    assert named >= {"privacy.mia.auc", "calibration.ece"}
+    assert all(isinstance(r.metric_value, float) and math.isfinite(r.metric_value) for r in data.eval_results)
 
 
 def test_card_tables_have_even_rows(effects: Effects) -> None:
@@ -181,7 +200,7 @@ def test_empty_results_still_have_every_report(tmp_path: Path) -> None:
     effects = Effects("", audit, [("m", audit)], [])
     for k, result in enumerate((audit, effects)):
         save(result, tmp_path / str(k))
-        assert {p.name for p in (tmp_path / str(k)).iterdir()} == {"report.html", "report.json", "report.md"}
+        assert sorted(p.name for p in (tmp_path / str(k)).iterdir()) == FILES
         Balanced(page(result))
         Balanced(notebook(result))
         terminal(result, Console(file=io.StringIO()))

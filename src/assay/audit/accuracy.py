@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.runtime.inference import predict
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
@@ -17,7 +17,8 @@ def measure(subject: Subject, context: Context) -> Section:
     predicted = predict(subject.model, data.x).argmax(1).numpy()
     correct = (predicted == y).astype(float)
     pairs = np.stack([correct, y], 1)
-    how = f"arg max of the scores on {len(data)} samples of {data.name}"
+    source = "decisions" if subject.access < Access.SCORE else "arg max of the scores"
+    how = f"{source} on {len(data)} samples of {data.name}"
     top = section.add(measured("accuracy.top1", correct, index, better="higher", how=how))
     section.add(measured("accuracy.balanced", pairs, index, statistic="balanced", better="higher", how=how))
     worst = section.add(
@@ -49,4 +50,11 @@ def measure(subject: Subject, context: Context) -> Section:
     return section
 
 
-PROPERTY = Property("accuracy", "Accuracy", measure, lambda s, c: Cost(forward=len(s.test)), needs=Access.DECISION)
+PROPERTY = Property(
+    "accuracy",
+    "Accuracy",
+    measure,
+    lambda s, c: Cost(forward=len(s.test)),
+    needs=Access.DECISION,
+    tasks=CLASSIFIERS,
+)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy import stats
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.detect import ActivationClustering, ConformalDetector, FittedConformal, SpectralSignatures
 from assay.runtime.inference import predict
@@ -220,4 +220,12 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=tested + (2 if few else 4) * known)
 
 
-PROPERTY = Property("backdoor", "Backdoors", measure, cost, profiles=("standard", "deep"), needs=Access.WEIGHTS)
+PROPERTY = Property(
+    "backdoor",
+    "Backdoors",
+    measure,
+    cost,
+    profiles=("standard", "deep"),
+    needs=Access.WEIGHTS,
+    tasks=CLASSIFIERS,
+)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.calibrate import Outputs, TemperatureScaling, ece, reliability
 from assay.calibrate.measures import sample_brier, sample_nll, top
 from assay.calibrate.temperature import FittedTemperature
 from assay.runtime.inference import predict
 from assay.runtime.metric import Metric, measured
 from assay.subject import Subject
+from assay.subject.adapters.base import margins
 
 BINS = 15
 
@@ -37,6 +38,8 @@ def measure(subject: Subject, context: Context) -> Section:
         measured("calibration.overconfidence", values[:, 0] - values[:, 1], index, how=f"confidence - accuracy, {how}")
     )
     section.plots += _plots(p, y)
+    if (meant := margins(subject.model)) is not None:
+        section.notes.append(meant)
     _temperature(subject, outputs, section, error.value or 0.0)
     assert gap.value is not None
     word = "exceed" if gap.value > 0 else "fall short of"
@@ -85,4 +88,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test) + holdout)
 
 
-PROPERTY = Property("calibration", "Calibration", measure, _cost)
+PROPERTY = Property("calibration", "Calibration", measure, _cost, tasks=CLASSIFIERS)

@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.compress import MagnitudePruning, Quantisation
 from assay.compress.base import weights_of
 from assay.compress.pruning import apply
@@ -79,4 +79,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test) * (1 + len(_sparsities(context)) + len(BITS)))
 
 
-PROPERTY = Property("compression", "Compression", measure, _cost, needs=Access.WEIGHTS)
+PROPERTY = Property("compression", "Compression", measure, _cost, needs=Access.WEIGHTS, tasks=CLASSIFIERS)

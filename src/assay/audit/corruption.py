@@ -10,7 +10,7 @@ from assay.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from assay.runtime.inference import predict
 from assay.runtime.metric import measured
 from assay.runtime.random import Draws
-from assay.subject import Subject
+from assay.subject import Access, Subject
 
 FAMILIES = ("noise", "blur", "photometric", "digital", "geometric")
 QUICK = ("gaussian-noise", "impulse-noise", "motion-blur", "contrast", "pixelate", "rotate", "translate")
@@ -91,4 +91,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(_data(subject, context)) * (1 + len(chosen) * len(severities)))
 
 
-PROPERTY = Property("corruption", "Robustness to common corruptions", measure, _cost)
+PROPERTY = Property("corruption", "Robustness to common corruptions", measure, _cost, needs=Access.DECISION)

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.runtime.metric import Metric, measured
 from assay.runtime.random import derive
@@ -97,36 +97,52 @@ def measure(subject: Subject, context: Context) -> Section:
     rate("hygiene.duplicates.test", exact(test.x), index, how)
     limit = context.pick(2000, 10_000, None)
     some = test.limit(limit, seed=context.seed)
-    rate("hygiene.near_duplicates.test", nearest(some.x) >= CORRELATION, some.index.numpy(), near_how)
+    graded = subject.task == "classification"
+    if graded:
+        rate("hygiene.near_duplicates.test", nearest(some.x) >= CORRELATION, some.index.numpy(), near_how)
+    else:
+        section.notes.append("Near duplicates and covariate shift were not measured: token ids have no magnitude.")
     if subject.train is None:
         section.notes.append("Leakage and shift were not measured: the subject has no training data.")
         return section
     train = subject.train
-    section.headline += ["hygiene.duplicates.across", "hygiene.near_duplicates.across", "hygiene.covariate_shift.auc"]
+    section.headline.append("hygiene.duplicates.across")
     rate("hygiene.duplicates.train", exact(train.x), train.index.numpy(), how)
     leaked = exact(test.x, train.x)
     across = rate("hygiene.duplicates.across", leaked, index, f"test samples with {how} in the training set")
-    part = train.limit(context.pick(10_000, 50_000, None), seed=context.seed)
-    near = nearest(some.x, part.x)
-    text = f"{near_how}, {len(some)} test against {len(part)} training samples"
-    close = rate("hygiene.near_duplicates.across", near >= CORRELATION, some.index.numpy(), text)
-    counts, edges = np.histogram(near, 20)
-    centres = [f"{c:.3f}" for c in (edges[1:] + edges[:-1]) / 2]
-    bars = {"test samples": {"x": centres, "y": counts.tolist()}}
-    section.plots.append(Plot("bar", "Correlation with the nearest training sample", bars, "correlation", "samples"))
-    worst = max(across.value or 0.0, close.value or 0.0)
-    section.findings.append(
-        (worst, f"{across.value:.1%} of the test samples are in the training set, {close.value:.1%} nearly so.")
-    )
-    _shift(section, train, test, context)
+    worst, text = across.value or 0.0, f"{across.value:.1%} of the test samples are in the training set"
+    if graded:
+        section.headline += ["hygiene.near_duplicates.across", "hygiene.covariate_shift.auc"]
+        part = train.limit(context.pick(10_000, 50_000, None), seed=context.seed)
+        near = nearest(some.x, part.x)
+        section.plots.append(_histogram(near))
+        how = f"{near_how}, {len(some)} test against {len(part)} training samples"
+        close = rate("hygiene.near_duplicates.across", near >= CORRELATION, some.index.numpy(), how)
+        worst, text = max(worst, close.value or 0.0), f"{text}, {close.value:.1%} nearly so"
+    section.findings.append((worst, f"{text}."))
+    _label_shift(section, train, test)
+    if graded:
+        _covariate_shift(section, train, test, context)
     return section
 
 
-def _shift(section: Section, train: Data, test: Data, context: Context) -> None:
+def _histogram(near: np.ndarray) -> Plot:
+    counts, edges = np.histogram(near, 20)
+    centres = [f"{c:.3f}" for c in (edges[1:] + edges[:-1]) / 2]
+    bars = {"test samples": {"x": centres, "y": counts.tolist()}}
+    return Plot("bar", "Correlation with the nearest training sample", bars, "correlation", "samples")
+
+
+def _label_shift(section: Section, train: Data, test: Data) -> None:
     tv, p = label_shift(train, test)
     how = f"class frequencies of {train.name} and {test.name}, chi-square test of homogeneity: p = {p:.3g}"
     section.add(Metric("hygiene.label_shift.tv", tv, n=len(test), better="lower", how=how))
     section.add(Metric("hygiene.label_shift.p", p, n=len(test), how=how))
+    if p < 0.01:
+        section.findings.append((tv, f"Class frequencies of the splits differ by {tv:.1%} (p = {p:.1g})."))
+
+
+def _covariate_shift(section: Section, train: Data, test: Data, context: Context) -> None:
     most = context.pick(1000, 4000, 10_000)
     n = min(len(train), len(test), most)
     a, b = (d.limit(n, seed=context.seed) for d in (train, test))
@@ -145,8 +161,6 @@ def _shift(section: Section, train: Data, test: Data, context: Context) -> None:
     if auc.low is not None and auc.low > 0.5:
         text = f"A linear classifier tells test from training samples with an AUC of {auc.value:.2f}."
         section.findings.append((min(1.0, 2 * auc.low - 1), text))
-    if p < 0.01:
-        section.findings.append((tv, f"Class frequencies of the splits differ by {tv:.1%} (p = {p:.1g})."))
 
 
-PROPERTY = Property("hygiene", "Data hygiene", measure, lambda s, c: Cost(), needs=Access.DECISION)
+PROPERTY = Property("hygiene", "Data hygiene", measure, lambda s, c: Cost(), needs=Access.DECISION, tasks=CLASSIFIERS)

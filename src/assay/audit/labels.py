@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section, retrains
 from assay.data import Data
 from assay.labels import ConfidentLearning, LabelNoise, cross_probabilities, estimate_joint
 from assay.runtime.inference import predict
 from assay.runtime.metric import Metric, measured
 from assay.runtime.random import numpy_rng
 from assay.subject import Subject
+from assay.subject.adapters.base import margins
 
 RESAMPLES = 200
 SHOWN = 24
@@ -45,6 +46,8 @@ def measure(subject: Subject, context: Context) -> Section:
         measured("labels.suspects.rate", noise.suspects_.astype(float), data.index.numpy(), better="lower", how=how)
     )
     _show(section, data, noise, probs)
+    if (meant := margins(subject.model)) is not None:
+        section.notes.append(meant)
     section.notes.append("The subject's own errors on rare or hard samples raise the estimate: suspects need a look.")
     section.findings.append(
         (
@@ -84,8 +87,8 @@ def _show(section: Section, data: Data, noise: LabelNoise, probs: np.ndarray) ->
 def _training(subject: Subject, context: Context, section: Section) -> None:
     if context.profile == "quick":
         return
-    if subject.train is None or subject.recipe is None:
-        lacking = "training data" if subject.train is None else "recipe"
+    if subject.train is None or subject.recipe is None or not retrains(subject):
+        lacking = "training data" if subject.train is None else "recipe, or no weights, to train with"
         section.notes.append(f"The training labels were not examined: the subject has no {lacking}.")
         return
     train = subject.train.limit(context.limit, seed=context.seed)
@@ -98,8 +101,8 @@ def _training(subject: Subject, context: Context, section: Section) -> None:
 
 def cost(subject: Subject, context: Context) -> Cost:
     """One pass over the test set; beyond quick, a training for each fold."""
-    trains = context.profile != "quick" and subject.train is not None and subject.recipe is not None
+    trains = context.profile != "quick" and subject.train is not None and retrains(subject)
     return Cost(forward=len(subject.test), trainings=FOLDS * (1 - 1 / FOLDS) if trains else 0.0)
 
 
-PROPERTY = Property("labels", "Label errors", measure, cost)
+PROPERTY = Property("labels", "Label errors", measure, cost, tasks=CLASSIFIERS)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
 from assay.detect import KNN, MSP, Energy, Mahalanobis
 from assay.detect.base import Detector
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
+from assay.subject.adapters.base import normalised
 
 TPR = 0.95
-WORDS = {"photos": "patches of photographs", "shuffled": "inputs with shuffled pixels"}
+WORDS = {"photos": "patches of photographs", "shuffled": "inputs in shuffled order"}
 
 
 def _budget(context: Context) -> int:
@@ -23,7 +24,13 @@ def _budget(context: Context) -> int:
 
 def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
     """By the name in the metrics; those that read features where weights and training data are at hand."""
-    found: dict[str, Detector] = {"msp": MSP(), "energy": Energy()}
+    found: dict[str, Detector] = {"msp": MSP()}
+    if normalised(subject.model):
+        section.notes.append(
+            "Energy left out: the model gives probabilities, and their energy is the same for all inputs."
+        )
+    else:
+        found["energy"] = Energy()
     if subject.access < Access.WEIGHTS:
         section.notes.append(f"Mahalanobis and KNN left out: need WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:
@@ -93,12 +100,12 @@ def _report(section: Section, table: dict[str, dict[str, float]], sets: dict[str
         accepted = values[f"ood.{out}.msp.fpr95"]
         assert accepted is not None
         best = max(table, key=lambda name: table[name][out])
+        others = f"; best of {len(table)} detectors: {best}, AUROC {table[best][out]:.2f}" if len(table) > 1 else ""
         section.findings.append(
             (
                 accepted,
                 f"{accepted:.1%} of {WORDS[out]} pass for test samples by the model's confidence (95% of held-out "
-                f"samples accepted; AUROC {table['msp'][out]:.2f}); best of {len(table)} detectors: {best}, "
-                f"AUROC {table[best][out]:.2f}.",
+                f"samples accepted; AUROC {table['msp'][out]:.2f}){others}.",
             )
         )
 
@@ -113,4 +120,4 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=plain + 2 * (2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout)))
 
 
-PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost)
+PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost, tasks=CLASSIFIERS)

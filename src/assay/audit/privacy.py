@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section, retrains
 from assay.data import Data
 from assay.privacy import RMIA, CalibratedLoss, ClassLoss, LiRA, LossThreshold, Reference, train_shadows
 from assay.privacy.base import FittedInference
@@ -15,7 +15,7 @@ from assay.runtime.inference import predict
 from assay.runtime.metric import Metric, Samples
 from assay.runtime.random import Draws
 from assay.runtime.statistics import wilson
-from assay.subject import Subject
+from assay.subject import Access, Subject
 
 RATES = (0.01, 0.001)
 POINTS = 200
@@ -33,7 +33,7 @@ def _size(subject: Subject, context: Context) -> int:
 
 
 def _shadow_count(subject: Subject, context: Context) -> int:
-    return 0 if subject.recipe is None else int(context.pick(0, 8, 16))
+    return int(context.pick(0, 8, 16)) if retrains(subject) else 0
 
 
 def _pool(subject: Subject, context: Context) -> tuple[Data, np.ndarray, np.ndarray]:
@@ -72,14 +72,21 @@ def _attacks(
         attacks["lira"] = lira.from_shadows(shadows), str(lira)
         attacks["rmia"] = rmia.from_shadows(shadows), str(rmia)
     elif context.profile != "quick":
-        section.notes.append("Attacks with shadow models left out: the subject has no recipe to train them.")
+        section.notes.append(
+            "Attacks with shadow models left out: the subject has no recipe, or no weights, to train them."
+        )
     return attacks
 
 
 def measure(subject: Subject, context: Context) -> Section:
-    """AUC and TPR at low FPR of each attack of the profile, and the gap in accuracy that feeds them."""
-    section = Section(headline=["privacy.mia.loss.auc", "privacy.mia.calibrated.auc", "privacy.generalisation_gap"])
+    """AUC and TPR at low FPR of each attack of the profile, and the gap in accuracy that feeds them.
+
+    Where only decisions are granted the gap is all there is: whoever takes what is classified rightly for a member.
+    """
     pool, member, names = _pool(subject, context)
+    if subject.access < Access.SCORE:
+        return _by_decision(subject, pool, member, names)
+    section = Section(headline=["privacy.mia.loss.auc", "privacy.mia.calibrated.auc", "privacy.generalisation_gap"])
     series = {}
     for name, (attack, what) in _attacks(subject, context, pool, section).items():
         scores = attack.score(subject.model, pool).numpy()
@@ -95,6 +102,19 @@ def measure(subject: Subject, context: Context) -> Section:
     section.add(_gap(predict(subject.model, pool.x).argmax(1), pool.y, member, names, f"accuracy on {pool.name}"))
     if "lira" in series:
         section.headline.insert(2, "privacy.mia.lira.auc")
+    return section
+
+
+def _by_decision(subject: Subject, pool: Data, member: np.ndarray, names: np.ndarray) -> Section:
+    """The gap attack (Yeom et al., 2018, arXiv:1709.01604, section 3.2): its advantage is the gap in accuracy."""
+    section = Section(headline=["privacy.generalisation_gap"])
+    section.notes.append("Attacks on scores left out: need SCORE access; DECISION is granted.")
+    predicted = predict(subject.model, pool.x).argmax(1)
+    how = f"accuracy on {pool.name}; the advantage of taking what is classified rightly for a member"
+    gap = section.add(_gap(predicted, pool.y, member, names, how))
+    certain = gap.low is not None and gap.low > 0
+    text = f"By decisions alone, members are found with an advantage of {gap.value:.2f} over guessing"
+    section.findings.append((max(gap.value or 0.0, 0.0) if certain else 0.0, f"{text}."))
     return section
 
 
@@ -135,4 +155,6 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=2 * n * (3 + 3 * k + (3 if k else 0)) + len(subject.holdout), trainings=k * share)
 
 
-PROPERTY = Property("privacy", "Membership privacy", measure, cost, needs_train=True)
+PROPERTY = Property(
+    "privacy", "Membership privacy", measure, cost, needs=Access.DECISION, needs_train=True, tasks=CLASSIFIERS
+)

@@ -14,6 +14,7 @@ from assay.subject import Access, Subject
 
 Profile = Literal["quick", "standard", "deep"]
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "deep")
+CLASSIFIERS = ("classification", "text-classification")  # tasks of what reads inputs that need not be perturbed
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class Cost:
     forward: int = 0
     backward: int = 0
     trainings: float = 0.0
+
+
+def retrains(subject: Subject) -> bool:
+    """Whether models like the subject's can be trained: it has a recipe, and weights for it to start from."""
+    return subject.recipe is not None and any(True for _ in subject.model.parameters())
 
 
 @dataclass(frozen=True)

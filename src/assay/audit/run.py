@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 
-from assay.audit.property import PROFILES, Context, Profile, Property, Section
+from assay.audit.property import PROFILES, Context, Cost, Profile, Property, Section
 from assay.audit.registry import select
 from assay.audit.result import Audit
 from assay.runtime.codehash import code_hash
-from assay.runtime.errors import AccessError, InputError, unknown
+from assay.runtime.errors import AccessError, AssayError, BudgetError, InputError, unknown
 from assay.runtime.executor import run_tasks
 from assay.runtime.inference import device_of, evaluating, pick_device
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
-from assay.subject import Subject
+from assay.subject import Access, Subject
+from assay.subject.adapters.base import asks_afar
 from assay.subject.options import options_hash
 from assay.subject.subject import model_hash
 
@@ -109,6 +110,8 @@ def _prepared(subject: Subject, limit: int | None, seed: int, device: str | None
     try:
         with evaluating(model), torch.no_grad():
             out = model(x)
+    except AssayError:
+        raise
     except Exception as error:  # a stranger's model may raise anything
         detail = " ".join(str(error).split())[:160]
         raise InputError(
@@ -131,7 +134,7 @@ def run_property(name: str, subject: Subject, context: Context) -> Section:
     start = time.monotonic()
     try:
         section = properties()[name].measure(subject, context)
-    except AccessError as error:
+    except (AccessError, BudgetError) as error:
         section = Section(skipped=str(error))
     section.seconds = round(time.monotonic() - start, 3)
     return section
@@ -202,22 +205,25 @@ def plan(
     rows = []
     for p in chosen:
         why = p.missing(subject)
-        cost = p.cost(subject, context)
+        cost = Cost() if why else p.cost(subject, context)
         seconds = 0.0 if why else cost.forward * forward + cost.backward * backward + cost.trainings * training
         rows.append(Planned(p.name, cost.forward, cost.backward, cost.trainings, round(seconds, 2), why))
     return rows
 
 
 def _pace(subject: Subject) -> tuple[float, float]:
-    """Seconds a sample: forward alone, and forward with backward to the input."""
+    """Seconds a sample: forward alone, and forward with backward to the input; 0 for what this machine does not do."""
+    if asks_afar(subject.model):
+        return 0.0, 0.0
     x = subject.test.x[:256].to(device_of(subject.model))
     times = []
     with evaluating(subject.model):
-        for grad in (False, False, True, True):
+        for grad in (False, False, True, True) if subject.access >= Access.GRADIENT else (False, False):
             start = time.perf_counter()
             with torch.set_grad_enabled(grad):
-                out = subject.model(x.clone().requires_grad_(grad))
-                if grad:
+                # Token ids have no gradient: no property of texts asks for one.
+                out = subject.model(x.clone().requires_grad_(grad and subject.task != "text-classification"))
+                if out.requires_grad:
                     out.sum().backward()
             times.append((time.perf_counter() - start) / len(x))
-    return times[1], times[3]
+    return times[1], times[3] if len(times) > 2 else 0.0

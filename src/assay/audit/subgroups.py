@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.runtime import statistics
 from assay.runtime.inference import features, named_layers, predict
 from assay.runtime.metric import Metric, measured
@@ -19,7 +19,11 @@ SMALLEST = 10
 
 
 def representation(subject: Subject, x: Tensor) -> Float[np.ndarray, "n d"]:
-    """Outputs of the layer before the last, or the logits where the weights are not granted or there is but one."""
+    """Outputs of the layer before the last; the logits where the weights are not granted or there is but one layer; the
+    inputs where only decisions are granted.
+    """
+    if subject.access < Access.SCORE:
+        return x.flatten(1).numpy()
     layers = list(named_layers(subject.model))
     if subject.access >= Access.WEIGHTS and len(layers) > 1:
         return features(subject.model, x, [layers[-2]])[layers[-2]].numpy()
@@ -31,10 +35,15 @@ def find_slices(subject: Subject, *, seed: int) -> tuple[DecisionTreeRegressor, 
 
     The decision-tree search of Slice Finder (Chung et al., 2019, arXiv:1807.06068, section 3.1.2), over features
     instead of columns as in Domino (Eyuboglu et al., 2022, arXiv:2203.14960). A leaf holds at least 10 samples and 5%.
+    Where only decisions are granted the loss is the error, 0 or 1, and the features are the columns.
     """
     holdout = subject.holdout
     assert holdout is not None
-    loss = F.cross_entropy(predict(subject.model, holdout.x), holdout.y, reduction="none").numpy()
+    logits = predict(subject.model, holdout.x)
+    if subject.access < Access.SCORE:
+        loss = (logits.argmax(1) != holdout.y).numpy().astype(float)
+    else:
+        loss = F.cross_entropy(logits, holdout.y, reduction="none").numpy()
     leaf = max(SMALLEST, round(0.05 * len(holdout)))
     tree = DecisionTreeRegressor(max_leaf_nodes=LEAVES, min_samples_leaf=leaf, random_state=seed % 2**32)
     tree.fit(representation(subject, holdout.x), loss)
@@ -72,7 +81,12 @@ def measure(subject: Subject, context: Context) -> Section:
     tree, worst = find_slices(subject, seed=context.seed)
     leaves = tree.apply(representation(subject, data.x))
     member = leaves == worst
-    how = f"slice of highest loss of a {tree.get_n_leaves()}-leaf tree on features, found on the holdout, measured here"
+    kind = (
+        "error of a {}-leaf tree on the inputs"
+        if subject.access < Access.SCORE
+        else "loss of a {}-leaf tree on features"
+    )
+    how = f"slice of highest {kind.format(tree.get_n_leaves())}, found on the holdout, measured here"
     section.plots.append(_bars("Accuracy by slice found", correct, leaves, "slice"))
     if not member.any():
         section.notes.append("No test sample falls into the slice that the holdout pointed at.")
@@ -103,5 +117,10 @@ def _named(section: Section, correct: np.ndarray, groups: Int[np.ndarray, " n"],
 
 
 PROPERTY = Property(
-    "subgroups", "Subgroups", measure, lambda s, c: Cost(forward=2 * (len(s.test) + len(s.holdout or ())))
+    "subgroups",
+    "Subgroups",
+    measure,
+    lambda s, c: Cost(forward=2 * (len(s.test) + len(s.holdout or ()))),
+    needs=Access.DECISION,
+    tasks=CLASSIFIERS,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.calibrate import Outputs
 from assay.certify import APS, LAC, SetPredictor
 from assay.runtime.inference import predict
@@ -70,4 +70,4 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test) + holdout)
 
 
-PROPERTY = Property("uncertainty", "Prediction sets", measure, _cost)
+PROPERTY = Property("uncertainty", "Prediction sets", measure, _cost, tasks=CLASSIFIERS)

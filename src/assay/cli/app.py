@@ -49,10 +49,16 @@ def _default(path: Path, key: str, value: object, several: bool) -> object:
     raise InputError(f"--config {path}: {key} = {value!r}; expected a text, a number, true or false")
 
 
+SUBJECTS = (
+    "mnist, cifar10, a subject folder, module:factory[@weights.pt], or with --data a model of another kind: "
+    "hf:owner/name or hf:FOLDER (Hugging Face), sklearn:FILE.skops, onnx:FILE, export:FILE.pt2, xgboost:FILE.json, "
+    "lightgbm:FILE.txt, or an http(s)://HOST/PATH[#budget=N&timeout=S&batch=N] that answers predictions."
+)
 SubjectArg = Annotated[
     str | None,
     typer.Argument(
-        help="digits (default), mnist, cifar10, a subject folder, or module:factory[@weights.pt].", show_default=False
+        help=f"digits (default), {SUBJECTS}",
+        show_default=False,
     ),
 ]
 DataOpt = Annotated[
@@ -70,10 +76,13 @@ DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps.
 JobsOpt = Annotated[int, typer.Option("--jobs", help="Worker processes.")]
 OnOpt = Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")]
 RequireOpt = Annotated[str | None, typer.Option("--require", help="'calibration.ece<=0.05 and ...' or a policy file.")]
+JunitOpt = Annotated[Path | None, typer.Option("--junit", help="JUnit XML: a test case a requirement and a property.")]
+LogOpt = Annotated[str | None, typer.Option("--log", help="mlflow or wandb: log to a local store, offline.")]
 TrustOpt = Annotated[
-    list[str] | None, typer.Option("--trust", help="A module whose factories a subject folder may import.")
+    list[str] | None,
+    typer.Option("--trust", help="A module whose factories a subject folder may import, or a type in a skops file."),
 ]
-OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, report.json and report.md.")]
+OutOpt = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, .json, .md and metrics.parquet.")]
 ConfigOpt = Annotated[
     Path | None,
     typer.Option("--config", help="A TOML file with defaults for these options.", is_eager=True, callback=from_config),
@@ -96,6 +105,8 @@ def audit_command(
     on: OnOpt = "local",
     config: ConfigOpt = None,
     require: RequireOpt = None,
+    junit: JunitOpt = None,
+    log: LogOpt = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would run, and for how long; run nothing.")] = False,
     trust: TrustOpt = None,
     out: OutOpt = None,
@@ -103,21 +114,22 @@ def audit_command(
 ) -> None:
     """Measure every property of a model."""
     from assay.cli import work
+    from assay.cli.finish import Wanted
 
     source = {"data": data, "holdout": holdout, "train": train, "trust": tuple(trust or ()), "seed": seed}
     options = {"profile": profile, "only": _split(only), "limit": limit, "seed": seed, "device": device}
     if plan:
         work.plan(subject, source, options, json=json)
         return
-    raise typer.Exit(
-        work.audit(subject, source, {**options, "jobs": jobs, "on": on}, require=require, out=out, json=json)
-    )
+    wanted = Wanted(require, out, json, junit, log)
+    raise typer.Exit(work.audit(subject, source, {**options, "jobs": jobs, "on": on}, wanted))
 
 
 @app.command("repair")
 def repair_command(
     subject: Annotated[
-        str, typer.Argument(help="digits, mnist, cifar10, a subject folder, or module:factory[@weights.pt].")
+        str,
+        typer.Argument(help=f"digits, {SUBJECTS}"),
     ],
     methods: Annotated[list[str], typer.Option("--with", help="ROOM.METHOD[:k=v,..]; repeat it for a chain.")],
     forget: Annotated[
@@ -140,12 +152,15 @@ def repair_command(
     on: OnOpt = "local",
     config: ConfigOpt = None,
     require: RequireOpt = None,
+    junit: JunitOpt = None,
+    log: LogOpt = None,
     trust: TrustOpt = None,
     out: OutOpt = None,
     json: JsonOpt = False,
 ) -> None:
     """Repair a model and see what that did to every property."""
     from assay.cli import work
+    from assay.cli.finish import Wanted
 
     source = {"data": data, "holdout": holdout, "train": train, "trust": tuple(trust or ()), "seed": seed}
     options = {
@@ -158,7 +173,7 @@ def repair_command(
         "on": on,
     }
     options |= {"forget": forget, "seeds": seeds, "control": not no_control}
-    raise typer.Exit(work.repair(subject, methods, source, options, require=require, out=out, json=json))
+    raise typer.Exit(work.repair(subject, methods, source, options, Wanted(require, out, json, junit, log)))
 
 
 @app.command("compare")
@@ -171,6 +186,7 @@ def compare_command(
     device: DeviceOpt = None,
     jobs: JobsOpt = 1,
     on: OnOpt = "local",
+    require: RequireOpt = None,
     trust: TrustOpt = None,
     out: OutOpt = None,
     json: JsonOpt = False,
@@ -187,7 +203,7 @@ def compare_command(
         "jobs": jobs,
         "on": on,
     }
-    work.compare(subjects, tuple(trust or ()), options, out=out, json=json)
+    raise typer.Exit(work.compare(subjects, tuple(trust or ()), options, require=require, out=out, json=json))
 
 
 @app.command("methods")
@@ -214,6 +230,8 @@ def _split(text: str | None) -> list[str] | None:
     return [t.strip() for t in text.split(",") if t.strip()] if text else None
 
 
-from assay.cli import papers  # noqa: E402  (the commands are listed in this order)
+from assay.cli import check, papers, serve  # noqa: E402  (the commands are listed in this order)
 
+check.register(app)
 papers.register(app)
+serve.register(app)

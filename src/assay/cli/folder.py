@@ -1,4 +1,4 @@
-"""The folder of ``--out``: seen to be writable before the work, and never left with half a subject."""
+"""The folders of ``--out`` and ``--junit``: seen to be writable before the work, and never left with half a subject."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from assay.runtime.errors import InputError
 from assay.runtime.store import STALE
 from assay.subject import Subject
 
+LEFT = (".report.*.????????", ".metrics.parquet.????????", ".subject.????????")
 
-def claim(out: Path) -> None:
+
+def claim(option: str, out: Path) -> None:
     """Make ``out``, or InputError where nothing can be written into it; what killed runs left behind goes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             _clear(out)
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; expected a folder that can be written") from error
+        raise InputError(f"{option} {out}: {error.strerror}; expected a folder that can be written") from error
 
 
 def _clear(out: Path) -> None:
-    for path in [*out.glob(".report.*.????????"), *out.glob(".subject.????????")]:
+    for path in (p for name in LEFT for p in out.glob(name)):
         with contextlib.suppress(FileNotFoundError):  # another run has just finished it
             if time.time() - path.stat().st_mtime > STALE:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()

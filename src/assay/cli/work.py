@@ -14,14 +14,17 @@ from rich.table import Table
 from assay.audit import audit as run_audit
 from assay.audit import differences
 from assay.audit import plan as run_plan
-from assay.audit.requirements import parse
-from assay.audit.result import SCHEMA, Audit, Effects
+from assay.audit.result import SCHEMA, Effects
+from assay.cli.finish import Wanted, console, finish, tell
 from assay.cli.folder import claim, keep_subject
+from assay.gates import evidence, judge, parse
 from assay.methods import from_text
 from assay.repair import Repaired
 from assay.repair import repair as run_repair
 from assay.report import terminal
+from assay.report.files import plain
 from assay.runtime.errors import InputError
+from assay.runtime.spec import spec_of
 from assay.subject import Subject, load
 
 
@@ -54,49 +57,23 @@ class Shown:
             print(f"assay: {done}/{total} {name or 'measured before'}", file=sys.stderr, flush=True)
 
 
-def _console() -> Console:
-    """Standard output; wide enough for a table's row on one line where no terminal sets the width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=132)
-
-
 def _load(subject: str | None, source: dict[str, Any], shown: Shown) -> Subject:
-    shown.say(f"loading {subject or 'digits'}")
+    # An address may hold credentials: they are not repeated.
+    shown.say(f"loading {'the endpoint' if '://' in (subject or '') else subject or 'digits'}")
     return load(subject, **source)
-
-
-def _finish(result: Audit | Effects, audit: Audit, require: str | None, out: Path | None, json: bool) -> int:
-    failures = [f for r in parse(require) if (f := r.failure(audit))] if require is not None else []
-    if out is not None:
-        result.save(out)
-    if json:
-        sys.stdout.write(result.to_json() + "\n")
-    else:
-        terminal(result, _console())
-        if out is not None:
-            sys.stdout.write(f"report: {out / 'report.html'}\n")
-    for failure in failures:
-        print(f"assay: requirement not met: {failure}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 def audit(
     subject: str | None,
     source: dict[str, Any],
     options: dict[str, Any],
-    *,
-    require: str | None,
-    out: Path | None,
-    json: bool,
+    wanted: Wanted,
 ) -> int:
     """Audit, show, and say whether the requirements are met."""
-    if require is not None:
-        parse(require)
-    if out is not None:
-        claim(out)
+    wanted.check()
     with Shown() as shown:
         result = run_audit(_load(subject, source, shown), progress=shown, **options)
-    return _finish(result, result, require, out, json)
+    return finish(result, wanted)
 
 
 def plan(subject: str | None, source: dict[str, Any], options: dict[str, Any], *, json: bool) -> None:
@@ -112,7 +89,7 @@ def plan(subject: str | None, source: dict[str, Any], options: dict[str, Any], *
     for r in rows:
         cells = (f"{r.forward:,}", f"{r.backward:,}", f"{r.trainings:g}", f"{r.seconds:.1f}")
         table.add_row(r.name, *(cells if r.skipped is None else ("", "", "", f"skipped: {r.skipped}")))
-    _console().print(table)
+    console().print(table)
     sys.stdout.write(f"about {total:.0f} s on this machine\n")
 
 
@@ -121,37 +98,42 @@ def repair(
     methods: list[str],
     source: dict[str, Any],
     options: dict[str, Any],
-    *,
-    require: str | None,
-    out: Path | None,
-    json: bool,
+    wanted: Wanted,
 ) -> int:
     """Repair, show the effects, and say whether the repaired subject meets the requirements."""
-    if require is not None:
-        parse(require)
     chain = [from_text(m) for m in methods]
-    if out is not None:
-        claim(out)
+    wanted.check()
+    out = wanted.out
 
     def keep(repaired: Repaired) -> None:
-        if out is not None:
-            keep_subject(repaired.steps[-1][1], out)
+        final = repaired.steps[-1][1]
+        if out is not None and spec_of(final.model) is None:
+            print("assay: the repaired model is not saved: it holds what cannot be rebuilt", file=sys.stderr)
+        elif out is not None:
+            keep_subject(final, out)
         shown.say("auditing what was repaired")
 
     with Shown() as shown:
         given = _load(subject, source, shown)
         result = run_repair(given, *chain, on_model=keep, progress=shown, **options)
-    return _finish(result, result.after, require, out, json)
+    return finish(result, wanted)
 
 
 def compare(
-    folders: list[str], trust: tuple[str, ...], options: dict[str, Any], *, out: Path | None, json: bool
-) -> None:
-    """Audit several subjects and show the differences from the first."""
+    folders: list[str],
+    trust: tuple[str, ...],
+    options: dict[str, Any],
+    *,
+    require: str | None,
+    out: Path | None,
+    json: bool,
+) -> int:
+    """Audit several subjects, show the differences from the first, and say whether the others meet the requirements."""
     if len(folders) < 2:
         raise InputError(f"compare: {len(folders)} subject; expected at least two")
+    rules = parse(require) if require is not None else []
     if out is not None:
-        claim(out)
+        claim("--out", out)
     with Shown() as shown:
         subjects = [load(f, trust=trust) for f in folders]
         audits = [run_audit(s, progress=shown, **options) for s in subjects]
@@ -167,8 +149,10 @@ def compare(
     for k, effects in enumerate(compared):
         if out is not None:
             effects.save(out if len(compared) == 1 else out / str(k + 1))
-        if not json:
-            terminal(effects, _console())
+    verdicts = [judge(rules, evidence(plain(e.to_dict()), f)) for f, e in zip(folders[1:], compared, strict=True)]
+    for effects in compared if not json else []:
+        terminal(effects, console())
     if json:
         document = {"schema": SCHEMA, "kind": "comparison", "pairs": [e.to_dict() for e in compared]}
         sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")
+    return max(tell(v, f"{f}: ") for f, v in zip(folders[1:], verdicts, strict=True))

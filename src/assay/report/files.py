@@ -1,11 +1,9 @@
-"""The folder of reports: report.html, report.json and report.md, each written whole or not at all."""
+"""The folder of reports: report.html, report.json, report.md and metrics.parquet, each whole or not written at all."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,20 @@ import numpy as np
 from assay.audit.result import Audit, Effects
 from assay.report.html import page
 from assay.report.markdown import card
+from assay.report.tidy import parquet, rows
 from assay.runtime.errors import InputError
+from assay.runtime.files import write_whole
 
 
 def save(result: Audit | Effects, folder: Path) -> Path:
-    """Write the three reports into ``folder`` (made when absent), return it; InputError when it cannot be written."""
+    """Write the reports into ``folder`` (made when absent), return it; InputError when it cannot be written."""
     texts = {"report.html": page(result), "report.json": document(result), "report.md": card(result)}
+    files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
+    files["metrics.parquet"] = parquet(rows(plain(result.to_dict()), folder.resolve().name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            _write(folder / name, text)
+        for name, content in files.items():
+            write_whole(folder / name, content)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{folder}: cannot be written ({reason}); expected a folder to write reports into") from error
@@ -46,16 +48,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

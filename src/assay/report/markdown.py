@@ -9,8 +9,10 @@ from typing import Any
 
 from assay.audit.result import Audit, Effect, Effects
 from assay.report import svg, text
+from assay.runtime import markdown
 
 MOST = 200
+SPLITS = ("train", "validation", "holdout", "test")
 
 
 def card(result: Audit | Effects) -> str:
@@ -65,9 +67,8 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def escape(value: str) -> str:
-    """One line of Markdown that shows ``value`` as it is: no markup, no HTML, no new cell."""
-    line = svg.clip(value, 400).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~$!])", r"\\\1", line)
+    """``value`` as it is on one line of Markdown, cut at 400 characters."""
+    return markdown.escape(svg.clip(value, 400))
 
 
 def _front(name: str, audit: Audit) -> dict[str, Any]:
@@ -79,8 +80,11 @@ def _front(name: str, audit: Audit) -> dict[str, Any]:
         for m in text.headline(s)
         if m.value is not None and math.isfinite(m.value)
     ]
-    slug = re.sub(r"[^a-z0-9._-]+", "-", data.lower()).strip("-") or "data"
-    entry = {"task": {"type": task}, "dataset": {"name": data, "type": slug}, "metrics": results}
+    base, _, split = data.rpartition(":")
+    base, split = (base, split) if base and split in SPLITS else (data, "")
+    slug = re.sub(r"[^a-z0-9._-]+", "-", base.lower()).strip("-") or "data"
+    dataset = {"name": base, "type": slug, **({"split": split} if split else {})}
+    entry = {"task": {"type": task}, "dataset": dataset, "metrics": results}
     index = [{"name": name, "results": [entry] if results else []}]
     return {"library_name": "assay", "tags": ["assay", "audit"], "model-index": index}
 

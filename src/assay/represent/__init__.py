@@ -13,6 +13,7 @@ from assay.nets.poincare import (
 )
 from assay.represent.augment import Augmentation
 from assay.represent.barlow_twins import BarlowTwins, barlow_twins_loss
+from assay.represent.byol import BYOL, byol_loss
 from assay.represent.completeness import Completeness, SpatialMultiGrid, completeness_probe
 from assay.represent.contrastive_pretraining import ContrastivePretraining
 from assay.represent.contrastive_report import (
@@ -28,6 +29,7 @@ from assay.represent.info_nce import info_nce
 from assay.represent.linear_probe import linear_probe
 from assay.represent.logistic_probe import LogisticProbe
 from assay.represent.mmcr import mmcr_loss
+from assay.represent.moco import MoCo
 from assay.represent.naive_bayes_probe import NaiveBayesProbe
 from assay.represent.noise_encoder import FiLMConvNet, NoiseConditionedEncoder, SmallViT, TimmTimeToken
 from assay.represent.opis import (
@@ -45,12 +47,16 @@ from assay.represent.probe_curves import ProbeCurves, TwoRegimes, compare_probes
 from assay.represent.regression_pretrain import ContrastiveRegressionPretrainer
 from assay.represent.rrcm import RRCMNetwork, RRCMPretrainer, rrcm_loss
 from assay.represent.sample_complexity import GaussianClasses, sample_complexity
+from assay.represent.simclr import SimCLR
 from assay.represent.simsiam import SelfSupervised, SimSiam, linear_classifier, simsiam_loss
 from assay.represent.spectrum import largest_singular_value_ratio, singular_value_entropy
+from assay.represent.two_views import TwoViews
+from assay.represent.vicreg import VICReg, vicreg_loss
 from assay.represent.wasserstein_dependency import FittedDependency, WassersteinDependency, exact_wdm
 
 __all__ = [
     "Augmentation",
+    "BYOL",
     "BarlowTwins",
     "Completeness",
     "ContrastivePretraining",
@@ -61,6 +67,7 @@ __all__ = [
     "GaussianClasses",
     "HyperbolicMLR",
     "LogisticProbe",
+    "MoCo",
     "NaiveBayesProbe",
     "NoiseConditionedEncoder",
     "OPISResult",
@@ -69,15 +76,19 @@ __all__ = [
     "RRCMNetwork",
     "RRCMPretrainer",
     "SelfSupervised",
+    "SimCLR",
     "SimSiam",
     "SmallViT",
     "SpatialMultiGrid",
     "TimmTimeToken",
     "ToPoincare",
     "TwoRegimes",
+    "TwoViews",
     "UnitRegressor",
+    "VICReg",
     "WassersteinDependency",
     "barlow_twins_loss",
+    "byol_loss",
     "calibration_range",
     "compare_probes",
     "completeness_probe",
@@ -114,4 +125,5 @@ __all__ = [
     "two_regimes",
     "uniformity",
     "utility_curves",
+    "vicreg_loss",
 ]

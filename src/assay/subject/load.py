@@ -36,6 +36,17 @@ EMBEDDED = {
     "mnist": "assay.training.embedded:mnist_subject",
     "cifar10": "assay.training.embedded:cifar10_subject",
 }
+ADAPTERS = {  # kind: what makes a subject of KIND:REST and the data
+    "hf": "assay.subject.huggingface:load_hf",
+    "sklearn": "assay.subject.adapters.skops:load_sklearn",
+    "onnx": "assay.subject.adapters.onnx:load_onnx",
+    "export": "assay.subject.adapters.exported:load_exported",
+    "xgboost": "assay.subject.adapters.trees:load_xgboost",
+    "lightgbm": "assay.subject.adapters.trees:load_lightgbm",
+    "http": "assay.subject.adapters.http:load_http",
+    "https": "assay.subject.adapters.http:load_https",
+}
+TRUSTING = ("sklearn",)  # these also take what is trusted
 
 
 def save(subject: Subject, folder: Path) -> Path:
@@ -231,12 +242,26 @@ def load(
 ) -> Subject:
     """A subject: None or "digits", "mnist", "cifar10" (trained here and kept), a folder, or "module:factory[@weights]".
 
-    ``data``, ``holdout`` and ``train`` are data sources that replace the subject's own.
+    Also "hf:owner/name[@revision]", "hf:FOLDER" and a folder with a config.json (Hugging Face checkpoints),
+    "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
+    address that answers predictions; these are bare models and need ``data``. ``data``, ``holdout`` and ``train`` are
+    data sources that replace the subject's own. ``trust`` names modules whose factories a folder may import, and types
+    that a skops file may hold.
     """
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
     text = "digits" if source is None else str(source)
+    kind, _, rest = text.partition(":")
+    if (
+        os.path.isfile(os.path.join(text, "config.json"))
+        and not os.path.exists(os.path.join(text, "subject.toml"))
+        and text not in EMBEDDED
+    ):
+        kind, rest = "hf", text
+    if kind in ADAPTERS and not os.path.exists(os.path.join(text, "subject.toml")):
+        also = {"trust": trust} if kind in TRUSTING else {}
+        return resolve(ADAPTERS[kind])(rest, given, **also)
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
     elif os.path.isdir(text):  # never raises, whatever the name
@@ -247,7 +272,9 @@ def load(
         if os.sep not in text and not Path(text).suffix:
             raise unknown("subject", text, EMBEDDED)
         known = ", ".join(EMBEDDED)
-        raise InputError(f"subject {text!r}: no such folder; expected {known}, a folder or module:factory[@weights.pt]")
+        raise InputError(
+            f"subject {text!r}: no such folder; expected {known}, a folder, KIND:FILE or module:factory[@weights.pt]"
+        )
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None

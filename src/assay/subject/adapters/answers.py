@@ -1,0 +1,121 @@
+"""What a model that can only be asked answers, and how that becomes logits for the classes of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.special import log_softmax
+
+from assay.runtime.errors import InputError
+
+Meaning = Literal["probabilities", "logits", "margins", "labels"]
+SMALLEST = 1e-12  # what a probability of zero counts as
+TOLERANCE = 1e-3  # of the sum of probabilities: endpoints round them
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How the answers of one model are read.
+
+    ``meaning``: probabilities; logits (whose softmax is meant to be one); margins (scores whose order is meant and no
+    more); labels (integers from 0, or names of ``classes``). ``columns`` holds the class of each column (None: one a
+    class, in order). ``where`` opens error messages and holds no more than the name of a file.
+    """
+
+    where: str
+    meaning: Meaning
+    classes: tuple[str, ...]
+    columns: tuple[int, ...] | None = None
+
+    def logits(self, raw: Any, n: int) -> np.ndarray:
+        """Logits (n, c) float32 from raw answers: labels become a one in their column, probabilities their logarithm.
+
+        One score a sample, where there are two classes, is the probability or the log-odds of the second.
+        """
+        table = np.asarray(raw)
+        if len(np.atleast_1d(table)) != n:
+            raise InputError(f"{self.where}: {len(np.atleast_1d(table))} answers to {n} samples; expected one each")
+        if self.meaning == "labels":
+            return np.eye(len(self.classes), dtype=np.float32)[self._decided(table)]
+        scores = self._scores(table)
+        if self.meaning == "probabilities":
+            if scores.min() < -TOLERANCE or np.abs(scores.sum(1) - 1).max() > TOLERANCE:
+                raise InputError(f"{self.where}: answers are no probabilities any more; expected what it gave before")
+            scores = np.log(np.maximum(scores, SMALLEST))
+        return self._placed(scores).astype(np.float32)
+
+    def _decided(self, table: np.ndarray) -> np.ndarray:
+        if one_hot(table):
+            found = table.argmax(1)
+            return found if self.columns is None else np.array(self.columns)[found]
+        return class_indices(table.reshape(-1), self.classes, self.where)
+
+    def _scores(self, table: np.ndarray) -> np.ndarray:
+        """Columns for all classes of the model, float64."""
+        width = len(self.classes) if self.columns is None else len(self.columns)
+        scores = table.astype(np.float64).reshape(len(table), -1)
+        if scores.shape[1] == 1 and width == 2:
+            scores = np.hstack([1 - scores, scores] if self.meaning == "probabilities" else [-scores / 2, scores / 2])
+        if scores.shape[1] != width:
+            shape = tuple(table.shape[1:])
+            raise InputError(f"{self.where}: answers of shape {shape} a sample; expected scores of {width} classes")
+        if not np.isfinite(scores).all():
+            raise InputError(f"{self.where}: answers with NaN or infinite scores; expected finite ones")
+        return scores
+
+    def _placed(self, scores: np.ndarray) -> np.ndarray:
+        """Columns in the order of the data's classes; one that the model does not know is all but impossible."""
+        if self.columns is None:
+            return scores
+        if len(self.columns) < len(self.classes):
+            scores = log_softmax(scores, axis=1)
+        placed = np.full((len(scores), len(self.classes)), np.log(SMALLEST))
+        placed[:, list(self.columns)] = scores
+        return placed
+
+
+def one_hot(table: np.ndarray) -> bool:
+    """Whether every row of a table (n, c) holds a single one among zeros: a decision, whatever it is called."""
+    if table.ndim != 2 or table.shape[1] < 2 or table.dtype.kind not in "fiub":
+        return False
+    return bool(np.isin(table, (0, 1)).all() and (table.sum(1) == 1).all())
+
+
+def meaning_of(raw: Any, classes: int, where: str) -> Meaning:
+    """What the answers to some samples are, read off their form.
+
+    Integers, booleans or strings (n,), and rows of zeros with a single one, are labels. Floats (n, c), or (n,) for two
+    classes, are probabilities where they are non-negative and sum to one (one float: where it lies in [0, 1]).
+    """
+    table = np.asarray(raw)
+    if table.ndim == 2 and table.shape[1] == 1:
+        table = table[:, 0]
+    if table.dtype.kind in "iubUS" and table.ndim == 1:
+        return "labels"
+    if table.dtype.kind not in "fiu" or table.ndim not in (1, 2) or (table.ndim == 1 and classes != 2):
+        raise InputError(
+            f"{where}: answers are {table.dtype} of shape {table.shape}; expected scores (n, {classes}) or integer "
+            "labels (n,)"
+        )
+    if table.ndim == 1:
+        return "probabilities" if table.min() >= 0 and table.max() <= 1 else "logits"
+    if one_hot(table):
+        return "labels"
+    summed = np.abs(table.astype(np.float64).sum(1) - 1).max() <= TOLERANCE
+    return "probabilities" if table.min() >= 0 and summed else "logits"
+
+
+def class_indices(values: Sequence[Any] | np.ndarray, classes: tuple[str, ...], where: str) -> np.ndarray:
+    """The index of each of the data's ``classes`` that a model names: by its name, else by its number from 0."""
+    known = {name: k for k, name in enumerate(classes)}
+    found = np.unique(np.asarray(values))
+    if all(str(v) in known for v in found):
+        return np.array([known[str(v)] for v in np.asarray(values)], dtype=np.int64)
+    numbers = np.asarray(values)
+    if numbers.dtype.kind in "iub" and numbers.min(initial=0) >= 0 and numbers.max(initial=0) < len(classes):
+        return numbers.astype(np.int64)
+    strange = next(v for v in found if str(v) not in known)
+    raise InputError(f"{where}: class {str(strange)!r} is none of the data's ({', '.join(classes[:12])})")

@@ -1,0 +1,112 @@
+"""Any Python function as a subject."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from assay.data import Data
+from assay.runtime.errors import BudgetError, InputError
+from assay.subject.access import Access
+from assay.subject.adapters.answers import Meaning
+from assay.subject.adapters.base import PROBE, black_box
+from assay.subject.subject import Subject
+
+
+class Budget:
+    """The samples that a model may be asked about, counted over all processes that it travels to.
+
+    ``take(n)`` raises BudgetError where fewer than n are left, before they are asked. It is no part of a model's
+    options.
+    """
+
+    __slots__ = ("__weakref__", "most", "path")
+
+    def __init__(self, most: int, path: str | None = None) -> None:
+        if most < 1:
+            raise InputError(f"budget={most}; expected at least one query")
+        self.most = most
+        if path is None:
+            handle, path = tempfile.mkstemp(prefix="assay-budget-")
+            os.close(handle)
+            weakref.finalize(self, _remove, path, os.getpid())
+        self.path = path
+
+    def take(self, n: int) -> None:
+        """Count n samples as asked."""
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(handle, bytes(n))  # appending is atomic: the file's size counts for all processes
+            spent = os.fstat(handle).st_size
+        finally:
+            os.close(handle)
+        if spent > self.most:
+            raise BudgetError(f"the budget of {self.most} queries is spent ({n} more were asked for)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Budget, (self.most, self.path)
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner and os.path.exists(path):
+        os.unlink(path)
+
+
+class _Asked:
+    """A function as an adapter's ``ask``. What the function holds counts in the model's identity."""
+
+    def __init__(self, function: Callable[[Any], Any], takes: str, budget: Budget | None) -> None:
+        self.function, self.takes, self.budget = function, takes, budget
+
+    def __call__(self, x: np.ndarray) -> Any:
+        if self.budget is not None:
+            self.budget.take(len(x))
+        out = self.function(torch.from_numpy(x) if self.takes == "tensor" else x)
+        return out.detach().cpu().numpy() if isinstance(out, torch.Tensor) else out
+
+
+def from_callable(
+    function: Callable[[Any], Any],
+    data: Data,
+    *,
+    holdout: Data | None = None,
+    train: Data | None = None,
+    access: Access | None = None,
+    scores: Literal["probabilities", "logits", "margins"] | None = None,
+    takes: Literal["array", "tensor"] = "array",
+    budget: int | None = None,
+    name: str | None = None,
+) -> Subject:
+    """A subject from any function that maps samples x (n, ...) in the data's units to answers.
+
+    The function is given a float32 numpy array (``takes="tensor"``: a torch tensor) and returns scores (n, c), for two
+    classes also (n,) of the second, or labels (n,): integers from 0 or names of ``data.classes``. Scores are taken for
+    probabilities where those of the first 64 samples are non-negative and sum to one, else for logits; ``scores`` says
+    it outright. ``access=Access.DECISION`` uses the decisions only, even of a function that gives scores. ``budget`` is
+    the most samples that are asked in all: a property that would go beyond is left out of the audit and says so.
+    Raises InputError for answers of another form.
+    """
+    if access not in (None, Access.DECISION, Access.SCORE):
+        raise InputError(f"from_callable: access={access}; expected Access.DECISION or Access.SCORE")
+    where = name or f"function {getattr(function, '__qualname__', type(function).__name__)}"
+    count = Budget(budget) if budget is not None else None
+    meaning: Meaning | None = scores
+    subject = black_box(
+        _Asked(function, takes, count),
+        {"test": data, "holdout": holdout, "train": train},
+        where=where,
+        digest="",
+        meaning=meaning,
+        probe=PROBE if budget is None else min(PROBE, max(budget // 10, 2)),
+    )
+    if access is None or access == subject.access:
+        return subject
+    if access == Access.SCORE:
+        raise InputError(f"{where}: gives labels; expected scores for Access.SCORE")
+    return subject.with_model(subject.model, access=Access.DECISION)

@@ -1,0 +1,330 @@
+"""Models of other libraries and plain functions become subjects that answer as they do there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import lightgbm
+import numpy as np
+import onnx
+import pytest
+import skops.io
+import torch
+import xgboost
+from onnx import TensorProto, helper
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from assay.audit.run import fingerprint
+from assay.data import Data, load_data
+from assay.runtime.errors import AccessError, BudgetError, InputError
+from assay.subject import Access, Oracle, from_callable, load
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+TREE = "sklearn.tree._tree.Tree"
+
+
+@pytest.fixture(scope="module")
+def train() -> Data:
+    return load_data("digits:train")
+
+
+@pytest.fixture(scope="module")
+def test() -> Data:
+    return load_data("digits:test")
+
+
+def rows(data: Data) -> np.ndarray:
+    return data.x.flatten(1).numpy().astype(np.float64)
+
+
+def saved(path: Path, estimator: Any) -> str:
+    skops.io.dump(estimator, path)
+    return f"sklearn:{path}"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "meaning", "access"),
+    [
+        (make_pipeline(StandardScaler(), LogisticRegression(max_iter=100)), "probabilities", Access.SCORE),
+        (RandomForestClassifier(10, random_state=0), "probabilities", Access.SCORE),
+        (LinearSVC(max_iter=200, tol=0.1), "margins", Access.SCORE),
+        (SVC(decision_function_shape="ovo"), "labels", Access.DECISION),
+        (DecisionTreeClassifier(random_state=0), "labels", Access.DECISION),
+    ],
+)
+def test_sklearn(tmp_path: Path, train: Data, test: Data, estimator: Any, meaning: str, access: Access) -> None:
+    fitted = estimator.fit(rows(train), train.y.numpy())
+    path = saved(tmp_path / "m.skops", fitted)
+    if "Tree" in str(type(estimator)) or "Forest" in str(type(estimator)):
+        with pytest.raises(InputError, match=f"pass --trust {TREE}"):
+            load(path, data="digits:test")
+    subject = load(path, data="digits:test", trust=(TREE,))
+    assert subject.access == access
+    assert subject.model.meaning == meaning
+    logits = subject.model(test.x[:100])
+    assert (logits.argmax(1).numpy() == fitted.predict(rows(test)[:100])).all()
+    if meaning == "probabilities":
+        assert np.allclose(logits.softmax(1).numpy(), fitted.predict_proba(rows(test)[:100]), atol=1e-5)
+    if access == Access.DECISION:
+        with pytest.raises(AccessError):
+            Oracle(subject.model, access=subject.access).scores(test.x[:2])
+
+
+def test_sklearn_of_two_named_classes_in_another_order(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32).clip(-3, 3)
+    y = (x[:, 0] > 0).astype(int)
+    np.savez(tmp_path / "d.npz", x=x, y=y, classes=np.array(["yes", "no"]), bounds=np.array([-3.0, 3.0]))
+    fitted = LinearSVC().fit(x, np.array(["yes", "no"])[y])  # its classes_ are in the order of the alphabet
+    subject = load(saved(tmp_path / "m.skops", fitted), data=f"npz:{tmp_path / 'd.npz'}")
+    assert (subject.model(torch.from_numpy(x)).argmax(1).numpy() == y).mean() > 0.95
+
+
+def test_a_class_that_the_model_does_not_know_is_all_but_impossible(tmp_path: Path, train: Data, test: Data) -> None:
+    known = train.y.numpy() != 3
+    fitted = LogisticRegression(max_iter=50).fit(rows(train)[known], train.y.numpy()[known])
+    subject = load(saved(tmp_path / "m.skops", fitted), data="digits:test")
+    p = subject.model(test.x[:50]).softmax(1).numpy()
+    assert p[:, 3].max() < 1e-9
+    assert np.allclose(np.delete(p, 3, 1), fitted.predict_proba(rows(test)[:50]), atol=1e-5)
+
+
+def test_skops_types_are_built_only_when_named(tmp_path: Path, train: Data) -> None:
+    model = make_pipeline(FunctionTransformer(_twice), LogisticRegression(max_iter=20))
+    path = saved(tmp_path / "m.skops", model.fit(rows(train), train.y.numpy()))
+    name = f"{_twice.__module__}._twice"
+    with pytest.raises(InputError, match=f"types that are not trusted: .*; pass --trust {name}"):
+        load(path, data="digits:test")
+    assert load(path, data="digits:test", trust=(name,)).access == Access.SCORE
+
+
+def _twice(x: np.ndarray) -> np.ndarray:
+    return 2 * x
+
+
+def test_sklearn_refusals(tmp_path: Path, train: Data) -> None:
+    path = saved(tmp_path / "m.skops", LinearRegression().fit(rows(train), train.y.numpy()))
+    with pytest.raises(InputError, match="holds LinearRegression; expected a fitted classifier"):
+        load(path, data="digits:test")
+    path = saved(tmp_path / "m.skops", LogisticRegression(max_iter=20).fit(rows(train)[:, :9], train.y.numpy()))
+    with pytest.raises(InputError, match=r"samples of shape \(1, 8, 8\) have 64 features; expected 9"):
+        load(path, data="digits:test")
+    (tmp_path / "x.skops").write_bytes(b"no zip")
+    with pytest.raises(InputError, match=r"^sklearn:x.skops: cannot be read"):
+        load(f"sklearn:{tmp_path / 'x.skops'}", data="digits:test")
+    with pytest.raises(InputError, match="no such file"):
+        load(f"sklearn:{tmp_path / 'absent.skops'}", data="digits:test")
+    with pytest.raises(InputError, match="bare model; expected --data"):
+        load(path)
+
+
+def test_two_forests_that_differ_in_what_they_learned_only_are_not_the_same(train: Data, test: Data) -> None:
+    forests = [RandomForestClassifier(5, random_state=0).fit(rows(train)[r], train.y.numpy()[r]) for r in HALVES]
+    first, second, again = (from_callable(_probabilities(f), test) for f in (*forests, forests[0]))
+    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint(first) == fingerprint(again)
+
+
+HALVES = (slice(0, 500), slice(500, 1000))
+
+
+def _probabilities(estimator: Any) -> Any:
+    return lambda x: estimator.predict_proba(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("suffix", ["json", "ubj"])
+@pytest.mark.parametrize("objective", ["multi:softprob", "multi:softmax", "binary:logistic", "binary:hinge"])
+def test_xgboost(tmp_path: Path, train: Data, objective: str, suffix: str) -> None:
+    data, source = _boosted(tmp_path, train, binary=objective.startswith("binary"))
+    many = {} if objective.startswith("binary") else {"num_class": 10}
+    options = {"objective": objective, "max_depth": 3, "nthread": 1, **many}
+    booster = xgboost.train(options, xgboost.DMatrix(rows(data), data.y.numpy()), 5)
+    booster.save_model(tmp_path / f"m.{suffix}")
+    subject = load(f"xgboost:{tmp_path / f'm.{suffix}'}", data=source)
+    given, p = booster.predict(xgboost.DMatrix(rows(data))), subject.model(data.x).softmax(1).numpy()
+    assert subject.access == Access.SCORE
+    if objective in ("multi:softmax", "binary:hinge"):
+        assert (p.argmax(1) == given).mean() > 0.99  # ties go to either side
+    else:
+        assert np.allclose(p if p.shape[1] > 2 else p[:, 1], given, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["multiclass", "multiclassova", "binary"])
+def test_lightgbm(tmp_path: Path, train: Data, objective: str) -> None:
+    data, source = _boosted(tmp_path, train, binary=objective == "binary")
+    many = {} if objective == "binary" else {"num_class": 10}
+    options = {"objective": objective, "verbosity": -1, "num_threads": 1, "sigmoid": 1.5, "num_leaves": 7, **many}
+    booster = lightgbm.train(options, lightgbm.Dataset(rows(data), data.y.numpy()), 3)
+    booster.save_model(tmp_path / "m.txt")
+    subject = load(f"lightgbm:{tmp_path / 'm.txt'}", data=source)
+    given, p = booster.predict(rows(data)), subject.model(data.x).softmax(1).numpy()
+    expected = given / given.sum(1, keepdims=True) if given.ndim == 2 else np.stack([1 - given, given], 1)
+    assert np.allclose(p, expected, atol=1e-6)
+
+
+def _boosted(tmp_path: Path, train: Data, *, binary: bool) -> tuple[Data, str]:
+    data = train[torch.arange(300)]
+    if binary:
+        data = Data(data.x, data.y % 2, ("even", "odd"))
+    np.savez(tmp_path / "d.npz", x=data.x.numpy(), y=data.y.numpy())
+    return data, f"npz:{tmp_path / 'd.npz'}"
+
+
+def test_boosters_of_other_tasks_and_broken_files(tmp_path: Path, train: Data, capfd: Any) -> None:
+    regression = xgboost.train({"max_depth": 2, "nthread": 1}, xgboost.DMatrix(rows(train), train.y.numpy()), 2)
+    regression.save_model(tmp_path / "r.json")
+    with pytest.raises(InputError, match="'reg:squarederror' is no classification"):
+        load(f"xgboost:{tmp_path / 'r.json'}", data="digits:test")
+    options = {"objective": "regression", "verbosity": -1, "num_threads": 1}
+    lightgbm.train(options, lightgbm.Dataset(rows(train), train.y.numpy()), 2).save_model(tmp_path / "r.txt")
+    with pytest.raises(InputError, match="'regression' is no classification"):
+        load(f"lightgbm:{tmp_path / 'r.txt'}", data="digits:test")
+    capfd.readouterr()
+    (tmp_path / "x.json").write_text("{}")
+    (tmp_path / "x.txt").write_text("{}")
+    (tmp_path / "cut.txt").write_text((tmp_path / "r.txt").read_text()[:900])
+    for source in ("xgboost:{}/x.json", "lightgbm:{}/x.txt", "lightgbm:{}/cut.txt"):
+        with pytest.raises(InputError, match="expected") as raised:
+            load(source.format(tmp_path), data="digits:test")
+        assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="cannot read its JSON dumps back"):
+        load(f"lightgbm:{tmp_path / 'x.json'}", data="digits:test")
+    assert capfd.readouterr().out == ""
+
+
+def _onnx(path: Path, outputs: list[Any], nodes: list[Any], shape: list[Any], constants: list[Any]) -> str:
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return f"onnx:{path}"
+
+
+def _linear(path: Path, weight: np.ndarray, *, batch: Any = "n", kind: str = "logits", features: int = 64) -> str:
+    """x @ weight as logits, with a softmax, as labels, or as the maps that sklearn-onnx writes."""
+    constants = [onnx.numpy_helper.from_array(weight.astype(np.float32), "w")]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["logits"])]
+    scores = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, weight.shape[1]])
+    if kind == "probabilities":
+        nodes.append(helper.make_node("Softmax", ["logits"], ["p"], axis=1))
+        scores = helper.make_tensor_value_info("p", TensorProto.FLOAT, [batch, weight.shape[1]])
+    if kind == "labels":
+        nodes.append(helper.make_node("ArgMax", ["logits"], ["y"], axis=1, keepdims=0))
+        scores = helper.make_tensor_value_info("y", TensorProto.INT64, [batch])
+    outputs = [scores]
+    if kind == "maps":
+        nodes.append(helper.make_node("Softmax", ["logits"], ["p"], axis=1))
+        nodes.append(helper.make_node("ArgMax", ["logits"], ["y"], axis=1, keepdims=0))
+        names = list(range(weight.shape[1]))
+        nodes.append(helper.make_node("ZipMap", ["p"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=names))
+        entry = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        maps = helper.make_value_info("maps", helper.make_sequence_type_proto(entry))
+        outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, [batch]), maps]
+    return _onnx(path, outputs, nodes, [batch, features], constants)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "labels", "maps"])
+@pytest.mark.parametrize("batch", ["n", 4])
+def test_onnx(tmp_path: Path, test: Data, kind: str, batch: Any) -> None:
+    if kind == "maps" and batch == 4:
+        batch = 1
+    weight = np.random.default_rng(0).normal(size=(64, 10))
+    subject = load(_linear(tmp_path / "m.onnx", weight, batch=batch, kind=kind), data="digits:test")
+    meant = {"maps": "probabilities"}.get(kind, kind)
+    assert subject.model.meaning == meant
+    assert subject.access == (Access.DECISION if kind == "labels" else Access.SCORE)
+    expected = torch.from_numpy(rows(test)[:37] @ weight)
+    logits = subject.model(test.x[:37])
+    if kind == "labels":
+        assert torch.equal(logits.argmax(1), expected.argmax(1))
+    else:
+        assert torch.allclose(logits.softmax(1).double(), expected.softmax(1), atol=1e-5)
+
+
+def test_onnx_refusals(tmp_path: Path) -> None:
+    weight = np.ones((63, 10))
+    with pytest.raises(InputError, match=r"samples have shape \(64,\); the model takes \(63,\)"):
+        load(_linear(tmp_path / "m.onnx", weight, features=63), data="digits:test")
+    with pytest.raises(InputError, match="0 outputs could be scores of 10 classes"):
+        load(_linear(tmp_path / "m.onnx", np.ones((64, 7))), data="digits:test")
+    with pytest.raises(InputError, match=r"unknown output of onnx:m.onnx: 'logit'; did you mean 'logits'"):
+        load(_linear(tmp_path / "m.onnx", np.ones((64, 10))) + "#output=logit", data="digits:test")
+    with pytest.raises(InputError, match="unknown option of subject onnx"):
+        load(f"onnx:{tmp_path / 'm.onnx'}#outputs=logits", data="digits:test")
+    (tmp_path / "x.onnx").write_bytes(b"no model")
+    with pytest.raises(InputError, match="expected a valid ONNX model"):
+        load(f"onnx:{tmp_path / 'x.onnx'}", data="digits:test")
+
+
+def test_subjects_travel_to_workers(tmp_path: Path, train: Data, test: Data) -> None:
+    fitted = LogisticRegression(max_iter=20).fit(rows(train), train.y.numpy())
+    weight = np.random.default_rng(0).normal(size=(64, 10))
+    for source in (saved(tmp_path / "m.skops", fitted), _linear(tmp_path / "m.onnx", weight)):
+        subject = load(source, data="digits:test")
+        there = cloudpickle.loads(cloudpickle.dumps(subject))
+        assert torch.equal(there.model(test.x[:9]), subject.model(test.x[:9]))
+        assert fingerprint(there) == fingerprint(subject)
+
+
+def test_functions(test: Data) -> None:
+    y = test.y.numpy()
+    scores = torch.nn.functional.one_hot(test.y, 10).float() * 3
+
+    def place(x: np.ndarray) -> list[int]:
+        return [int((test.x.numpy() == row).all((1, 2, 3)).argmax()) for row in x]
+
+    cases: list[tuple[Any, Access, dict[str, Any]]] = [
+        (lambda x: scores[place(x)], Access.SCORE, {}),
+        (lambda x: scores[place(x.numpy())].softmax(1), Access.SCORE, {"takes": "tensor"}),
+        (lambda x: y[place(x)], Access.DECISION, {}),
+        (lambda x: np.array(test.classes)[y[place(x)]], Access.DECISION, {}),
+        (lambda x: scores[place(x)], Access.DECISION, {"access": Access.DECISION}),
+        (lambda x: (scores[place(x)] > 0).int(), Access.DECISION, {}),
+    ]
+    for function, access, options in cases:
+        subject = from_callable(function, test, **options)
+        assert subject.access == access
+        assert torch.equal(subject.model(test.x[:40]).argmax(1), test.y[:40])
+
+
+def test_one_score_of_two_classes(test: Data) -> None:
+    data = Data(test.x, test.y % 2, ("even", "odd"))
+    value = torch.linspace(0.05, 0.95, 64)
+    share = from_callable(lambda x: value[: len(x)], data)
+    assert torch.allclose(share.model(data.x[:64]).softmax(1)[:, 1], value, atol=1e-6)
+    odds = from_callable(lambda x: 8 * value[: len(x)] - 4, data)
+    assert torch.allclose(odds.model(data.x[:64]).softmax(1)[:, 1], torch.sigmoid(8 * value - 4), atol=1e-6)
+    with pytest.raises(InputError, match="float64 of shape"):
+        from_callable(lambda x: np.full(len(x), 0.5), test)
+
+
+def test_function_refusals_and_budget(test: Data) -> None:
+    with pytest.raises(InputError, match=r"broken: fails on samples of shape \(1, 8, 8\) \(ZeroDivisionError"):
+        from_callable(lambda x: 1 / 0, test, name="broken")
+    with pytest.raises(InputError, match="expected scores of 10 classes"):
+        from_callable(lambda x: np.zeros((len(x), 3)), test)
+    with pytest.raises(InputError, match="NaN"):
+        from_callable(lambda x: np.full((len(x), 10), np.nan), test)
+    with pytest.raises(InputError, match="class '12' is none"):
+        from_callable(lambda x: np.full(len(x), 12), test)
+    with pytest.raises(InputError, match=r"expected scores for Access.SCORE"):
+        from_callable(lambda x: np.zeros(len(x), int), test, access=Access.SCORE)
+    with pytest.raises(InputError, match="3 answers to 64 samples"):
+        from_callable(lambda x: np.zeros((3, 10)), test)
+    seen = []
+
+    def count(x: np.ndarray) -> np.ndarray:
+        seen.append(len(x))
+        return np.zeros(len(x), int)
+
+    subject = from_callable(count, test, budget=100)
+    subject.model(test.x[:90])
+    with pytest.raises(BudgetError, match="budget of 100 queries is spent"):
+        subject.model(test.x[:1])
+    assert sum(seen) == 100
