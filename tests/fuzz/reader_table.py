@@ -34,6 +34,7 @@ from assay.cli import work
 from assay.cli.app import app, from_config
 from assay.curate.expert_trajectories import Trajectories
 from assay.data import Data, load_data
+from assay.gates import evidence, read_report
 from assay.nets import MLP
 from assay.papers import ledger
 from assay.repair import _sets
@@ -169,6 +170,57 @@ COMMAND = typer.main.get_command(app).commands["repair"]  # type: ignore[attr-de
 USAGE = typer.BadParameter.__bases__[0]
 
 
+def _foreign(kind: str, suffix: str) -> Callable[[bytes, Path], object]:
+    """A model of another library, asked for the samples of a small npz file."""
+
+    def read(raw: bytes, folder: Path) -> object:
+        np.savez(folder / "test.npz", x=X, y=Y)
+        return load(f"{kind}:{_file(folder, 'm' + suffix, raw)}", data=f"npz:{folder / 'test.npz'}")
+
+    return read
+
+
+def _made(write: Callable[[Path], object]) -> bytes:
+    with tempfile.TemporaryDirectory() as root:
+        write(Path(root) / "m.pt2")
+        return (Path(root) / "m.pt2").read_bytes()
+
+
+def _skops() -> list[bytes]:
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    return [skops.io.dumps(LogisticRegression().fit(X.reshape(4, -1), Y))]
+
+
+def _onnx() -> list[bytes]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    ends = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", d]) for n, d in (("x", 16), ("y", 2)))
+    weights = numpy_helper.from_array(np.ones((16, 2), np.float32), "w")
+    graph = helper.make_graph([node], "g", [next(ends)], [next(ends)], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return [model.SerializeToString()]
+
+
+def _export() -> list[bytes]:
+    program = torch.export.export(net().eval(), (torch.zeros(4, 1, 4, 4),))
+    return [_made(lambda path: torch.export.save(program, path))]
+
+
+def _report(raw: bytes, folder: Path) -> object:
+    return evidence(read_report(_file(folder, "report.json", raw)))
+
+
+def _report_seed() -> list[bytes]:
+    from assay.audit.result import Audit
+    from assay.runtime.metric import Metric
+
+    section = Section([Metric("a.b", 0.5, 0.4, 0.6, n=9, better="higher")], findings=[(0.5, "f")])
+    return [Audit("s", "quick", 0, {"a": section}, {"a": "A"}).to_json().encode()]
+
+
 def _config(raw: bytes, folder: Path) -> object:
     context = typer.Context(COMMAND)
     from_config(context, _file(folder, "assay.toml", raw))
@@ -274,6 +326,10 @@ READERS: dict[str, Reader] = {
     "subject-data": Reader(_subject("test.safetensors"), lambda: [_saved()["test.safetensors"]]),
     "weights-pt": Reader(_weights(".pt"), lambda: [_pt(net().state_dict()), _pt({"1.weight": torch.zeros(2, 16)})]),
     "weights-safetensors": Reader(_weights(".safetensors"), lambda: [save(net().state_dict())]),
+    "skops": Reader(_foreign("sklearn", ".skops"), _skops),
+    "onnx": Reader(_foreign("onnx", ".onnx"), _onnx),
+    "export": Reader(_foreign("export", ".pt2"), _export),
+    "report": Reader(_report, _report_seed, True),
     "config": Reader(_config, _lines(CONFIG), True),
     "require": Reader(
         lambda raw, _: work.parse(_text(raw)), _lines("calibration.ece<=0.05 and low(accuracy.top1) > 9e-1"), True
