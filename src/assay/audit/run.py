@@ -63,7 +63,8 @@ def audit(
             waiting.append(p)
     report = progress or (lambda name, done, total: None)
     report("", len(sections), len(chosen))
-    for i, section in run_tasks([partial(run_property, p.name, subject, context) for p in waiting], on=on, jobs=jobs):
+    tasks = [partial(run_property, p.name, subject, context) for p in waiting]
+    for i, section in run_tasks(tasks, on=on, jobs=min(jobs, max(len(tasks), 1))):  # each worker costs memory
         name = waiting[i].name
         if section.skipped is None:
             store.put(keys[name], section.to_arrays())
