@@ -110,7 +110,7 @@ def test_jobs_beyond_the_tasks_start_no_more_workers(
 
     def noted(tasks: list[Callable[[], object]], *, on: str, jobs: int) -> Iterator[tuple[int, object]]:
         asked.append(jobs)
-        return run_tasks(tasks, on=on, jobs=1)
+        return run_tasks(tasks, on=on, jobs=min(jobs, 1))
 
     monkeypatch.setattr("assay.audit.run.run_tasks", noted)
     code, err = ended(["audit", bare, "--only", "accuracy,subgroups", "--limit", "60", "--jobs", "1000000"])
