@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from assay.audit import audit, plan
+from assay.audit import audit, plan, robustness
 from assay.audit.property import Context, Profile, Section
 from assay.audit.registry import properties, select
-from assay.audit.robustness import Robustness
 from assay.data import Data
 from assay.runtime.errors import InputError
 from assay.runtime.random import torch_rng
@@ -94,7 +93,7 @@ def test_every_property_runs_or_says_why_not(
     profile: Profile, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every profile; Square's budget is cut, its rounds cost the same for each sample."""
-    monkeypatch.setattr(Robustness, "queries", lambda self, context: 30)
+    monkeypatch.setattr(robustness, "QUERIES", (30, 30, 30))
     subject, allowed = request.getfixturevalue(kind), SCORED if kind == "scored" else DECIDED
     only = [p.name for p in select(profile, None) if profile == "quick" or p.name != "cost"]
     found = audit(subject, profile=profile, only=only, limit=6)

@@ -129,6 +129,22 @@ def _parquet(raw: bytes, folder: Path) -> object:
     return load_data(f"parquet:{_file(folder, 'd.parquet', raw)}")
 
 
+def _table(kind: str, options: str = "") -> Callable[[bytes, Path], object]:
+    def read(raw: bytes, folder: Path) -> object:
+        return _given(f"{kind}:{_file(folder, f'd.{kind}', raw)}{options}", "test")
+
+    return read
+
+
+def _mapped(raw: bytes, folder: Path) -> object:
+    """The first byte says which array is fuzzed."""
+    whole = {"x": npy(X), "y": npy(Y), "classes": npy(np.array(["a", "b"])), "bounds": npy(np.array([0.0, 1.0]))}
+    chosen = ("x", "y", "classes", "bounds")[raw[0] % 4] if raw else "x"
+    for name, content in {**whole, chosen: raw[1:]}.items():
+        _file(folder, f"mapped/{name}.npy", content)
+    return _given(f"mmap:{folder / 'mapped'}", "test")
+
+
 def _hub(raw: bytes, folder: Path) -> object:
     _file(folder, "mnist/test.parquet", raw)
     with mock.patch.dict(os.environ, {"ASSAY_DATA": str(folder), "HF_HUB_OFFLINE": "1"}):
@@ -319,6 +335,11 @@ READERS: dict[str, Reader] = {
     "npz": Reader(_npz, lambda: [zipped(x=npy(X), y=npy(Y))]),
     "npy": Reader(_npy, lambda: [b"\0" + npy(X), b"\1" + npy(Y), b"\2" + npy(np.array(["a"])), b"\5" + npy(Y)]),
     "parquet": Reader(_parquet, lambda: [table(image=[png(), png()], label=[0, 1], groups=[1, 2])]),
+    "csv": Reader(_table("csv"), _lines("a,b,label\n1,x,0\n2.5,y,1\n3,x,0\n"), True),
+    "csv-text": Reader(_table("csv", "#text=a"), _lines("a,label\ngood,0\nbad,1\n"), True),
+    "jsonl": Reader(_table("jsonl"), _lines('{"a": 1, "label": 0}\n{"a": 2, "label": 1}\n'), True),
+    "table": Reader(_table("parquet", "#immutable=a"), lambda: [table(a=[1, 2], b=["x", "y"], label=[0, 1])]),
+    "mmap": Reader(_mapped, lambda: [b"\0" + npy(X), b"\1" + npy(Y), b"\2" + npy(np.array(["a", "b"]))]),
     "hub": Reader(_hub, lambda: [table(image=[{"bytes": png(), "path": None}], label=[3])]),
     "images": Reader(_images, lambda: [png(), *map(_picture, ("JPEG", "GIF", "BMP", "WEBP"))]),
     "subject": Reader(_subject("subject.toml"), lambda: [_saved()["subject.toml"]], text=True),

@@ -166,6 +166,17 @@ def repeated(rows: int) -> bytes:
     return buffer.getvalue()
 
 
+def rows(count: int) -> bytes:
+    """A table of one number, said to be there ``count`` times."""
+    sink = io.BytesIO()
+    schema = pa.schema([("a", pa.int8()), ("label", pa.int8())])
+    with pq.ParquetWriter(sink, schema) as writer:
+        part = pa.table({"a": np.zeros(count // 10, np.int8), "label": np.zeros(count // 10, np.int8)}, schema)
+        for _ in range(10):
+            writer.write_table(part)
+    return sink.getvalue()
+
+
 Y = npy(np.array([0, 1, 0, 1]))
 BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "10^12 samples": ("npz", lambda: zipped(x=header((10**12, 8)), y=Y)),
@@ -188,6 +199,9 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "10,000 columns": ("parquet", lambda: table(**{f"c{k}": [1] for k in range(10_000)})),
     "10^6 rows": ("parquet", lambda: repeated(10**6)),
     "label 10^12 in a table": ("parquet", lambda: table(image=[png(), png()], label=[0, 10**12])),
+    "2 * 10^7 rows of a table": ("table", lambda: rows(2 * 10**7)),
+    "a long text beside short ones": ("csv-text", lambda: b"a,label\n" + b"x" * 200_000 + b",0\n" + b"y,1\n" * 5000),
+    "label 10^12 of a mapped array": ("mmap", lambda: b"\1" + npy(np.array([0, 1, 2, 10**12]))),
     "10^9 frames": ("ntu", lambda: b"1000000000\n1\n"),
     "a requirement of spaces": ("require", lambda: b"a" + b" " * 100_000 + b"b"),
     "a requirement of brackets": ("require", lambda: b"change(" * 20_000),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import assay
 from assay.audit.result import Audit, Effects
 from assay.report import trackers
 from assay.runtime.errors import InputError
@@ -71,6 +74,16 @@ def test_mlflow_holds_metrics_intervals_options_and_reports(audit: Audit, store:
     assert run.data.params["profile"] == "quick"
     assert run.data.params["data"] == "digits:test"
     assert not list((store.parent / "here").iterdir())
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+
+
+def test_mlflow_reports_nothing_of_its_use(store: Path) -> None:
+    code = "from assay.report import trackers; trackers.check('mlflow')"
+    env = {**os.environ, "PYTHONPATH": str(Path(assay.__file__).parents[1])}
+    for name in ("CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):
+        env.pop(name, None)  # where MLflow stays silent by itself
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False, timeout=120).returncode == 0
+    assert not list((store.parent / "home").rglob("telemetry*"))
 
 
 def test_mlflow_keeps_the_stages_of_a_repair_apart(effects: Effects, store: Path, tmp_path: Path) -> None:

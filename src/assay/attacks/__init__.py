@@ -108,12 +108,14 @@ from assay.attacks.surrogates import (
     deep_ensemble_equivalent,
     transfer_success,
 )
+from assay.attacks.tabular import Columns, TabularL2, TabularLinf, TabularPGD, TabularSearch
 from assay.attacks.tifgsm import TIFGSM
 from assay.attacks.trigger import stamp
 from assay.attacks.universal import ActivationAttack, Perturbation, fooling_rate, generalized_fooling_rate
 from assay.attacks.ychannel import YChannelAttack
 
 __all__ = [
+    "Columns",
     "APGD",
     "ActivationAttack",
     "AdversarialDistillation",
@@ -205,6 +207,10 @@ __all__ = [
     "Surrogates",
     "TIFGSM",
     "TVAR",
+    "TabularL2",
+    "TabularLinf",
+    "TabularPGD",
+    "TabularSearch",
     "Targeted",
     "TextToImage",
     "Toward",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy import stats
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.detect import ActivationClustering, ConformalDetector, FittedConformal, SpectralSignatures
 from assay.runtime.inference import predict
@@ -228,4 +228,5 @@ PROPERTY = Property(
     profiles=("standard", "deep"),
     needs=Access.WEIGHTS,
     tasks=CLASSIFIERS,
+    most=MOST,
 )

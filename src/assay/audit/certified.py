@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.certify import IBP, RandomizedSmoothing, propagation_tightness
 from assay.data import Data
 from assay.runtime.errors import InputError
@@ -119,6 +119,22 @@ def _l2_cost(subject: Subject, context: Context) -> Cost:
 
 
 PROPERTIES = (
-    Property("certified.linf", "Certified robustness (linf)", measure_linf, _linf_cost, needs=Access.WEIGHTS),
-    Property("certified.l2", "Certified robustness (l2, smoothed)", measure_l2, _l2_cost, needs=Access.DECISION),
+    Property(
+        "certified.linf",
+        "Certified robustness (linf)",
+        measure_linf,
+        _linf_cost,
+        needs=Access.WEIGHTS,
+        moves="scaled",
+        most=MOST,
+    ),
+    Property(
+        "certified.l2",
+        "Certified robustness (l2, smoothed)",
+        measure_l2,
+        _l2_cost,
+        needs=Access.DECISION,
+        moves="scaled",
+        most=MOST,
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from assay.attacks import CGBA, Untargeted
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.runtime.metric import measured, resampled
 from assay.runtime.random import numpy_rng
@@ -87,4 +87,7 @@ PROPERTY = Property(
     _cost,
     profiles=("standard", "deep"),
     needs=Access.DECISION,
+    most=MOST,
+    moves="scaled",
+    free=True,
 )

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.explain import (
     Curve,
@@ -132,4 +132,6 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=n * (1 + curves), backward=n * (2 + 2 * steps))
 
 
-PROPERTY = Property("explanation", "Faithfulness of explanations", measure, _cost, needs=Access.SCORE)
+PROPERTY = Property(
+    "explanation", "Faithfulness of explanations", measure, _cost, needs=Access.SCORE, most=MOST, moves="scaled"
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.dynamics import head_inputs, neural_collapse
 from assay.runtime.errors import InputError
@@ -74,4 +74,6 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(_data(subject, context)))
 
 
-PROPERTY = Property("geometry", "Geometry of the last layer", measure, _cost, needs=Access.WEIGHTS, tasks=CLASSIFIERS)
+PROPERTY = Property(
+    "geometry", "Geometry of the last layer", measure, _cost, needs=Access.WEIGHTS, tasks=CLASSIFIERS, most=MOST
+)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from hashlib import blake2b
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
+from assay.data.tabular import TabularData
+from assay.data.text import TextData
 from assay.runtime.metric import Metric, measured
 from assay.runtime.random import derive
 from assay.subject import Access, Subject
@@ -26,14 +31,18 @@ COMPONENTS = 50
 
 def exact(x: Tensor, other: Tensor | None = None) -> Bool[np.ndarray, " n"]:
     """Which samples of ``x`` have the same bytes as a sample of ``other``, or as another of ``x``."""
-    keys = [row.tobytes() for row in x.contiguous().numpy()]
+    keys = _digests(x)
     if other is not None:
-        known = {row.tobytes() for row in other.contiguous().numpy()}
-        return np.array([k in known for k in keys])
-    count: dict[bytes, int] = {}
-    for k in keys:
-        count[k] = count.get(k, 0) + 1
-    return np.array([count[k] > 1 for k in keys])
+        return np.isin(keys, _digests(other))
+    _, which, count = np.unique(keys, return_inverse=True, return_counts=True)
+    return np.asarray(count[which] > 1)
+
+
+def _digests(x: Tensor) -> np.ndarray:
+    """64 bits for the bytes of each sample: two different samples of millions share them with a chance of 1e-6."""
+    rows = (row for k in range(0, len(x), BLOCK) for row in x[k : k + BLOCK].contiguous().numpy())
+    short = (int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest()) for row in rows)
+    return np.fromiter(short, np.uint64, len(x))
 
 
 def _unit(x: Tensor) -> Float[Tensor, "n d"]:
@@ -59,6 +68,14 @@ def nearest(x: Tensor, other: Tensor | None = None) -> Float[np.ndarray, " n"]:
                 similar[own.nonzero().flatten(), rows[own] - j] = -1.0
             best[rows] = torch.maximum(best[rows], similar.max(1).values)
     return best.numpy()
+
+
+def _comparable(test: Data) -> Callable[[Tensor], Tensor]:
+    """Inputs as they are; of a table the columns in units of their spread in the test set, about their mean."""
+    if not isinstance(test, TabularData):
+        return lambda x: x
+    mean, spread = test.x.mean(0), test.x.std(0, correction=0)
+    return lambda x: (x - mean) / torch.where(spread > 0, spread, torch.ones_like(spread))
 
 
 def label_shift(a: Data, b: Data) -> tuple[float, float]:
@@ -89,19 +106,24 @@ def measure(subject: Subject, context: Context) -> Section:
     section = Section(headline=["hygiene.duplicates.test"])
     test, how = subject.test, "identical bytes"
     index = test.index.numpy()
-    near_how = f"correlation of mean-free pixels with the nearest neighbour >= {CORRELATION}"
+    what = "standardised columns" if isinstance(test, TabularData) else "pixels"
+    near_how = f"correlation of mean-free {what} with the nearest neighbour >= {CORRELATION}"
+    if len(test) > MOST:
+        section.notes.append(f"Near duplicates are sought among at most {MOST:,} random samples of a split.")
 
     def rate(name: str, flags: np.ndarray, rows: np.ndarray, text: str) -> Metric:
         return section.add(measured(name, flags.astype(float), rows, better="lower", how=text))
 
     rate("hygiene.duplicates.test", exact(test.x), index, how)
-    limit = context.pick(2000, 10_000, None)
+    limit = context.pick(2000, 10_000, MOST)
     some = test.limit(limit, seed=context.seed)
-    graded = subject.task == "classification"
+    like, graded = _comparable(test), not isinstance(test, TextData) and subject.task == "classification"
     if graded:
-        rate("hygiene.near_duplicates.test", nearest(some.x) >= CORRELATION, some.index.numpy(), near_how)
+        rate("hygiene.near_duplicates.test", nearest(like(some.x)) >= CORRELATION, some.index.numpy(), near_how)
     else:
-        section.notes.append("Near duplicates and covariate shift were not measured: token ids have no magnitude.")
+        section.notes.append(
+            "Near duplicates and covariate shift were not measured: characters and token ids have no size."
+        )
     if subject.train is None:
         section.notes.append("Leakage and shift were not measured: the subject has no training data.")
         return section
@@ -113,8 +135,8 @@ def measure(subject: Subject, context: Context) -> Section:
     worst, text = across.value or 0.0, f"{across.value:.1%} of the test samples are in the training set"
     if graded:
         section.headline += ["hygiene.near_duplicates.across", "hygiene.covariate_shift.auc"]
-        part = train.limit(context.pick(10_000, 50_000, None), seed=context.seed)
-        near = nearest(some.x, part.x)
+        part = train.limit(context.pick(10_000, 50_000, MOST), seed=context.seed)
+        near = nearest(like(some.x), like(part.x))
         section.plots.append(_histogram(near))
         how = f"{near_how}, {len(some)} test against {len(part)} training samples"
         close = rate("hygiene.near_duplicates.across", near >= CORRELATION, some.index.numpy(), how)
@@ -153,7 +175,8 @@ def _covariate_shift(section: Section, train: Data, test: Data, context: Context
         "classifier two-sample test (Lopez-Paz & Oquab, 2017, arXiv:1610.06545): logistic regression on "
         f"{COMPONENTS} principal components, fitted on one half and scored on the other; 0.5 is no shift"
     )
-    pairs = two_sample(a.x, b.x, seed=context.seed)
+    like = _comparable(test)
+    pairs = two_sample(like(a.x), like(b.x), seed=context.seed)
     # The two splits name their samples independently, so no samples are attached.
     name = "hygiene.covariate_shift.auc"
     auc, _ = measured(name, pairs, np.arange(len(pairs)), statistic="auroc", better="lower", how=how)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section, retrains
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section, retrains
 from assay.data import Data
 from assay.labels import ConfidentLearning, LabelNoise, cross_probabilities, estimate_joint
 from assay.runtime.inference import predict
@@ -105,4 +105,4 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=len(subject.test), trainings=FOLDS * (1 - 1 / FOLDS) if trains else 0.0)
 
 
-PROPERTY = Property("labels", "Label errors", measure, cost, tasks=CLASSIFIERS)
+PROPERTY = Property("labels", "Label errors", measure, cost, tasks=CLASSIFIERS, most=MOST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
 from assay.detect import KNN, MSP, Energy, Mahalanobis
@@ -120,4 +120,4 @@ def cost(subject: Subject, context: Context) -> Cost:
     return Cost(forward=plain + 2 * (2 * min(len(subject.train), 5 * n) + 3 * n + len(subject.holdout)))
 
 
-PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost, tasks=CLASSIFIERS)
+PROPERTY = Property("ood", "Out-of-distribution detection", measure, cost, tasks=CLASSIFIERS, most=MOST, moves="scaled")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section, retrains
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section, retrains
 from assay.data import Data
 from assay.privacy import RMIA, CalibratedLoss, ClassLoss, LiRA, LossThreshold, Reference, train_shadows
 from assay.privacy.base import FittedInference
@@ -156,5 +156,12 @@ def cost(subject: Subject, context: Context) -> Cost:
 
 
 PROPERTY = Property(
-    "privacy", "Membership privacy", measure, cost, needs=Access.DECISION, needs_train=True, tasks=CLASSIFIERS
+    "privacy",
+    "Membership privacy",
+    measure,
+    cost,
+    needs=Access.DECISION,
+    needs_train=True,
+    tasks=CLASSIFIERS,
+    most=MOST,
 )

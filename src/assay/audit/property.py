@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from assay.data.tabular import TabularData
+from assay.data.text import TextData
 from assay.runtime.metric import Metric, Samples
 from assay.subject import Access, Subject
 
 Profile = Literal["quick", "standard", "deep"]
+MOST = 200_000  # samples that a property takes whose memory or time grows faster than theirs
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "deep")
 CLASSIFIERS = ("classification", "text-classification")  # tasks of what reads inputs that need not be perturbed
 
@@ -119,8 +122,12 @@ def retrains(subject: Subject) -> bool:
 class Property:
     """One property of a subject. ``measure(subject, context)`` returns its Section; ``cost`` what it will run.
 
-    ``profiles`` are those that include it; ``needs`` the access; ``needs_train`` whether it reads the training data,
-    ``needs_recipe`` whether it trains. ``tasks`` are the kinds of subject that it applies to.
+    ``profiles`` are those that include it; ``needs`` the access;
+    ``needs_train`` whether it reads the training data, ``needs_recipe`` whether it trains. ``tasks`` are the kinds of
+    subject that it applies to.
+    ``most`` samples of a split are all that it takes (None: any number, in flat memory). ``moves`` is set where inputs
+    are moved by shares of the data's range, which texts have none of: of tables in units of each column's range
+    ("scaled"), or by the property itself ("columns"). ``free`` where all columns have to be free to move.
     """
 
     name: str
@@ -132,11 +139,18 @@ class Property:
     needs_train: bool = False
     needs_recipe: bool = False
     tasks: tuple[str, ...] = ("classification",)
+    most: int | None = None
+    moves: Literal["scaled", "columns"] | None = None
+    free: bool = False
 
     def missing(self, subject: Subject) -> str | None:
         """Why this property cannot be measured on ``subject``; None when it can."""
         if subject.task not in self.tasks:
             return f"measures {', '.join(self.tasks)}; the subject's task is {subject.task}"
+        if self.moves and isinstance(subject.test, TextData):
+            return "moves inputs by shares of their range; the samples are texts"
+        if self.free and isinstance(subject.test, TabularData) and subject.test.constrained:
+            return f"moves every column freely; {', '.join(subject.test.constrained)} are immutable or integer"
         if subject.access < self.needs:
             return f"needs {self.needs.name} access; the subject grants {subject.access.name}"
         if self.needs_train and subject.train is None:

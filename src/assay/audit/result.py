@@ -151,7 +151,7 @@ def _paired(b: Metric, a: Metric, statistic: str, before: np.ndarray, after: np.
     """Difference, its interval and p."""
     if statistic == "resampled" and b.value is not None and a.value is not None:
         return statistics.paired_resamples(b.value, a.value, before[:, 0], after[:, 0])
-    return statistics.paired(statistic, before, after)
+    return statistics.paired_differences(statistic, before, after)
 
 
 def _aligned(a: Samples | None, b: Samples | None) -> tuple[np.ndarray, np.ndarray] | None:

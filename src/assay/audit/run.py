@@ -15,6 +15,7 @@ import torch
 from assay.audit.property import PROFILES, Context, Cost, Profile, Property, Section
 from assay.audit.registry import select
 from assay.audit.result import Audit
+from assay.audit.suited import suited
 from assay.runtime.codehash import code_hash
 from assay.runtime.errors import AccessError, AssayError, BudgetError, InputError, unknown
 from assay.runtime.executor import run_tasks
@@ -134,7 +135,10 @@ def run_property(name: str, subject: Subject, context: Context) -> Section:
 
     start = time.monotonic()
     try:
-        section = properties()[name].measure(subject, context)
+        chosen = properties()[name]
+        given, notes = suited(chosen, subject, context)
+        section = chosen.measure(given, context)
+        section.notes += notes if section.skipped is None else []
     except (AccessError, BudgetError) as error:
         section = Section(skipped=str(error))
     section.seconds = round(time.monotonic() - start, 3)
@@ -172,7 +176,8 @@ def environment() -> dict[str, str]:
 
 
 def _key(identity: dict[str, Any], p: Property, context: Context) -> str:
-    return key_of(subject=identity, property=p.name, context=asdict(context), code=code_hash(p.measure.__module__))
+    code = code_hash(p.measure.__module__), code_hash(suited.__module__)
+    return key_of(subject=identity, property=p.name, context=asdict(context), code=code)
 
 
 @dataclass(frozen=True)

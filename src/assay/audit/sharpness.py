@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.audit.property import CLASSIFIERS, Context, Cost, Property, Section
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Property, Section
 from assay.data import Data
 from assay.dynamics import Hessian
 from assay.runtime.errors import InputError
@@ -72,4 +72,6 @@ def _cost(subject: Subject, context: Context) -> Cost:
     return Cost(backward=2 * len(_data(subject, context)) * sum(_budget(context)))
 
 
-PROPERTY = Property("sharpness", "Curvature of the loss", measure, _cost, needs=Access.WEIGHTS, tasks=CLASSIFIERS)
+PROPERTY = Property(
+    "sharpness", "Curvature of the loss", measure, _cost, needs=Access.WEIGHTS, tasks=CLASSIFIERS, most=MOST
+)

@@ -16,6 +16,8 @@ from assay.subject import Access, Subject
 
 LEAVES = 8
 SMALLEST = 10
+MOST = 20_000  # held-out samples that the slices are sought on
+BLOCK = 10_000  # samples whose features are held at once
 
 
 def representation(subject: Subject, x: Tensor) -> Float[np.ndarray, "n d"]:
@@ -37,8 +39,8 @@ def find_slices(subject: Subject, *, seed: int) -> tuple[DecisionTreeRegressor, 
     instead of columns as in Domino (Eyuboglu et al., 2022, arXiv:2203.14960). A leaf holds at least 10 samples and 5%.
     Where only decisions are granted the loss is the error, 0 or 1, and the features are the columns.
     """
-    holdout = subject.holdout
-    assert holdout is not None
+    assert subject.holdout is not None
+    holdout = subject.holdout.limit(MOST, seed=seed)
     logits = predict(subject.model, holdout.x)
     if subject.access < Access.SCORE:
         loss = (logits.argmax(1) != holdout.y).numpy().astype(float)
@@ -53,16 +55,19 @@ def find_slices(subject: Subject, *, seed: int) -> tuple[DecisionTreeRegressor, 
 
 def _gap(name: str, correct: np.ndarray, member: np.ndarray, how: str) -> Metric:
     """Accuracy of all less accuracy of the members, with a bootstrap interval."""
-    inside = correct[member]
+    inside, pairs = correct[member], np.stack([correct, member], 1).astype(float)
     value, low, high, interval = float(correct.mean() - inside.mean()), None, None, None
     if len(correct) >= 50:
-        weights = statistics.resamples(len(correct), 0)
-        held = weights[:, member].sum(1)
-        drawn = held > 0
-        part = weights[drawn][:, member] @ inside / held[drawn]
-        low, high = map(float, np.quantile(weights[drawn] @ correct / len(correct) - part, [0.025, 0.975]))
-        interval = "bootstrap 95%"
+        low, high = statistics.bootstrap(_shortfall, pairs)
+        interval = statistics.named(len(correct))
     return Metric(name, value, low, high, interval, len(inside), better="lower", how=how)
+
+
+def _shortfall(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of column 0 less its mean where column 1 is 1; NaN for a resample that drew none of these."""
+    held = weights @ values[:, 1]
+    part = weights @ (values[:, 0] * values[:, 1]) / np.where(held > 0, held, np.nan)
+    return np.asarray(weights @ values[:, 0] / weights.sum(1) - part)
 
 
 def _bars(title: str, correct: np.ndarray, groups: Int[np.ndarray, " n"], word: str) -> Plot:
@@ -79,7 +84,8 @@ def measure(subject: Subject, context: Context) -> Section:
     if "groups" in data.fields:
         _named(section, correct, data.fields["groups"].flatten().numpy(), index)
     tree, worst = find_slices(subject, seed=context.seed)
-    leaves = tree.apply(representation(subject, data.x))
+    parts = (data.x[k : k + BLOCK] for k in range(0, len(data), BLOCK))
+    leaves = np.concatenate([tree.apply(representation(subject, x)) for x in parts])
     member = leaves == worst
     kind = (
         "error of a {}-leaf tree on the inputs"

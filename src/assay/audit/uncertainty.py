@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from assay.audit.property import CLASSIFIERS, Context, Cost, Plot, Property, Section
 from assay.calibrate import Outputs
-from assay.certify import APS, LAC, SetPredictor
+from assay.certify import APS, LAC, FittedSets, SetPredictor
 from assay.runtime.inference import predict
 from assay.runtime.metric import measured
 from assay.subject import Subject
 
 ALPHA = 0.1
+BLOCK = 10_000  # samples whose sets are held at once
 METHODS: dict[str, SetPredictor] = {"lac": LAC(alpha=ALPHA), "aps": APS(alpha=ALPHA)}
 
 
@@ -26,9 +29,7 @@ def measure(subject: Subject, context: Context) -> Section:
     sizes = {}
     for name, method in METHODS.items():
         fitted = method.fit(fitting, holdout.y, seed=context.seed)
-        sets = fitted.sets(outputs)
-        covered = sets.gather(1, data.y[:, None])[:, 0].numpy().astype(float)
-        size = sets.sum(1).numpy().astype(float)
+        covered, size = _scored(fitted, outputs, data.y)
         sizes[name] = size
         how = f"{type(method).__name__} at alpha {ALPHA:g}, calibrated on {len(holdout)} samples of the holdout"
         got = section.add(measured(f"uncertainty.{name}.coverage", covered, index, how=how))
@@ -46,6 +47,18 @@ def measure(subject: Subject, context: Context) -> Section:
             )
     section.plots.append(_histogram(sizes, len(data.classes)))
     return section
+
+
+def _scored(fitted: FittedSets, outputs: Outputs, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each set covers its label, and its size, a block of samples at a time."""
+    assert outputs.index is not None
+    covered, size = [], []
+    for k in range(0, len(y), BLOCK):
+        rows = slice(k, k + BLOCK)
+        sets = fitted.sets(Outputs(outputs.logits[rows], index=outputs.index[rows]))
+        covered.append(sets.gather(1, y[rows, None])[:, 0])
+        size.append(sets.sum(1))
+    return torch.cat(covered).numpy().astype(float), torch.cat(size).numpy().astype(float)
 
 
 def _find(section: Section, name: str, coverage: float, worst: float) -> None:

@@ -62,7 +62,12 @@ SubjectArg = Annotated[
     ),
 ]
 DataOpt = Annotated[
-    str | None, typer.Option("--data", help="Test data: digits, mnist, cifar10, folder:, parquet:, npz:.")
+    str | None,
+    typer.Option(
+        "--data",
+        help="Test data: digits, mnist, cifar10, or folder:, parquet:, npz:, csv:, jsonl:, mmap: with a path, or "
+        "hf:NAME[:CONFIG][:SPLIT]. Tables: csv:FILE#label=COL&immutable=A,B&integer=C; texts: #text=COL.",
+    ),
 ]
 HoldoutOpt = Annotated[
     str | None, typer.Option("--holdout", help="Data for fitting thresholds; else a fifth of the test data.")

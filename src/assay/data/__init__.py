@@ -3,7 +3,7 @@
 from assay.data.color import rgb_to_ycbcr, ycbcr_to_rgb
 from assay.data.data import Batch, Data
 from assay.data.federated import dirichlet_split
-from assay.data.guarded import check_npz, check_parquet, guarded
+from assay.data.guarded import check_images, check_npz, guarded
 from assay.data.kinematics import HUMAN, Skeleton, bone_lengths
 from assay.data.long_tail import make_long_tail
 from assay.data.motions import synthetic_motions
@@ -18,7 +18,7 @@ PATHS |= {"ntu": ("folder of NTU skeletons", ntu), "hdm05": ("folder of HDM05 mo
 SOURCES = (*BUILT_IN, "ntu", "hdm05")
 
 # A file may come from a stranger: each reader stands behind a guard that changes nothing for what can be read.
-_CHECKS = {"npz": check_npz, "parquet": check_parquet}
+_CHECKS = {"npz": check_npz, "parquet": check_images}
 PATHS |= {kind: (what, guarded(read, _CHECKS.get(kind))) for kind, (what, read) in PATHS.items()}
 NAMED |= {kind: guarded(read) for kind, read in NAMED.items()}
 

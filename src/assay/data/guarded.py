@@ -62,7 +62,7 @@ def check_npz(path: Path) -> None:
                     raise InputError(f"{path}: {name} has shape {shape}; expected an array that holds numbers")
         if "y.npy" in names and "classes.npy" not in names:
             with archive.open("y.npy") as member:
-                _check_labels(path, np.lib.format.read_array(member, allow_pickle=False))
+                check_labels(path, np.lib.format.read_array(member, allow_pickle=False))
 
 
 def _shape(member: Any) -> tuple[int, ...]:
@@ -70,37 +70,47 @@ def _shape(member: Any) -> tuple[int, ...]:
     return read[np.lib.format.read_magic(member) != (1, 0)](member)[0]
 
 
-def check_expansion(path: Path, expanded: int, size: int) -> None:
+def check_expansion(path: Path | str, expanded: int, size: int) -> None:
     """Refuse what expands more than 200-fold, and to more than 256 MiB."""
     if expanded > max(FREE, EXPANSION * size):
         raise InputError(
-            f"{path}: {size:,} bytes claim to hold {expanded:,}; expected at most {EXPANSION} times the size "
-            "(store it uncompressed)"
+            f"{path}: {size:,} bytes would take {expanded:,}; expected at most {EXPANSION} times the size "
+            "(an archive may be stored uncompressed)"
         )
 
 
-def _check_labels(path: Path, y: np.ndarray) -> None:
+def check_labels(path: Path, y: np.ndarray) -> None:
+    """Refuse a label that would make a million classes."""
     if y.dtype.kind in "iu" and y.size and int(y.max()) >= CLASSES:
         raise InputError(f"{path}: label {int(y.max())}; expected labels from 0 to less than {CLASSES:,}")
 
 
-def check_parquet(path: Path) -> None:
-    """Refuse a table of too many columns, more rows than bytes, and labels that would make too many classes."""
+def check_images(path: Path) -> None:
+    """As ``check_table`` for a table of images, each of which takes bytes; and no label that makes too many classes."""
+    import pyarrow.parquet as pq
+
+    check_table(path)
+    with pq.ParquetFile(path) as file:
+        rows, size = file.metadata.num_rows, path.stat().st_size
+        if rows > size:
+            raise InputError(f"{path}: {rows:,} rows in {size:,} bytes; expected encoded images")
+        if file.schema_arrow.names.count("label") == 1:
+            check_labels(path, file.read(["label"]).column("label").to_numpy())
+
+
+def check_table(path: Path) -> None:
+    """Refuse a parquet file of too many columns, and one that expands out of proportion."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path, thrift_container_size_limit=100_000) as file:
-            meta, names = file.metadata, file.schema_arrow.names
+            meta = file.metadata
             if meta.num_columns > COLUMNS:
                 raise InputError(f"{path}: {meta.num_columns:,} columns; expected at most {COLUMNS:,}")
             groups = [meta.row_group(k) for k in range(meta.num_row_groups)]
-            size = path.stat().st_size
-            if max(meta.num_rows, sum(g.num_rows for g in groups)) > size:
-                raise InputError(f"{path}: {meta.num_rows:,} rows in {size:,} bytes; expected encoded images")
-            check_expansion(path, sum(g.total_byte_size for g in groups), size)
-            if names.count("label") == 1:
-                _check_labels(path, file.read(["label"]).column("label").to_numpy())
+            cells = max(meta.num_rows, sum(g.num_rows for g in groups)) * meta.num_columns
+            check_expansion(path, max(8 * cells, sum(g.total_byte_size for g in groups)), path.stat().st_size)
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); expected a parquet file") from error

@@ -101,28 +101,45 @@ def _options(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
+def _offline() -> Iterator[None]:
+    """Both libraries report their use over the network unless told not to; what the user has set stays.
+
+    MLflow 3 refuses a folder as its store, too, until it is told that this is meant.
+    """
+    wanted = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WANDB_ERROR_REPORTING": "false",
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+    }
+    added = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextmanager
 def _mlflow() -> Iterator[Any]:
     """MLflow's client on the store that the environment names."""
-    try:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-    except ImportError as error:
-        raise InputError("--log mlflow: MLflow is not installed; expected pip install 'assay[track]'") from error
     uri = os.environ.get("MLFLOW_TRACKING_URI") or Path("mlruns").resolve().as_uri()
-    name, before = "MLFLOW_ALLOW_FILE_STORE", os.environ.get("MLFLOW_ALLOW_FILE_STORE")
-    os.environ.setdefault(name, "true")  # MLflow 3 refuses a folder as its store until it is told that this is meant
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-        yield client
-    except (MlflowException, ImportError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"--log mlflow: {uri}: {reason}; expected a store that MLflow can write (a database needs the whole mlflow)"
-        ) from error
-    finally:
-        if before is None:
-            del os.environ[name]
+    with _offline():
+        try:
+            from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
+        except ImportError as error:
+            raise InputError("--log mlflow: MLflow is not installed; expected pip install 'assay[track]'") from error
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+            yield client
+        except (MlflowException, ImportError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"--log mlflow: {uri}: {reason}; expected a store that MLflow can write "
+                "(a database needs the whole mlflow)"
+            ) from error
 
 
 def _to_mlflow(name: str, values: Mapping[str, float], options: Mapping[str, str], files: list[Path]) -> str:
@@ -144,7 +161,8 @@ def _to_mlflow(name: str, values: Mapping[str, float], options: Mapping[str, str
 
 def _wandb() -> Any:
     try:
-        import wandb
+        with _offline():
+            import wandb
     except ImportError as error:
         raise InputError(
             "--log wandb: Weights & Biases is not installed; expected pip install 'assay[track]'"
@@ -166,9 +184,10 @@ def _to_wandb(
     folder = _wandb_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            project=PROJECT, name=name, mode="offline", dir=str(folder), config=dict(options), settings=settings
-        )
+        with _offline():
+            run = wandb.init(
+                project=PROJECT, name=name, mode="offline", dir=str(folder), config=dict(options), settings=settings
+            )
         try:
             run.summary.update({written(k, "wandb"): v for k, v in values.items()})
             columns = ["stage", "metric", "value", "low", "high", "n", "unit", "better"]

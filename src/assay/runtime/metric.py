@@ -74,12 +74,12 @@ def measured(
         raise InputError(f"{name}: no samples to measure; expected at least one")
     table = np.asarray(values, dtype=float).reshape(len(values), -1)
     value, low, high, interval = statistics.point(statistic, table), None, None, None
-    if statistic == "mean" and np.isin(table, (0.0, 1.0)).all():
+    if statistic == "mean" and ((table == 0) | (table == 1)).all():
         low, high = statistics.wilson(int(table.sum()), len(table))
         interval = "Wilson 95%"
     elif len(table) >= 50:
         low, high = statistics.bootstrap(statistic, table, seed=seed)
-        interval = "bootstrap 95%"
+        interval = statistics.named(len(table))
     return (
         Metric(name, value, low, high, interval, len(table), unit, better, how),
         Samples(table, np.asarray(index), statistic),

@@ -11,6 +11,9 @@ from assay.runtime.random import numpy_rng
 
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 LEVEL = 0.95
+LARGE = 50_000  # samples above which intervals are by little bootstraps
+BAGS, DRAWS = 10, 100
+WEIGHTS = 1 << 24  # weights held at once
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
@@ -104,11 +107,64 @@ def point(statistic: str, values: np.ndarray) -> float:
     return float(STATISTICS[statistic](values, np.ones((1, len(values))))[0])
 
 
-def bootstrap(statistic: str, values: np.ndarray, *, seed: int = 0, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of per-sample values (n, k)."""
-    draws = STATISTICS[statistic](values, resamples(len(values), seed))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _drawn(f: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarray:
+    """``f`` of 1000 bootstrap weights (b, n), as those of ``resamples``, a part of them at a time in flat memory."""
+    rng, share = numpy_rng(seed, "bootstrap", n), np.full(n, 1.0 / n)
+    step = max(WEIGHTS // n, 1)
+    return np.concatenate(
+        [f(rng.multinomial(n, share, size=min(step, 1000 - k)).astype(float)) for k in range(0, 1000, step)]
+    )
+
+
+def _little(f: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarray:
+    """Deviations (bags, draws) of ``f(rows, weights)`` on resamples of size n from its value on small bags of rows.
+
+    The bag of little bootstraps (Kleiner et al., 2014, arXiv:1112.5016, algorithm 1): a bag has n^0.6 of the samples
+    (at least 5000), and each resample gives them n draws, so that its spread is that of a statistic of n.
+    """
+    rng, size = numpy_rng(seed, "little bootstraps", n), max(round(n**0.6), LARGE // BAGS)
+    found = []
+    for rows in rng.permutation(n)[: BAGS * size].reshape(BAGS, size):
+        weights = rng.multinomial(n, np.full(size, 1.0 / size), size=DRAWS).astype(float)
+        found.append(f(rows, weights) - f(rows, np.full((1, size), n / size)))
+    return np.stack(found)
+
+
+def bootstrap(
+    statistic: str | Statistic, values: np.ndarray, *, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic of per-sample values (n, k); above ``LARGE`` n by little bootstraps.
+
+    A resample without a value (NaN) is left out. Time and memory of the latter grow with n^0.6.
+    """
+    f, tails = STATISTICS[statistic] if isinstance(statistic, str) else statistic, [(1 - level) / 2, (1 + level) / 2]
+    if len(values) <= LARGE:
+        low, high = np.nanquantile(_drawn(lambda w: np.asarray(f(values, w)), len(values), seed), tails)
+        return float(low), float(high)
+    value = f(values, np.ones((1, len(values))))[0]
+    deviations = _little(lambda rows, w: np.asarray(f(values[rows], w)), len(values), seed)
+    low, high = np.nanmean(np.nanquantile(deviations, tails, axis=1), 1)
+    return float(value + low), float(value + high)
+
+
+def named(n: int) -> str:
+    """What the interval that ``bootstrap`` gives for n samples is called."""
+    return "bootstrap 95%" if n <= LARGE else "little bootstraps 95%"
+
+
+def paired_differences(
+    statistic: str, before: np.ndarray, after: np.ndarray, *, seed: int = 0
+) -> tuple[float, float, float, float]:
+    """As ``paired``, for any number of samples: above ``LARGE`` by little bootstraps."""
+    if len(before) <= LARGE:
+        return paired(statistic, before, after, seed=seed)
+    f = STATISTICS[statistic]
+    difference = point(statistic, after) - point(statistic, before)
+    draws = _little(lambda rows, w: np.asarray(f(after[rows], w) - f(before[rows], w)), len(before), seed)
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1).mean(1)
+    error = draws.std(1).mean()
+    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else (1.0 if difference == 0 else 0.0)
+    return difference, float(difference + low), float(difference + high), float(p)
 
 
 def paired(

@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from assay.data import Data, load_data
+from assay.data.files import open_data
 from assay.data.guarded import check_expansion
 from assay.data.guarded import described as _said
 from assay.data.sources import NAMED
+from assay.data.tabular import restored, same_columns
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
 from assay.runtime.toml import read_toml
@@ -156,7 +158,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
     try:
         admit([table["model"], table.get("recipe")], trust)
         model = build(table["model"], trust)
-        splits: dict[str, Any] = {s: _load_data(entry, folder) for s, entry in table["data"].items()}
+        splits: dict[str, Any] = restored({s: _load_data(entry, folder) for s, entry in table["data"].items()})
         recipe = build(table["recipe"], trust) if "recipe" in table else None
         access, name, task = Access[table["access"]], str(table["name"]), str(table["task"])
     except KeyError as error:
@@ -201,7 +203,7 @@ def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]
 
 def _given(source: str | None, split: str) -> Data | None:
     try:
-        return load_data(source, split) if source is not None else None
+        return open_data(source, split) if source is not None else None
     except AssayError:
         raise
     except Exception as error:  # names that no file can have
@@ -245,12 +247,13 @@ def load(
     Also "hf:owner/name[@revision]", "hf:FOLDER" and a folder with a config.json (Hugging Face checkpoints),
     "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
     address that answers predictions; these are bare models and need ``data``. ``data``, ``holdout`` and ``train`` are
-    data sources that replace the subject's own. ``trust`` names modules whose factories a folder may import, and types
-    that a skops file may hold.
+    data sources (see ``assay.data.files.open_data``) that replace the subject's own. ``trust`` names modules whose
+    factories a folder may import, and types that a skops file may hold.
     """
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
+    same_columns([d for d in given.values() if d is not None])
     text = "digits" if source is None else str(source)
     kind, _, rest = text.partition(":")
     if (

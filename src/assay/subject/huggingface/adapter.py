@@ -25,7 +25,7 @@ FETCHED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 TASKS = {"ForImageClassification": "classification", "ForSequenceClassification": "text-classification"}
-FORGOTTEN = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")  # no part of the network
+FORGOTTEN = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")  # no part of the network
 NUMBERED = re.compile(r"\.\d+\.")
 
 
@@ -140,7 +140,7 @@ def _images(
                 f"{where}: classifies images; {data.name} has {_form(data)} in {bounds}; expected images in [0, 1]"
             )
     processor, test = image.processor_of(folder, where), splits["test"]
-    options = image.steps(processor, *test.shape[1:], where)
+    options = image.steps(processor, test.shape[1], test.shape[2], where)
     model = ImageClassifier(json.dumps(config), order=order, **options)
     _fill(model.inner, image.AUTO, folder, where)
     image.check_pixels(model, processor, test, where)

@@ -32,6 +32,9 @@ class ImageClassifier(nn.Module):
     and for images with another number of channels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         config: str,

@@ -100,9 +100,11 @@ class Head(nn.Module):
 
 
 def with_head(model: nn.Module) -> nn.Module:
-    """The same model, its classifier a ``Head`` where it is one linear layer."""
-    if isinstance(getattr(model, "classifier", None), nn.Linear):
-        model.classifier = Head(model.classifier)  # type: ignore[arg-type]
+    """The same model, its classifier (a decoder's is its ``score``) a ``Head`` where it is one linear layer."""
+    for name in ("classifier", "score"):
+        linear = getattr(model, name, None)
+        if isinstance(linear, nn.Linear):
+            setattr(model, name, Head(linear))
     return model
 
 

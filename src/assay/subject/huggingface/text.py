@@ -32,7 +32,7 @@ class TextClassifier(nn.Module):
     def __init__(self, config: str, pad: int, order: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.inner = network(AUTO, config)
-        self.inner.config.pad_token_id = pad
+        self.inner.config.pad_token_id = pad  # type: ignore[union-attr]
         self.pad, self.order = pad, order
 
     def _inputs(self, x: Tensor) -> dict[str, Tensor]:

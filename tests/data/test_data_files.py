@@ -1,0 +1,300 @@
+"""Every form of a data source gives what its file says, or one line that names what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from assay.data import Data
+from assay.data.files import open_data, read_text
+from assay.data.tabular import TabularData
+from assay.data.text import TextData, decoded
+from assay.nets import MLP
+from assay.runtime.errors import InputError
+from assay.subject import Subject, load
+
+TABLE = "city,age,income,label\nRome,30,1.5,yes\nOslo,41,2.25,no\nRome,22,-3,no\n"
+TEXTS = [("good, very good", "pos"), ("naïve 😀 plot", "neg"), ("bad", "neg")]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_a_csv_is_a_table(table: Path) -> None:
+    data = open_data(f"csv:{table}#integer=age&immutable=income")
+    assert isinstance(data, TabularData)
+    assert data.x.tolist() == [[1, 30, 1.5], [0, 41, 2.25], [1, 22, -3]]
+    assert data.x.dtype == torch.float32
+    assert data.columns == ("city", "age", "income")
+    assert data.categories == (("Oslo", "Rome"), (), ())
+    assert (data.y.tolist(), data.classes) == ([1, 0, 0], ("no", "yes"))
+    assert data.ranges == ((0, 1), (22, 41), (-3, 2.25))
+    assert data.immutable == (0, 2)  # codes have no distance: a column of names stays too
+    assert data.integer == (0, 1)
+    assert data.bounds == (-3, 41)
+    part = data[torch.tensor([0, 2])]
+    assert isinstance(part, TabularData)
+    assert part.ranges == data.ranges
+
+
+def test_what_is_marked_is_part_of_the_data(table: Path) -> None:
+    plain, marked = open_data(f"csv:{table}"), open_data(f"csv:{table}#immutable=age")
+    assert plain.x.equal(marked.x)
+    assert plain.hash != marked.hash
+
+
+def test_the_label_is_named_or_known_or_last(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("target,a,b\n0,1,2\n1,3,4\n")
+    (tmp_path / "b.csv").write_text("a,b,kind\n1,2,-1\n3,4,1\n")
+    assert open_data(f"csv:{tmp_path}/a.csv").columns == ("a", "b")  # type: ignore[attr-defined]
+    last = open_data(f"csv:{tmp_path}/b.csv")
+    assert (last.y.tolist(), last.classes) == ([0, 1], ("-1", "1"))
+    assert open_data(f"csv:{tmp_path}/a.csv#label=b").y.tolist() == [2, 4]
+
+
+def test_another_table_lends_its_codes(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("city,age,income,label\nRome,50,1,no\n")
+    data = open_data(f"csv:{tmp_path}/test.csv#like={table}")
+    assert (data.x[0].tolist(), data.y.tolist(), data.classes) == ([1, 50, 1], [0], ("no", "yes"))
+    (tmp_path / "one.csv").write_text("city,age,income,label\nOslo,50,1,no\nOslo,50,1,yes\n")
+    with pytest.raises(InputError, match=r"city.*row 1: 'Rome'; expected one of Oslo"):
+        open_data(f"csv:{tmp_path}/test.csv#like={tmp_path}/one.csv")
+
+
+BAD = {
+    "missing number": ("a,label\n1,0\n,1\n", "", r"column 'a', row 2: no value"),
+    "missing name": ("a,label\nx,0\n,1\n", "", r"column 'a', row 2: no value"),
+    "missing label": ("a,label\n1,0\n2,\n", "", r"column 'label', row 2: no value"),
+    "infinite": ("a,label\n1,0\ninf,1\n", "", r"column 'a', row 2: inf"),
+    "ragged": ("a,label\n1,0\n2\n", "", r"Expected 2 columns"),
+    "no rows": ("a,label\n", "", r"no rows"),
+    "nothing": ("", "", r"cannot be read"),
+    "label alone": ("label\n1\n0\n", "", r"no column besides 'label'"),
+    "broken label": ("a,label\n1,0.5\n2,1\n", "", r"column 'label', row 1: 0.5; expected a class"),
+    "one class": ("a,label\n1,0\n2,0\n", "", r"has 1 class"),
+    "dates": ("a,label\n2020-01-01,0\n2020-01-02,1\n", "", r"holds date; expected numbers, or texts"),
+    "no such label": ("a,label\n1,0\n2,1\n", "#label=lable", r"did you mean 'label'"),
+    "no such column": ("age,label\n1,0\n2,1\n", "#immutable=agee", r"did you mean 'age'"),
+    "no such option": ("a,label\n1,0\n2,1\n", "#lable=a", r"did you mean 'label'"),
+    "option without a value": ("a,label\n1,0\n2,1\n", "#label", r"option 'label' has no value"),
+    "no integer": ("a,label\n1,0\n2.5,1\n", "#integer=a", r"row 2, column 'a'.*2.5; expected a whole number"),
+    "no text": ("a,label\n1,0\n2,1\n", "#text=a", r"column 'a', row 1: holds 1; expected a text"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_table_is_one_line(case: str, tmp_path: Path) -> None:
+    content, options, message = BAD[case]
+    (tmp_path / "bad.csv").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        open_data(f"csv:{tmp_path}/bad.csv{options}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("cvs:x.csv", "did you mean 'csv'"),
+        ("csv:", "expected csv:PATH"),
+        ("csv:/nowhere.csv", "no such file; expected a CSV"),
+        ("jsonl:/nowhere.jsonl", "no such file"),
+        ("mmap:/nowhere", "is no folder"),
+        ("hf:/nowhere/at/all", "does not exist"),
+        ("hf:x#limit=no", "limit=no"),
+    ],
+)
+def test_a_bad_source_says_so(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_data(source)
+
+
+def written(folder: Path, kind: str) -> Path:
+    """The texts as a file of one kind."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    path, rows = folder / f"texts.{kind}", [{"text": t, "label": k} for t, k in TEXTS]
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    elif kind == "csv":
+        csv.write_csv(pa.Table.from_pylist(rows), path)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_texts_come_back(kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path, kind)
+    data = open_data(f"{kind}:{path}#text=text")
+    assert isinstance(data, TextData)
+    assert decoded(data.x) == [t for t, _ in TEXTS]
+    assert decoded(data.x[1:2]) == [TEXTS[1][0]]
+    assert [data.classes[k] for k in data.y] == [k for _, k in TEXTS]
+    assert read_text(path) == ([t for t, _ in TEXTS], [1, 0, 0], ("neg", "pos"))
+
+
+def test_broken_json_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    for content, message in (('{"a": 1, "label": 0}\n{"a"', "line 2"), ('{"a": 1}\n{"b": 2}', "line 2"), ("", "empty")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            open_data(f"jsonl:{path}")
+
+
+def test_a_saved_table_is_the_same_table(table: Path, tmp_path: Path) -> None:
+    data = open_data(f"csv:{table}#integer=age&immutable=income")
+    model = _linear(3)
+    Subject(model, data, holdout=data, name="table").save(tmp_path / "subject")
+    again = load(tmp_path / "subject").test
+    assert isinstance(again, TabularData)
+    assert (again.ranges, again.immutable, again.integer) == (data.ranges, data.immutable, data.integer)
+    texts = open_data(f"jsonl:{written(tmp_path, 'jsonl')}#text=text")
+    Subject(_linear(texts.shape[0]), texts, holdout=texts).save(tmp_path / "texts")
+    assert isinstance(load(tmp_path / "texts").test, TextData)
+
+
+def _linear(d: int) -> torch.nn.Module:
+    return MLP((d,), 2)
+
+
+def test_tables_that_disagree_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table_model_for_tests.py").write_text(
+        "from torch import nn\ndef make():\n    return nn.Linear(3, 2)\n"
+    )
+    (tmp_path / "train.csv").write_text(TABLE.replace("Oslo", "Bern"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=r"names in column 'city'.*#like=FILE"):
+        load("table_model_for_tests:make", data=f"csv:{table}", train=f"csv:{tmp_path}/train.csv")
+    like = f"csv:{tmp_path}/train.csv#like={table}"
+    with pytest.raises(InputError, match="'Bern'; expected one of Oslo, Rome"):
+        load("table_model_for_tests:make", data=f"csv:{table}", train=like)
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4), (level, 0, 255)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    datasets.disable_progress_bars()
+    return tmp_path
+
+
+def test_hugging_face_sets_of_this_machine(cached: Path, table: Path) -> None:
+    import datasets
+
+    cells = {"review": [t for t, _ in TEXTS], "label": [1, 0, 0]}
+    kinds = datasets.Features({"review": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    saved = datasets.DatasetDict({"test": datasets.Dataset.from_dict(cells, features=kinds)})
+    saved.save_to_disk(cached / "saved")
+    data = open_data(f"hf:{cached}/saved:test#text=review")
+    assert isinstance(data, TextData)
+    assert (decoded(data.x), data.y.tolist(), data.classes) == (cells["review"], [1, 0, 0], ("neg", "pos"))
+    assert len(open_data(f"hf:{cached}/saved#text=review&limit=2")) == 2
+    with pytest.raises(InputError, match="splits test; expected 'train'"):
+        open_data(f"hf:{cached}/saved:train#text=review")
+    streamed = open_data(f"hf:{table}#limit=2&immutable=age")
+    assert isinstance(streamed, TabularData)
+    assert (len(streamed), streamed.immutable) == (2, (0, 1))
+
+
+def test_hugging_face_images_agree_with_the_folder(cached: Path) -> None:
+    for k, name in enumerate(("cat", "dog")):
+        (cached / "images" / name).mkdir(parents=True)
+        for j in range(2):
+            (cached / "images" / name / f"{j}.png").write_bytes(png(40 * k + j))
+    ours, theirs = open_data(f"folder:{cached}/images"), open_data(f"hf:{cached}/images")
+    assert ours.x.equal(theirs.x)
+    assert ours.y.equal(theirs.y)
+    assert theirs.classes == ("cat", "dog")
+
+
+def test_no_script_beside_the_files_is_run(cached: Path) -> None:
+    folder = cached / "scripted"
+    folder.mkdir()
+    (folder / "scripted.py").write_text("raise SystemExit('run')\n")
+    with pytest.raises(InputError, match="holds no parquet"):
+        open_data(f"hf:{folder}")
+
+
+def test_hugging_face_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"pip install 'assay\[hf\]'"):
+        open_data("hf:someone/something")
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.random((500, 3, 4), dtype=np.float32))
+    np.save(tmp_path / "y.npy", rng.integers(0, 3, 500).astype(np.int8))
+    np.save(tmp_path / "groups.npy", rng.integers(0, 2, 500))
+    return tmp_path
+
+
+def test_mapped_arrays_are_the_arrays(arrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    from assay.data import mapped
+
+    monkeypatch.setattr(mapped, "SMALL", 1000)
+    monkeypatch.setattr(mapped, "BLOCK", 700)
+    data = open_data(f"mmap:{arrays}")
+    held = Data(
+        torch.from_numpy(np.load(arrays / "x.npy")), data.y, data.classes, data.bounds, data.name, fields=data.fields
+    )
+    assert data.hash == held.hash
+    for part, other in zip(data.split(0.2, seed=3), held.split(0.2, seed=3), strict=True):
+        assert isinstance(part, mapped.MappedData)
+        assert part.hash == other.hash
+        assert part.fields["groups"].equal(other.fields["groups"])
+        moved = pickle.loads(pickle.dumps(part))  # as to a worker process: by name, not by content
+        assert moved.hash == part.hash
+        assert len(pickle.dumps(part)) < part.x.numel() * 4
+    few = data.limit(5, seed=1)
+    assert type(few) is Data
+    assert few.hash == held.limit(5, seed=1).hash
+    assert type(data.with_x(torch.zeros(500, 2))) is Data
+
+
+def test_bytes_become_shares_in_a_file(arrays: Path) -> None:
+    x = np.arange(500 * 12, dtype=np.uint8).reshape(500, 12)
+    np.save(arrays / "x.npy", x)
+    assert open_data(f"mmap:{arrays}").x.equal(torch.from_numpy(x).float() / 255)
+
+
+def test_bad_mapped_arrays_are_one_line(arrays: Path) -> None:
+    hole = np.load(arrays / "x.npy")
+    hole[3, 0, 0] = np.nan
+    cases = (
+        ("x", hole, "NaN"),
+        ("x", np.array([{}], object), "cannot be read"),
+        ("x", np.zeros((4, 2), np.float32), "expected 4, one a sample"),
+        ("y", np.zeros(500), "expected integer labels"),
+    )
+    for name, content, message in cases:
+        kept = (arrays / f"{name}.npy").read_bytes()
+        np.save(arrays / f"{name}.npy", content, allow_pickle=True)
+        with pytest.raises(InputError, match=message):
+            open_data(f"mmap:{arrays}")
+        (arrays / f"{name}.npy").write_bytes(kept)
+    (arrays / "y.npy").unlink()
+    with pytest.raises(InputError, match=r"expected x.npy and y.npy"):
+        open_data(f"mmap:{arrays}")
