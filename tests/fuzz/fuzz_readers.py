@@ -29,10 +29,12 @@ from assay.runtime.errors import AssayError
 FLAGS = ("-max_len=4096", "-timeout=20", "-rss_limit_mb=3000", "-seed=1", "-print_final_stats=0", "-verbosity=0")
 MODULES = (
     "assay.audit.property", "assay.audit.registry", "assay.cli.app", "assay.cli.work", "assay.data.data",
-    "assay.data.files", "assay.data.guarded", "assay.data.mapped", "assay.data.tabular", "assay.data.skeleton_files", "assay.data.sources", "assay.methods", "assay.papers.ledger",
-    "assay.runtime.method", "assay.runtime.spec", "assay.runtime.store", "assay.runtime.toml", "assay.subject.admit",
-    "assay.subject.load", "assay.subject.subject", "assay.unlearn.base", "assay.unlearn.forget_sets",
-    "assay.vision.reap_files", "numpy.lib._format_impl", "tomllib._parser", "torch._weights_only_unpickler", "zipfile",
+    "assay.data.files", "assay.data.guarded", "assay.data.mapped", "assay.data.skeleton_files", "assay.data.sources",
+    "assay.data.tabular", "assay.gates.evidence", "assay.methods", "assay.papers.ledger", "assay.runtime.method",
+    "assay.runtime.spec", "assay.runtime.store", "assay.runtime.toml", "assay.subject.adapters.archive",
+    "assay.subject.admit", "assay.subject.load", "assay.subject.subject", "assay.unlearn.base",
+    "assay.unlearn.forget_sets", "assay.vision.reap_files", "numpy.lib._format_impl", "tomllib._parser",
+    "torch._weights_only_unpickler", "zipfile",
 )  # fmt: skip
 MEMORY = 2 << 30
 MEMORY_DISK = "/dev/shm" if os.path.isdir("/dev/shm") else None
