@@ -14,7 +14,7 @@ from torch import nn
 from assay.audit import Audit, Effect, Effects, audit, differences
 from assay.audit.property import Profile
 from assay.runtime.callable_module import make_callable
-from assay.runtime.errors import InputError
+from assay.runtime.errors import AssayError, InputError
 from assay.runtime.random import derive
 from assay.runtime.spec import spec_of
 from assay.runtime.statistics import holm, t_interval
@@ -119,7 +119,14 @@ def _control(method: Any, subject: Subject, forget: str | None, seed: int, proce
 def _sets(method: object, subject: Subject, forget: str | None) -> tuple[Any, Any]:
     if forget is None:
         raise InputError(f"{label(method)} forgets; expected --forget class=NAME or --forget INDICES.txt")
-    return forget_set(subject.training(label(method)), forget)
+    train = subject.training(label(method))
+    try:
+        return forget_set(train, forget)
+    except AssayError:
+        raise
+    except Exception as error:  # names that no file can have, numbers of any size
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise InputError(f"--forget {forget[:80]!r}: {reason}; expected samples of the training data") from error
 
 
 def repair(

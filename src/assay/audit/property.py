@@ -91,19 +91,19 @@ class Section:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays for an npz archive."""
-        arrays = {"section": np.frombuffer(json.dumps(self.to_dict()).encode(), dtype=np.uint8)}
-        for name, s in self.samples.items():
-            arrays[f"{name}|values"], arrays[f"{name}|index"] = s.values, s.index
-            arrays[f"{name}|statistic"] = np.array(s.statistic)
+        plain = {**self.to_dict(), "samples": [(name, s.statistic) for name, s in self.samples.items()]}
+        arrays = {"section": np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)}
+        for k, s in enumerate(self.samples.values()):  # by number: a metric may be named after a class, by anything
+            arrays[f"values{k}"], arrays[f"index{k}"] = s.values, s.index
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Section:
         """The inverse of to_arrays."""
         plain = json.loads(bytes(arrays["section"]))
-        names = [k.removesuffix("|values") for k in arrays if k.endswith("|values")]
         samples = {
-            n: Samples(arrays[f"{n}|values"], arrays[f"{n}|index"], str(arrays[f"{n}|statistic"])) for n in names
+            name: Samples(arrays[f"values{k}"], arrays[f"index{k}"], statistic)
+            for k, (name, statistic) in enumerate(plain.pop("samples"))
         }
         plain["metrics"] = [Metric(**m) for m in plain["metrics"]]
         plain["plots"] = [Plot(**p) for p in plain["plots"]]

@@ -73,6 +73,7 @@ def audit(
         expected = {p.name: p.seconds for p in estimates(subject, [t.property for t in tasks], context)}
         waiting.sort(key=lambda piece: -expected[piece[0].property.name] / piece[0].pieces)
     shared = {"model": subject.model, "fast": fast, "subject": subject.with_model(nn.Identity())}
+    jobs = min(jobs, max(len(waiting), 1))  # each worker costs memory
     for i, found in run_shared([work for _, _, work in waiting], shared, on=on, jobs=jobs):
         task, number, _ = waiting[i]
         task.take(number, found)
@@ -85,6 +86,18 @@ def audit(
         {p.name: p.title for p in chosen},
         {**identity, **extra, "limit": limit, "seconds": round(time.monotonic() - start, 3), **environment()},
     )
+
+
+def _kept(store: Store, key: str) -> Section | None:
+    """The section that was measured before; None where there is none, or no longer one that can be read."""
+    arrays = store.get(key)
+    if arrays is None:
+        return None
+    try:
+        return Section.from_arrays(arrays)
+    except Exception:  # what another content raises depends on where it is used
+        store.path(key).unlink(missing_ok=True)
+        return None
 
 
 class _Task:
@@ -100,8 +113,7 @@ class _Task:
         self.cuts: list[slice] = []
         self.parts: dict[int, Arrays] = {}
         why = p.missing(subject)
-        kept = store.get(self.key) if why is None else None
-        self.section = Section(skipped=why) if why else Section.from_arrays(kept) if kept is not None else None
+        self.section = Section(skipped=why) if why else _kept(store, self.key)
         if self.section is None and p.shards is not None:
             self._cut(p.shards)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -11,6 +12,26 @@ INTERRUPTED = "interrupted; what was finished is kept, and the same command goes
 
 def main() -> NoReturn:
     """Entry point: exit codes 0 done, 1 not met, 2 bad usage or input, 130 interrupted."""
+    try:
+        _streams()
+        code = _run()
+    except KeyboardInterrupt:  # also while modules are imported
+        code = 130
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(1)
+    except MemoryError:
+        _stop(2, "out of memory; expected more of it, or fewer samples (--limit)")
+    except OSError as error:
+        _discard_output()
+        where = f"{error.filename}: " if error.filename else ""
+        _stop(2, f"{where}{error.strerror or error}; expected a readable input and a writable output")
+    if code == 130:
+        _stop(130, INTERRUPTED)
+    sys.exit(code)
+
+
+def _run() -> int:
     import typer
 
     from assay.cli.app import app
@@ -27,20 +48,35 @@ def main() -> NoReturn:
         _stop(2, str(error.format_message()))  # type: ignore[attr-defined]
     except AssayError as error:
         _stop(2, str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        _stop(130, INTERRUPTED)
-    except BrokenPipeError:
+    except typer.Abort:
+        return 130
+    return int(code)
+
+
+def _streams() -> None:
+    """Standard streams that take everything: closed ones lead nowhere, letters that they lack are escaped."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # else the next file to be opened would take its place
+            with contextlib.suppress(OSError):
+                os.close(number)
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # tests replace the streams
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """What standard output still holds would fail again at exit."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _stop(2, f"{where}{error.strerror or error}; expected a readable input and a writable output")
-    if code == 130:
-        _stop(130, INTERRUPTED)
-    sys.exit(code)
 
 
 def _stop(code: int, message: str) -> NoReturn:
     """Say why in one line, and exit."""
-    print(f"assay: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    from assay.runtime.printable import printable
+
+    with contextlib.suppress(OSError):  # nobody hears; the exit code says it
+        print(f"assay: {printable(message, 8000)}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from assay.runtime.errors import unknown
+from assay.runtime.errors import InputError, unknown
 from assay.runtime.toml import read_toml
 
 app = typer.Typer(
@@ -26,12 +26,27 @@ def from_config(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     table = read_toml(path, f"--config {path}")
-    options = {o.removeprefix("--"): p.name for p in ctx.command.params for o in p.opts}
+    options = {o.removeprefix("--"): p for p in ctx.command.params for o in p.opts if p.name != "config"}
     for key in table:
         if key not in options:
             raise unknown(f"key in {path}:", key, options)
-    ctx.default_map = {options[k]: v for k, v in table.items()}
+    ctx.default_map = {
+        str(options[k].name): _default(path, k, v, getattr(options[k], "multiple", False)) for k, v in table.items()
+    }
     return path
+
+
+def _default(path: Path, key: str, value: object, several: bool) -> object:
+    """A value of a configuration file as the command line would give it: text, true or false."""
+    if several:
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return value
+        raise InputError(f"--config {path}: {key} = {value!r}; expected a list of texts")
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise InputError(f"--config {path}: {key} = {value!r}; expected a text, a number, true or false")
 
 
 SUBJECTS = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from assay.audit.result import Audit, Effects
+from assay.cli.folder import claim
 from assay.cli.verdicts import tell
 from assay.gates import evidence, judge, junit, parse
 from assay.report import terminal
@@ -31,26 +32,15 @@ class Wanted:
         if self.require is not None:
             parse(self.require)
         if self.out is not None:
-            writable("--out", self.out)
+            claim("--out", self.out)
         if self.junit is not None:
             if self.junit.is_dir():
                 raise InputError(f"--junit {self.junit}: a folder; expected a file to write")
-            writable("--junit", self.junit.parent)
+            claim("--junit", self.junit.parent)
         if self.log is not None:
             from assay.report import trackers
 
             trackers.check(self.log)
-
-
-def writable(option: str, folder: Path) -> None:
-    """InputError where ``folder`` cannot be made or written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".assay"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"{option} {folder}: {error.strerror}; expected a folder that can be written") from error
 
 
 def console() -> Console:

@@ -15,7 +15,8 @@ from assay.audit import audit as run_audit
 from assay.audit import differences, expected_wall
 from assay.audit import plan as run_plan
 from assay.audit.result import SCHEMA, Effects
-from assay.cli.finish import Wanted, console, finish, tell, writable
+from assay.cli.finish import Wanted, console, finish, tell
+from assay.cli.folder import claim, keep_subject
 from assay.gates import evidence, judge, parse
 from assay.methods import from_text
 from assay.repair import Repaired
@@ -119,8 +120,7 @@ def repair(
         if out is not None and spec_of(final.model) is None:
             print("assay: the repaired model is not saved: it holds what cannot be rebuilt", file=sys.stderr)
         elif out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            final.save(out / "subject")
+            keep_subject(final, out)
         shown.say("auditing what was repaired")
 
     with Shown() as shown:
@@ -143,7 +143,7 @@ def compare(
         raise InputError(f"compare: {len(folders)} subject; expected at least two")
     rules = parse(require) if require is not None else []
     if out is not None:
-        writable("--out", out)
+        claim("--out", out)
     with Shown() as shown:
         subjects = [load(f, trust=trust) for f in folders]
         audits = [run_audit(s, progress=shown, **options) for s in subjects]

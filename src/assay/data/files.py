@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from assay.data.data import Data
+from assay.data.guarded import check_table
 from assay.data.hub import OPTIONS as HUB_OPTIONS
 from assay.data.hub import hub_data, texts_of
 from assay.data.mapped import open_mapped
@@ -139,8 +140,9 @@ def read_parquet(path: Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_table(_existing(path, "a parquet file"))
     try:
-        return _arrow(pq.read_table(_existing(path, "a parquet file")))
+        return _arrow(pq.read_table(path))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); expected a parquet file") from error
 
@@ -157,8 +159,8 @@ def read_jsonl(path: Path) -> Table:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: {error.msg}; expected one JSON object a line") from error
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+            raise InputError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict) or (rows and row.keys() != rows[0].keys()):
             keys = f"the keys {', '.join(rows[0])}" if rows else "keys"
             raise InputError(f"{path}, line {number}: expected an object with {keys}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from assay.data.data import Data
+from assay.data.guarded import check_labels
 from assay.runtime.errors import InputError
 from assay.runtime.store import Store
 
@@ -166,6 +167,8 @@ def open_mapped(folder: Path) -> MappedData:
     x, y = _inputs(folder), _array(folder / "y.npy")
     if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
         raise InputError(f"{folder / 'y.npy'}: y is {y.dtype} of shape {y.shape}; expected integer labels (n,)")
+    if "classes" not in names:
+        check_labels(folder / "y.npy", y)
     known = {n: _array(folder / f"{n}.npy") for n in names if n not in ("x", "y")}
     classes = tuple(map(str, known["classes"])) if "classes" in known else tuple(map(str, range(int(y.max()) + 1)))
     if "bounds" in known:

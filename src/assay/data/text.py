@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from assay.data.data import Data
+from assay.data.guarded import check_expansion
 from assay.runtime.errors import InputError
 
 
@@ -40,7 +41,9 @@ def encoded(texts: Sequence[str]) -> Float[Tensor, "n longest"]:
     empty = next((i for i, t in enumerate(texts) if not t or "\0" in t), None)
     if empty is not None:
         raise InputError(f"texts: row {empty + 1} is {texts[empty]!r}; expected text without the character NUL")
-    x = np.zeros((len(texts), max(map(len, texts), default=0)), np.float32)
+    longest = max(map(len, texts), default=0)
+    check_expansion("texts", 4 * len(texts) * longest, sum(map(len, texts)))
+    x = np.zeros((len(texts), longest), np.float32)
     for row, text in zip(x, texts, strict=True):
         row[: len(text)] = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     return torch.from_numpy(x)

@@ -184,7 +184,7 @@ def parse(text: str) -> list[Requirement]:
 
 def bounds(text: str) -> list[Bound]:
     """The bounds of an expression."""
-    return [_bound(t) for t in re.split(r"\s+and\s+", text.strip())]
+    return [_bound(t) for t in " ".join(text.split()).split(" and ")]
 
 
 def _bound(text: str) -> Bound:

@@ -27,14 +27,18 @@ def read(slug: str, root: Path = ROOT) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected one JSON object a line") from error
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: {error.msg}; expected one JSON object a line") from error
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+            raise InputError(f"{path}:{number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict) or not {"key", "scale", "claims", "source"} <= set(row):
             raise InputError(f"{path}:{number}: expected an object with key, scale, claims, source and outcome")
-        if row.get("outcome") not in OUTCOMES:
+        if not isinstance(row.get("outcome"), str) or row["outcome"] not in OUTCOMES:
             raise InputError(f"{path}:{number}: outcome {row.get('outcome')!r}; expected one of {', '.join(OUTCOMES)}")
         rows.append(row)
     return rows

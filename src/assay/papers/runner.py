@@ -123,7 +123,7 @@ def reproduce(
     root = str(store.root) if store is not None else None
     tasks = [Work(partial(run_seed, slug, scale, s, store=root)) for s in seeds]
     done: dict[int, dict[str, Any]] = {}
-    for position, result in run_shared(tasks, {}, on=on, jobs=jobs):
+    for position, result in run_shared(tasks, {}, on=on, jobs=min(jobs, len(tasks))):
         done[position] = result
         if progress is not None:
             progress(f"{slug} ({scale})", len(done), len(tasks))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup, escape
 
+from assay.runtime.printable import printable
+
 WIDTH, HEIGHT = 460, 290
 SERIES = 8
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "1 2", "12 4", "4 2 1 2", "3 5")
@@ -27,8 +29,8 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def clip(text: object, length: int) -> str:
-    """``text`` on one line, cut with an ellipsis."""
-    line = " ".join(str(text).split())
+    """``text`` on one line without control characters, cut with an ellipsis."""
+    line = printable(str(text))
     return line if len(line) <= length else line[: length - 1] + "…"
 
 

@@ -25,8 +25,8 @@ def configure(cls: type, options: dict[str, str]) -> Any:
         return cls(**{k: _convert(v, hints[k]) for k, v in options.items()})
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{cls.__name__}: {error}") from error
+    except Exception as error:  # a field may be compared, multiplied, rounded ...
+        raise InputError(f"{cls.__name__}: {error or type(error).__name__}") from error
 
 
 def _convert(text: str, hint: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +20,15 @@ from torch import nn
 
 from assay.data import Data, load_data
 from assay.data.files import open_data
+from assay.data.guarded import check_expansion
+from assay.data.guarded import described as _said
 from assay.data.sources import NAMED
 from assay.data.tabular import restored, same_columns
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
 from assay.runtime.toml import read_toml
 from assay.subject.access import Access
+from assay.subject.admit import admit
 from assay.subject.subject import Subject
 
 SCHEMA = "assay/1"
@@ -104,11 +109,22 @@ def _load_data(entry: dict[str, Any], folder: Path) -> Data:
     tensors = _tensors(folder / _inside(entry["file"])) if "file" in entry else {}
     if "source" in entry:
         whole = load_data(entry["source"])
-        return whole[torch.searchsorted(whole.index, tensors["index"])] if tensors else whole
+        if not tensors:
+            return whole
+        rows = torch.searchsorted(whole.index, tensors["index"]).clamp(max=len(whole) - 1)
+        if not whole.index[rows].equal(tensors["index"]):
+            raise InputError(f"{folder / entry['file']}: names samples that {entry['source']} lacks; expected its own")
+        return whole[rows]
     fields = {k.removeprefix("fields."): v for k, v in tensors.items() if k.startswith("fields.")}
     low, high = entry["bounds"]
     return Data(
-        tensors["x"], tensors["y"], tuple(entry["classes"]), (low, high), entry["name"], tensors["index"], fields
+        tensors["x"],
+        tensors["y"],
+        tuple(map(str, entry["classes"])),
+        (float(low), float(high)),
+        str(entry["name"]),
+        tensors["index"],
+        fields,
     )
 
 
@@ -128,7 +144,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 def _set_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except Exception as error:  # torch raises many kinds for states of odd keys and types
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: the weights do not fit the model ({detail})") from error
 
@@ -140,10 +156,11 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
         raise InputError(f"{folder}: holds no subject.toml; expected a folder written by Subject.save")
     table = read_toml(path, str(path))
     try:
+        admit([table["model"], table.get("recipe")], trust)
         model = build(table["model"], trust)
         splits: dict[str, Any] = restored({s: _load_data(entry, folder) for s, entry in table["data"].items()})
         recipe = build(table["recipe"], trust) if "recipe" in table else None
-        access, name, task = Access[table["access"]], table["name"], table["task"]
+        access, name, task = Access[table["access"]], str(table["name"]), str(table["task"])
     except KeyError as error:
         raise InputError(f"{path}: key {error} is missing or wrong; expected the layout {SCHEMA}") from error
     except AssayError:
@@ -154,6 +171,8 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
         raise InputError(f"{path}: no test data; expected the layout {SCHEMA}")
     if not isinstance(model, nn.Module):
         raise InputError(f"{path}: the factory gives {type(model).__name__}; expected a torch module")
+    if recipe is not None and not callable(getattr(recipe, "fit", None)):
+        raise InputError(f"{path}: the recipe is {type(recipe).__name__}; expected a trainer")
     _set_state(model, _tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
     model.eval()
     return Subject(model, recipe=recipe, access=access, name=name, task=task, **splits)
@@ -166,7 +185,7 @@ def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]
         made = resolve(factory, {*trust, factory.partition(":")[0]})()
     except AssayError:
         raise
-    except Exception as error:  # a stranger's code may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and may be a script that exits
         raise InputError(f"{factory}: {_said(error)}; expected a function without arguments") from error
     if isinstance(made, Subject):
         return replace(made, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
@@ -182,26 +201,29 @@ def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]
     return Subject(made, name=factory, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-
-
 def _given(source: str | None, split: str) -> Data | None:
     try:
         return open_data(source, split) if source is not None else None
-    except (AssayError, OSError):
+    except AssayError:
         raise
-    except Exception as error:  # arrays of odd shapes and kinds
+    except Exception as error:  # names that no file can have
         raise InputError(f"data source {source!r}: {_said(error)}; expected samples and labels") from error
 
 
 def _state_dict(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"weights {path}: no such file")
     if path.suffix == ".safetensors":
         return _tensors(path)
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_expansion(path, sum(i.file_size for i in archive.infolist()), path.stat().st_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say about a strange archive; an error says it below
+            state = torch.load(path, weights_only=True, map_location="cpu")
+    except AssayError:
+        raise
     except Exception as error:  # torch raises many kinds for a hostile or broken file
         raise InputError(
             f"weights {path}: cannot be read ({type(error).__name__}); expected a plain state dict"
@@ -234,14 +256,18 @@ def load(
     same_columns([d for d in given.values() if d is not None])
     text = "digits" if source is None else str(source)
     kind, _, rest = text.partition(":")
-    if Path(text, "config.json").is_file() and not Path(text, "subject.toml").exists() and text not in EMBEDDED:
+    if (
+        os.path.isfile(os.path.join(text, "config.json"))
+        and not os.path.exists(os.path.join(text, "subject.toml"))
+        and text not in EMBEDDED
+    ):
         kind, rest = "hf", text
-    if kind in ADAPTERS and not Path(text, "subject.toml").exists():
+    if kind in ADAPTERS and not os.path.exists(os.path.join(text, "subject.toml")):
         also = {"trust": trust} if kind in TRUSTING else {}
         return resolve(ADAPTERS[kind])(rest, given, **also)
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
-    elif Path(text).is_dir():
+    elif os.path.isdir(text):  # never raises, whatever the name
         subject = load_folder(Path(text), trust)
     elif ":" in text:
         return load_factory(text, trust, given)

@@ -74,10 +74,10 @@ def _rows(path: Path, method: str) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows, names = list(reader), set(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected reap_annotations.csv") from error
-    lacking = needed - set(reader.fieldnames or ())
+    lacking = needed - names
     if lacking:
         raise InputError(f"{path}: no column {sorted(lacking)[0]!r}; expected the columns of reap_annotations.csv")
     return rows
@@ -89,7 +89,7 @@ def _numbers(path: Path, row: dict[str, str], column: str, count: int | None) ->
     try:
         pairs: Any = json.loads(row[column])
         found = [[float(v) for v in pair] for pair in pairs]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{where} is {row[column]!r}; expected a list of pairs of numbers") from error
     if any(len(pair) != 2 for pair in found) or (count is not None and len(found) != count):
         raise InputError(f"{where} has {len(found)} entries; expected {count or 'some'} pairs")

@@ -1,0 +1,66 @@
+"""The folders of ``--out`` and ``--junit``: seen to be writable before the work, and never left with half a subject."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from assay.runtime.errors import InputError
+from assay.runtime.store import STALE
+from assay.subject import Subject
+
+LEFT = (".report.*.????????", ".metrics.parquet.????????", ".subject.????????")
+
+
+def claim(option: str, out: Path) -> None:
+    """Make ``out``, or InputError where nothing can be written into it; what killed runs left behind goes."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            _clear(out)
+    except OSError as error:
+        raise InputError(f"{option} {out}: {error.strerror}; expected a folder that can be written") from error
+
+
+def _clear(out: Path) -> None:
+    for path in (p for name in LEFT for p in out.glob(name)):
+        with contextlib.suppress(FileNotFoundError):  # another run has just finished it
+            if time.time() - path.stat().st_mtime > STALE:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def keep_subject(subject: Subject, out: Path) -> None:
+    """Write ``subject`` to ``out/subject``; a subject that is there is exchanged for the new one once that is whole."""
+    from safetensors import SafetensorError
+
+    folder = out / "subject"
+    if folder.exists() and not (folder / "subject.toml").is_file():
+        raise InputError(f"{folder}: exists and is no subject; expected none there, or one to replace")
+    try:
+        work = Path(tempfile.mkdtemp(prefix=".subject.", dir=out))
+        try:
+            _exchange(subject.save(work / "subject"), folder, work)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{folder}: cannot be written ({reason}); expected space and write access") from error
+
+
+def _exchange(new: Path, folder: Path, work: Path) -> None:
+    """Move ``new`` to ``folder`` and what lay there into ``work``; another run may do the same at this moment."""
+    for k in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, work / f"old{k}")
+        try:
+            os.rename(new, folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise InputError(f"{folder}: other runs keep writing it; expected one run a folder")
