@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint install dev catalogue figures reproduce gallery calibrators noisy-labels unlearners docs clean
+.PHONY: demo test lint install dev catalogue figures reproduce gallery calibrators noisy-labels unlearners hf-example fuzz docs clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -47,6 +47,12 @@ noisy-labels: dev  # needs ASSAY_DATA with CIFAR-10; an interrupted run goes on 
 
 unlearners: dev  # about 25 minutes on one core; rows in docs/runs/unlearners.jsonl are not run again
 	OMP_NUM_THREADS=1 $(BIN)/python docs/unlearners.py
+
+hf-example: dev  # a tiny ViT trained on the digits, as the README audits it
+	$(BIN)/python docs/hf_example.py runs/digits-vit
+
+fuzz: dev  # 100,000 coverage-guided inputs over all readers, about a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_readers.py all -runs=100000
 
 docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

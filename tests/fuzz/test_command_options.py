@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from assay import methods
 from assay.cli import main
 from assay.runtime.errors import InputError
-from assay.runtime.executor import run_tasks
 from assay.runtime.method import configure
+from assay.runtime.workers import Work, run_shared
 from assay.subject import Subject
 
 STRANGE = ["", "0", "-1", "1e999", "nan", "9" * 30, "²", "x" * 5000, "a\x1b[31mb", "\u202e", "../..", "~x", "\udcff"]
@@ -108,11 +108,11 @@ def test_jobs_beyond_the_tasks_start_no_more_workers(
     monkeypatch.setenv("ASSAY_CACHE", str(tmp_path))
     asked: list[int] = []
 
-    def noted(tasks: list[Callable[[], object]], *, on: str, jobs: int) -> Iterator[tuple[int, object]]:
+    def noted(works: list[Work], shared: dict[str, object], *, on: str, jobs: int) -> Iterator[tuple[int, object]]:
         asked.append(jobs)
-        return run_tasks(tasks, on=on, jobs=min(jobs, 1))
+        return run_shared(works, shared, on=on, jobs=min(jobs, 1))
 
-    monkeypatch.setattr("assay.audit.run.run_tasks", noted)
+    monkeypatch.setattr("assay.audit.run.run_shared", noted)
     code, err = ended(["audit", bare, "--only", "accuracy,subgroups", "--limit", "60", "--jobs", "1000000"])
     assert (code, asked) == (0, [2]), err
     assert ended(["audit", bare, "--only", "accuracy", "--limit", "60", "--jobs", "-3"])[0] == 2
