@@ -3,10 +3,15 @@
 Exact: the gradient of every similarity is its softmax weight over the temperature, and those of the negatives sum to
 that of the positive; the entropy of the shares grows by the variance over the temperature cubed; near 0 the loss is the
 triplet loss on the hardest negative, at 1000 all negatives weigh alike, and with the negatives of both views the loss
-is SimCLR's. One network per temperature on handwritten digits: a lower temperature spreads the embeddings more evenly,
-and so does restricting a temperature of 1 to the hardest negatives. Support: tolerance (similarity within a class) and
-nearest neighbours. All networks see the same views, a pool of eight an image, and take the same Adam steps; Adam makes
-the 1 / tau in the size of the gradient harmless.
+is SimCLR's. One network per temperature on handwritten digits: a lower temperature should spread the embeddings more
+evenly, and so should restricting a temperature of 1 to the hardest negatives. Support: tolerance (similarity within a
+class) and nearest neighbours. All networks see the same views, a pool of eight an image, and take the same Adam steps;
+Adam makes the 1 / tau in the size of the gradient harmless.
+
+What training does is not reproduced. From 0.1 to 1 the embeddings are less even the higher the temperature (log
+potential -2.6 to -2.3), but at 0.05 they are the least even (-2.1); and the hardest negatives alone bring the embedding
+to a point in nearly every run (-0.1 to -0.9). Pilots of one seed with batch norm, larger batches, other rates and
+stronger views changed neither. The paper trains residual networks for 200 epochs on four natural image sets.
 """
 
 from __future__ import annotations
