@@ -9,6 +9,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -63,6 +64,7 @@ class Command:
         self.process.join(120)
         assert self.process.exitcode is not None, "it hangs"
         out, err = ((self.streams / n).read_text(encoding="utf-8") if (self.streams / n).exists() else "" for n in "12")
+        shutil.rmtree(self.streams)
         return self.process.exitcode, out, err
 
 
