@@ -11,7 +11,7 @@ from assay.gates.evidence import Number
 from assay.report import svg
 from assay.report.svg import Scale, label, tag
 
-ROW, TOP, LEFT, RIGHT = 34.0, 14.0, 14.0, svg.WIDTH - 14.0
+ROW, TOP, LEFT, RIGHT = 34.0, 14.0, 24.0, svg.WIDTH - 24.0
 
 
 def over_runs(name: str, rows: Sequence[tuple[str, Number]]) -> Markup:
