@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from joblib.externals.loky import get_reusable_executor
+from joblib.executor import get_memmapping_executor
 
 from assay.audit import audit, expected_wall, plan, planning
 from assay.audit.planning import Planned
@@ -29,7 +29,7 @@ def test_pieces_are_spread_longest_first(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_plan_on_two_workers_is_near_what_the_run_takes(digits: Subject, tmp_path: Path) -> None:
     only, ratios = ["accuracy", "robustness", "corruption", "explanation"], []
     for attempt in range(3):  # other work on the machine comes and goes
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        get_memmapping_executor(2, max_nbytes=None).shutdown(wait=True, kill_workers=True)
         rows = plan(digits, only=only, profile="quick")
         assert {r.name: r.pieces for r in rows}["robustness.linf"] == 4
         _, wall = expected_wall(rows, jobs=2)

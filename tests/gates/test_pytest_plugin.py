@@ -76,7 +76,7 @@ def test_a_wrong_assertion_is_an_input_error() -> None:
 
 def test_the_plugin_works_in_a_run_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "test_model.py").write_text(TESTS)
-    options = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", os.devnull]
+    options = ["-p", "assay.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", os.devnull]
     env = {**os.environ, "PYTHONPATH": str(Path(assay.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # whether the installation knows the entry point or not
     command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]

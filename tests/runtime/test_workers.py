@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from joblib import Parallel, delayed
 from torch import nn
 
 from assay.runtime.errors import AssayError, InputError
@@ -118,3 +119,10 @@ def test_blocks_are_cut_when_they_are_sent() -> None:
 def test_bad_options_are_one_line(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         run_shared([], {}, **options)
+
+
+def test_the_pool_is_one_that_joblib_can_take_over(tmp_path: Path) -> None:
+    works = [Work(total, ("heavy",), partial(tuple, [k])) for k in range(3)]
+    for _ in range(2):
+        assert len(dict(run_shared(works, {"heavy": Heavy(tmp_path / "log")}, jobs=2))) == 3
+        assert Parallel(n_jobs=2)(delayed(abs)(-k) for k in range(4)) == [0, 1, 2, 3]

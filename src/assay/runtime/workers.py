@@ -77,9 +77,10 @@ def _processes(works: Sequence[Work], shared: Mapping[str, Any], jobs: int, retr
 
 def _pool(works: Sequence[Work], todo: deque[int], folder: str, jobs: int) -> Iterator[tuple[int, Any]]:
     """Results of one set of workers; ``todo`` loses what is finished. BrokenExecutor where a worker dies."""
-    from joblib.externals.loky import get_reusable_executor
+    from joblib.executor import get_memmapping_executor
 
-    pool, sent, ended = get_reusable_executor(max_workers=jobs), dict[Future[Any], int](), False
+    # joblib's form of the process-wide pool: whoever uses joblib.Parallel next in this process may be handed it.
+    pool, sent, ended = get_memmapping_executor(jobs, max_nbytes=None), dict[Future[Any], int](), False
     try:
         while todo or sent:
             while todo and len(sent) < AHEAD * jobs:
