@@ -6,12 +6,10 @@ hang, too much memory, a warning shown, and anything touched outside the folder 
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import inspect
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from watching import Watch
 from assay.cli import work
 from assay.runtime.errors import AssayError
 
-FLAGS = ("-max_len=4096", "-timeout=20", "-rss_limit_mb=3000", "-seed=1", "-print_final_stats=0", "-verbosity=0")
+FLAGS = ("-max_len=8192", "-timeout=20", "-rss_limit_mb=3000", "-seed=1", "-print_final_stats=0", "-verbosity=0")
 MODULES = (
     "assay.audit.property", "assay.audit.registry", "assay.cli.app", "assay.cli.work", "assay.data.data",
     "assay.data.files", "assay.data.guarded", "assay.data.mapped", "assay.data.skeleton_files", "assay.data.sources",
@@ -71,12 +69,11 @@ def once(reader: Reader, raw: bytes, watch: Watch) -> None:
                 raise ValueError("an error without a word") from error
 
 
-def fuzz(name: str, flags: list[str]) -> None:
-    """Never returns: libFuzzer ends the process."""
+def fuzz(name: str, root: Path, flags: list[str]) -> None:
+    """Fuzz one reader in the folder ``root``. Never returns: libFuzzer ends the process."""
     instrument()
     Image.MAX_IMAGE_PIXELS = 1 << 18  # pictures of few bytes and many pixels are read, but not a thousand times a run
-    reader, root = READERS[name], Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=MEMORY_DISK))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)  # libFuzzer's own exits leave it
+    reader = READERS[name]
     corpus = root / "corpus"
     corpus.mkdir()
     for k, seed in enumerate(reader.seeds()):
@@ -98,15 +95,21 @@ def reader_ends(reader: Reader, seed: bytes, root: Path) -> None:
         return
 
 
+def apart(name: str, flags: list[str]) -> int:
+    """Fuzz one reader in a process and a folder of its own; the exit code."""
+    with tempfile.TemporaryDirectory(prefix=f"fuzz-{name}-", dir=MEMORY_DISK) as root:
+        return subprocess.run([sys.executable, __file__, f"--in={root}", name, *flags], check=False).returncode
+
+
 def everything(runs: int, flags: list[str]) -> int:
     """Every reader in a process of its own, cheap ones more often; the number of those that failed."""
     weights = {name: SHARE.get(name, 1) for name in READERS}
     failed = []
     for name, weight in weights.items():
         share, start = -(-runs * weight // sum(weights.values())), time.monotonic()
-        ended = subprocess.run([sys.executable, __file__, name, f"-runs={share}", *flags], check=False)
-        print(f"{name}: {share} cases in {time.monotonic() - start:.0f} s, exit {ended.returncode}", flush=True)
-        failed += [name] if ended.returncode else []
+        code = apart(name, [f"-runs={share}", *flags])
+        print(f"{name}: {share} cases in {time.monotonic() - start:.0f} s, exit {code}", flush=True)
+        failed += [name] if code else []
     print(f"failed: {', '.join(failed) or 'none'}")
     return len(failed)
 
@@ -117,4 +120,6 @@ if __name__ == "__main__":
     if chosen == "all":
         amount = next((int(o.removeprefix("-runs=")) for o in options if o.startswith("-runs=")), 100_000)
         sys.exit(min(everything(amount, [o for o in options if not o.startswith("-runs=")]), 1))
-    fuzz(chosen, options)
+    if chosen.startswith("--in="):
+        fuzz(options[0], Path(chosen.removeprefix("--in=")), options[1:])
+    sys.exit(min(abs(apart(chosen, options)), 1))

@@ -48,7 +48,8 @@ from assay.vision.patch_renderer import PatchRenderer
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((4, 1, 4, 4), dtype=np.float32), np.array([0, 1, 0, 1])
 DATA = Data(torch.from_numpy(X), torch.from_numpy(Y), ("a", "b"), fields={"groups": torch.arange(4)})
-FILES: dict[str, bytes] = {}  # the saved subject, made once
+SAVED: dict[str, bytes] = {}  # the files of the saved subject, made once
+FILES: dict[str, bytes] = {}  # other files that are made once
 
 
 def net() -> nn.Module:
@@ -153,11 +154,11 @@ def _hub(raw: bytes, folder: Path) -> object:
 
 
 def _saved() -> dict[str, bytes]:
-    if not FILES:
+    if not SAVED:
         with tempfile.TemporaryDirectory() as root:
             subject = Subject(MLP((1, 4, 4), 2, (3,)).eval(), DATA, DATA, DATA, name="s")
-            FILES.update({p.name: p.read_bytes() for p in subject.save(Path(root) / "s").iterdir()})
-    return FILES
+            SAVED.update({p.name: p.read_bytes() for p in subject.save(Path(root) / "s").iterdir()})
+    return SAVED
 
 
 def _subject(name: str) -> Callable[[bytes, Path], object]:
@@ -226,6 +227,21 @@ def _export() -> list[bytes]:
     return [_made(lambda path: torch.export.save(program, path))]
 
 
+def _graph(raw: bytes, folder: Path) -> object:
+    """The graph of an exported program; the archive around it is sound."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(FILES["graph"])) as whole, zipfile.ZipFile(made, "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, raw if name.endswith("models/model.json") else whole.read(name))
+    return _foreign("export", ".pt2")(made.getvalue(), folder)
+
+
+def _graph_seed() -> list[bytes]:
+    FILES.setdefault("graph", _export()[0])
+    with zipfile.ZipFile(io.BytesIO(FILES["graph"])) as whole:
+        return [whole.read(next(n for n in whole.namelist() if n.endswith("models/model.json")))]
+
+
 def _report(raw: bytes, folder: Path) -> object:
     return evidence(read_report(_file(folder, "report.json", raw)))
 
@@ -260,7 +276,7 @@ def _ledger(raw: bytes, folder: Path) -> object:
     return ledger.read("some", folder)
 
 
-CONFIG = 'only = "accuracy"\nlimit = 5\nseed = 3\njson = true\ntrust = ["a"]\nwith = ["a.B:c=1"]\n'
+CONFIG = 'subject = "digits"\nonly = "accuracy"\nlimit = 5\nseed = 3\njson = true\ntrust = ["a"]\nwith = ["a.B:c=1"]\n'
 AMC = "\0:FULLY-SPECIFIED\n1\nroot 0 1 2 3 4 5\na 30\n2\nroot 0 1 2 3 4 5\na 40\n"
 NTU = "S001C001P001R001A00{}.skeleton"
 JOINTS = "\n".join(f"{k * 0.1} {k * 0.2} {1 + k * 0.05} 0 0 0 0 0 0 0 0 2" for k in range(25))
@@ -351,6 +367,7 @@ READERS: dict[str, Reader] = {
     "skops": Reader(_foreign("sklearn", ".skops"), _skops),
     "onnx": Reader(_foreign("onnx", ".onnx"), _onnx),
     "export": Reader(_foreign("export", ".pt2"), _export),
+    "export-graph": Reader(_graph, _graph_seed),
     "report": Reader(_report, _report_seed, True),
     "config": Reader(_config, _lines(CONFIG), True),
     "require": Reader(

@@ -231,6 +231,15 @@ def capped() -> object:
     resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def test_a_model_larger_than_its_weights_is_not_made(digits: Subject, tmp_path: Path, capped: None) -> None:
+    path = digits.save(tmp_path / "s") / "subject.toml"
+    path.write_text(path.read_text().replace("hidden = 64", "hidden = 100000000"))
+    with pytest.raises(InputError, match=r"numbers, model\.safetensors"):
+        load(tmp_path / "s")
+    path.write_text(path.read_text().replace("hidden = 100000000", "hidden = 64"))
+    assert load(tmp_path / "s").name == "digits"
+
+
 def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     plain = {"x": npy(np.zeros((4, 2))), "y": Y}

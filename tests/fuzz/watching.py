@@ -1,7 +1,9 @@
-"""What a reader must not do: start programs, open connections, change files outside its folder, show warnings."""
+"""What a reader must not do: start programs, open connections, change files outside its folder, warn, print."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import warnings
@@ -39,6 +41,9 @@ class Watch:
         self.seen.clear()
         self.caught = warnings.catch_warnings(record=True)
         self.shown = self.caught.__enter__()
+        self.printed = io.StringIO()
+        self.streams = contextlib.redirect_stdout(self.printed)
+        self.streams.__enter__()
         warnings.simplefilter("always")
         self.on = True
         return self
@@ -47,8 +52,10 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.on = False
+        self.streams.__exit__(kind, error, trace)
         self.caught.__exit__(kind, error, trace)
         shown = [str(w.message) for w in self.shown or () if not issubclass(w.category, HIDDEN)]
         if kind is None:
             assert not self.seen, f"touched: {self.seen}"
             assert not shown, f"warned: {shown}"
+            assert not self.printed.getvalue(), f"printed: {self.printed.getvalue()[:200]}"

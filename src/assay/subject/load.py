@@ -149,6 +149,18 @@ def _set_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> 
         raise InputError(f"{where}: the weights do not fit the model ({detail})") from error
 
 
+def _check_size(plain: dict[str, Any], trust: Collection[str], state: dict[str, torch.Tensor], path: Path) -> None:
+    """Refuse a model of more numbers than its weights, which could fill the memory, before it is made."""
+    try:
+        with torch.device("meta"):
+            asked = sum(t.numel() for t in build(plain, trust).state_dict().values())
+    except Exception:  # some networks compute while they are made; what is wrong with others is said when they are
+        return
+    held = sum(t.numel() for t in state.values())
+    if asked > held:
+        raise InputError(f"{path}: the model has {asked:,} numbers, model.safetensors {held:,}; expected as many")
+
+
 def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
     """The subject saved in ``folder``."""
     path = folder / "subject.toml"
@@ -157,7 +169,11 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
     table = read_toml(path, str(path))
     try:
         admit([table["model"], table.get("recipe")], trust)
-        model = build(table["model"], trust)
+        state = _tensors(folder / "model.safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers without weights
+            _check_size(table["model"], trust, state, path)
+            model = build(table["model"], trust)
         splits: dict[str, Any] = restored({s: _load_data(entry, folder) for s, entry in table["data"].items()})
         recipe = build(table["recipe"], trust) if "recipe" in table else None
         access, name, task = Access[table["access"]], str(table["name"]), str(table["task"])
@@ -173,7 +189,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
         raise InputError(f"{path}: the factory gives {type(model).__name__}; expected a torch module")
     if recipe is not None and not callable(getattr(recipe, "fit", None)):
         raise InputError(f"{path}: the recipe is {type(recipe).__name__}; expected a trainer")
-    _set_state(model, _tensors(folder / "model.safetensors"), str(folder / "model.safetensors"))
+    _set_state(model, state, str(folder / "model.safetensors"))
     model.eval()
     return Subject(model, recipe=recipe, access=access, name=name, task=task, **splits)
 

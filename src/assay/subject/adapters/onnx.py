@@ -47,7 +47,7 @@ def _session(path: Path, where: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime has a class of error for each of its states
         raise InputError(f"{where}: cannot be read ({said(error)}); expected a valid ONNX model") from error
 
