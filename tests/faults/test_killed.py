@@ -63,7 +63,8 @@ def test_an_interrupt_at_any_moment_is_one_line_and_130(folder: Path, tmp_path: 
 
 
 def test_an_interrupt_while_modules_are_imported_is_one_line_and_130(tmp_path: Path) -> None:
-    code = f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nprint('up', flush=True)\n{MAIN}"
+    ready = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = ready + MAIN.replace("main()", "print('up', flush=True)\nmain()")  # before that, nobody could answer
     for wait in (0.05, 0.4):
         process = subprocess.Popen(
             [sys.executable, "-c", code, "audit"], env=environment(tmp_path), stdout=subprocess.PIPE,
