@@ -7,7 +7,8 @@ global AUC stays below the AUC within queries; the Mann-Whitney loss closes the 
 does not. Exact: the AUC is scikit-learn's, ties included, and the contrastive gradient on the offset is 0. Reported
 without a claim: MRR, in a pilot higher than under the contrastive loss with inner products and lower otherwise, and
 cosines at a temperature of 0.05, where the contrastive loss was ahead in both. Both losses have the same temperatures,
-steps and rate.
+steps and rate. Ten seeds held every bound, but on a fresh base seed the contrastive loss' gap was 0.066 [0.040, 0.093]
+against 0.05, undecided: the number of seeds was then set to forty, for every claim.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ PAPER = Paper(
     },
     scales=(
         Scale("smoke", 1, {"pairs": 192, "test": 60, "epochs": 1, "matrices": 20}),
-        Scale("claim", 10, {"pairs": 3000, "test": 800, "epochs": 15, "matrices": 100}),
+        Scale("claim", 40, {"pairs": 3000, "test": 800, "epochs": 15, "matrices": 100}),
     ),
 )
 
