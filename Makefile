@@ -39,7 +39,7 @@ reproduce: dev  # only papers whose present code has no recorded run; an interru
 gallery: dev
 	$(BIN)/python docs/gallery.py
 
-calibrators: dev  # needs ASSAY_DATA; what docs/calibrators.jsonl holds is not measured again
+calibrators: dev  # needs ASSAY_DATA; what docs/runs/calibrators.jsonl holds is not measured again
 	$(BIN)/python docs/calibrators.py
 
 noisy-labels: dev  # needs ASSAY_DATA with CIFAR-10; an interrupted run goes on where it was

@@ -1,7 +1,7 @@
 """All calibrators side by side: one small network a data set and seed, calibrated on held-out images, judged on others.
 
 ``python docs/calibrators.py`` (``make calibrators``); needs ASSAY_DATA with MNIST and CIFAR-10. What was measured is
-kept in ``docs/calibrators.jsonl``, one line a data set and seed; a line that is there is not measured again:
+kept in ``docs/runs/calibrators.jsonl``, one line a data set and seed; a line that is there is not measured again:
 remove it to renew it. At the end the tables of ``docs/calibrators.md`` are written.
 """
 
@@ -27,7 +27,7 @@ from assay.runtime.statistics import t_interval
 from assay.training import Supervised
 
 ROOT = Path(__file__).parent
-ROWS, PAGE = ROOT / "calibrators.jsonl", ROOT / "calibrators.md"
+ROWS, PAGE = ROOT / "runs" / "calibrators.jsonl", ROOT / "calibrators.md"
 NONE, SEEDS, HELD, TEST = "none", 5, 1000, 4000
 TRAINED: Mapping[str, tuple[int, Supervised]] = {
     "mnist": (1000, Supervised(epochs=20, batch_size=64, lr=2e-3)),

@@ -1,7 +1,7 @@
 """Training with human label noise side by side: one budget, options chosen on held-out noisy labels, clean accuracy.
 
 ``python docs/noisy_labels.py`` (``make noisy-labels``); needs ASSAY_DATA with CIFAR-10 and the labels of CIFAR-10N
-(Wei et al., 2021, arXiv:2110.12088). Every finished run is a line of ``docs/noisy_labels.jsonl``; one that is there is
+(Wei et al., 2021, arXiv:2110.12088). Every finished run is a line of ``docs/runs/noisy_labels.jsonl``; one that is there is
 not run again, so that the script can be stopped at any time. At the end it writes the table of
 ``docs/noisy_labels.md``.
 
@@ -32,7 +32,7 @@ from assay.runtime.random import seeded
 from assay.training import Trainer
 
 ROOT = Path(__file__).parent
-ROWS, PAGE = ROOT / "noisy_labels.jsonl", ROOT / "noisy_labels.md"
+ROWS, PAGE = ROOT / "runs" / "noisy_labels.jsonl", ROOT / "noisy_labels.md"
 TRAIN, HELD, TEST, PASSES, SEEDS = 2000, 1000, 2500, 12, 3
 LABELS = {"human_worse": "worse", "human_random1": "random 1", "human_aggre": "aggregate"}
 CE = "cross-entropy"

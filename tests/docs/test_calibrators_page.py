@@ -26,7 +26,7 @@ def script() -> dict[str, Any]:
 def test_tables_are_those_of_the_runs(script: dict[str, Any]) -> None:
     page, rows = (DOCS / "calibrators.md").read_text(encoding="utf-8"), script["finished"]()
     if any(sum(r["data"] == source for r in rows) < script["SEEDS"] for source in script["TRAINED"]):
-        pytest.skip("docs/calibrators.jsonl is not complete: run `make calibrators`")
+        pytest.skip("docs/runs/calibrators.jsonl is not complete: run `make calibrators`")
     for source in script["TRAINED"]:
         runs = [r["methods"] for r in rows if r["data"] == source]
         assert len(runs) == script["SEEDS"] >= 5
