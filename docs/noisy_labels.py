@@ -1,8 +1,8 @@
 """Training with human label noise side by side: one budget, options chosen on held-out noisy labels, clean accuracy.
 
 ``python docs/noisy_labels.py`` (``make noisy-labels``); needs ASSAY_DATA with CIFAR-10 and the labels of CIFAR-10N
-(Wei et al., 2021, arXiv:2110.12088). Every finished run is a line of ``docs/runs/noisy_labels.jsonl``; one that is there is
-not run again, so that the script can be stopped at any time. At the end it writes the table of
+(Wei et al., 2021, arXiv:2110.12088). Every finished run is a line of ``docs/runs/noisy_labels.jsonl``; one there
+is not run again, so that the script can be stopped at any time. At the end it writes the table of
 ``docs/noisy_labels.md``.
 
 A run trains a small network on ``TRAIN`` images with one set of human labels. The budget is ``PASSES`` passes over the
@@ -17,23 +17,25 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from assay.data import Data, load_data
 from assay.methods import from_text
 from assay.nets import SmallCNN
 from assay.runtime.inference import predict
 from assay.runtime.random import seeded
-from assay.training import Trainer
+from assay.subject import Subject
+from assay.training import Supervised, Trainer
 
 ROOT = Path(__file__).parent
 ROWS, PAGE = ROOT / "runs" / "noisy_labels.jsonl", ROOT / "noisy_labels.md"
-TRAIN, HELD, TEST, PASSES, SEEDS = 2000, 1000, 2500, 12, 3
+TRAIN, HELD, TEST, PASSES, SEEDS = 2000, 1000, 2500, 30, 3
 LABELS = {"human_worse": "worse", "human_random1": "random 1", "human_aggre": "aggregate"}
 CE = "cross-entropy"
 
@@ -58,6 +60,8 @@ METHODS: Mapping[str, Entry] = {
     "CutMix": Entry(("labels.CutMix",)),
     "logit adjustment": Entry(("labels.LogitAdjustment",)),
     "ELR": Entry(("labels.ELR:beta=0.7,strength=3", "labels.ELR:beta=0.9,strength=1")),
+    "ELR+": Entry(tuple(f"labels.ELRPlus:average_steps=0,average={a}" for a in (0.99, 0.997)), 2),
+    "prune and retrain": Entry(tuple(f"labels.PruneAndRetrain:folds=2,prune={p}" for p in ("noise-rate", "both")), 2),
     "co-teaching": Entry(tuple(f"labels.CoTeaching:ramp=3,forget_rate={r}" for r in (0.1, 0.2, 0.4)), 2),
     "co-teaching+": Entry(tuple(f"labels.CoTeachingPlus:ramp=3,warm=4,forget_rate={r}" for r in (0.1, 0.2, 0.4)), 2),
     "DivideMix": Entry(("labels.DivideMix:warm=2,ramp=3", "labels.DivideMix:warm=4,ramp=3,doubtful=0"), 2),
@@ -82,12 +86,17 @@ def split(whole: Data, test: Data, labels: str, seed: int) -> Split:
     return Split(train, held, test.limit(TEST), train.y != true)
 
 
-def trainer(text: str, cost: int) -> Trainer:
-    """The method of a text form with its share of the budget."""
-    return from_text(f"{text}{',' if ':' in text else ':'}epochs={PASSES // cost},batch_size=32,lr=0.003")
+def trained(start: nn.Module, given: Split, text: str, cost: int, seed: int) -> nn.Module:
+    """The network that the method of a text form makes with its share of the budget."""
+    budget: dict[str, Any] = {"epochs": PASSES // cost, "batch_size": 32, "lr": 0.003}
+    method = from_text(text)
+    if isinstance(method, Trainer):
+        return replace(method, **budget).fit(start, given.train, seed=seed)
+    subject = Subject(start, given.held, given.train, recipe=Supervised(**budget))
+    return cast(nn.Module, method.repair(subject, seed=seed))
 
 
-def accuracy(model: torch.nn.Module, data: Data) -> float:
+def accuracy(model: nn.Module, data: Data) -> float:
     """The share of labels that the model predicts."""
     return float((predict(model, data.x).argmax(1) == data.y).float().mean())
 
@@ -97,7 +106,7 @@ def run(given: Split, text: str, cost: int, seed: int) -> dict[str, float]:
     with seeded(seed, "noisy labels"):
         start = SmallCNN((3, 32, 32), 10, (16, 32), 64)
     begun = time.process_time()
-    model = trainer(text, cost).fit(start, given.train, seed=seed)
+    model = trained(start, given, text, cost, seed)
     seconds = time.process_time() - begun
     return {
         "held": accuracy(model, given.held),
