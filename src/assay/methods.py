@@ -49,17 +49,10 @@ def exported(kind: str | None = None) -> dict[str, type]:
 def from_text(text: str) -> Any:
     """The method that ``room.Method[:option=value,..]`` describes."""
     name, _, options = text.partition(":")
-    room, dot, cls_name = name.partition(".")
-    known = rooms()
-    if not dot or room not in known:
-        raise (
-            unknown("method", name, exported())
-            if dot
-            else InputError(f"method {text!r}: expected ROOM.METHOD[:k=v,..]")
-        )
-    classes = _exports(room)
+    room, _, cls_name = name.rpartition(".")
+    classes = _exports(room) if room in rooms() else {}
     if cls_name not in classes:
-        raise unknown("method", name, (f"{room}.{n}" for n in classes))
+        raise _unknown(name, classes)
     given = {}
     for part in filter(None, options.split(",")):
         key, equals, value = part.partition("=")
@@ -67,6 +60,17 @@ def from_text(text: str) -> Any:
             raise InputError(f"method {text!r}: option {part!r}; expected key=value")
         given[key.strip()] = value.strip()
     return configure(classes[cls_name], given)
+
+
+def _unknown(name: str, classes: dict[str, type]) -> InputError:
+    """The error for a name that no method has; ``classes`` are those of its room, if there is such a room."""
+    room, dot, cls_name = name.rpartition(".")
+    elsewhere = [n for n in exported() if n.partition(".")[2].lower() == cls_name.lower()]
+    if elsewhere:
+        return InputError(f"unknown method {name!r}; did you mean {elsewhere[0]!r}?")
+    if not dot:
+        return InputError(f"unknown method {name!r}; expected ROOM.METHOD[:k=v,..] (`assay methods` lists all)")
+    return unknown(f"method of {room}", cls_name, classes) if classes else unknown("room", room, rooms())
 
 
 def catalogue() -> dict[str, Any]:

@@ -59,7 +59,7 @@ def net() -> nn.Module:
 
 @dataclass(frozen=True)
 class Reader:
-    """``read(raw, folder)``; ``seeds`` are valid; ``text`` where the format is one."""
+    """``read(raw, folder)``; ``seeds``: input to start from, the first is read; ``text`` where the format is one."""
 
     read: Callable[[bytes, Path], object]
     seeds: Callable[[], list[bytes]]
@@ -74,7 +74,7 @@ def _file(folder: Path, name: str, raw: bytes) -> Path:
 
 
 def npy(array: np.ndarray) -> bytes:
-    """An array as a file of its own."""
+    """An array as a file of its own; one of objects is pickled in it."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
@@ -350,7 +350,7 @@ def _lines(*texts: str) -> Callable[[], list[bytes]]:
 ROW = {"key": "k", "scale": "claim", "claims": [], "source": "s", "outcome": "reproduced"}
 READERS: dict[str, Reader] = {
     "npz": Reader(_npz, lambda: [zipped(x=npy(X), y=npy(Y))]),
-    "npy": Reader(_npy, lambda: [b"\0" + npy(X), b"\1" + npy(Y), b"\2" + npy(np.array(["a"])), b"\5" + npy(Y)]),
+    "npy": Reader(_npy, lambda: [b"\0" + npy(X), b"\1" + npy(Y), b"\2" + npy(np.array(["a", "b"])), b"\5" + npy(Y)]),
     "parquet": Reader(_parquet, lambda: [table(image=[png(), png()], label=[0, 1], groups=[1, 2])]),
     "csv": Reader(_table("csv"), _lines("a,b,label\n1,x,0\n2.5,y,1\n3,x,0\n"), True),
     "csv-text": Reader(_table("csv", "#text=a"), _lines("a,label\ngood,0\nbad,1\n"), True),
@@ -359,7 +359,11 @@ READERS: dict[str, Reader] = {
     "mmap": Reader(_mapped, lambda: [b"\0" + npy(X), b"\1" + npy(Y), b"\2" + npy(np.array(["a", "b"]))]),
     "hub": Reader(_hub, lambda: [table(image=[{"bytes": png(), "path": None}], label=[3])]),
     "images": Reader(_images, lambda: [png(), *map(_picture, ("JPEG", "GIF", "BMP", "WEBP"))]),
-    "subject": Reader(_subject("subject.toml"), lambda: [_saved()["subject.toml"]], text=True),
+    "subject": Reader(
+        _subject("subject.toml"),
+        lambda: [_saved()["subject.toml"], tomli_w.dumps({"model": {"factory": "a:b"}}).encode()],
+        text=True,
+    ),
     "subject-weights": Reader(_subject("model.safetensors"), lambda: [_saved()["model.safetensors"]]),
     "subject-data": Reader(_subject("test.safetensors"), lambda: [_saved()["test.safetensors"]]),
     "weights-pt": Reader(_weights(".pt"), lambda: [_pt(net().state_dict()), _pt({"1.weight": torch.zeros(2, 16)})]),
@@ -381,17 +385,17 @@ READERS: dict[str, Reader] = {
     "forget": Reader(_forget, _lines("0\n2\n", "3\n"), True),
     "forget-option": Reader(
         lambda raw, _: _sets(net(), Subject(net(), DATA, DATA), _text(raw)),
-        _lines("class=a", "random=0.5", "groups=1", "subclass=a:0"),
+        _lines("class=a", "random=0.5", "groups=1", "subclass=1:0"),
         True,
     ),
     "method": Reader(
         lambda raw, _: methods.from_text(_text(raw)),
-        _lines("attacks.PGD:eps=8/255,steps=3", "defenses.TRADES:eps=0.1", "calibrate.TemperatureScaling"),
+        _lines("attacks.PGD:step_size=2/255,steps=3", "defenses.TRADES:eps=0.1", "calibrate.TemperatureScaling"),
         True,
     ),
     "only": Reader(lambda raw, _: select("quick", _text(raw).split(",")), _lines("accuracy,calibration"), True),
     "data-option": Reader(
-        lambda raw, _: _given(_text(raw), "test"), _lines("npz:x.npz", "mnist:tset", "folder:~x", "ntu:/no"), True
+        lambda raw, _: _given(_text(raw), "test"), _lines("digits", "npz:x.npz", "mnist:tset", "folder:~x"), True
     ),
     "ledger": Reader(_ledger, lambda: [json.dumps(ROW).encode() + b"\n"], True),
     "ntu": Reader(_ntu, _lines("\n".join(["2"] + ["1\n0 0 0\n25\n" + JOINTS] * 2)), True),
@@ -399,5 +403,4 @@ READERS: dict[str, Reader] = {
     "reap": Reader(_reap, _reap_seed, True),
     "trajectories": Reader(_trajectories, lambda: [save({"params": torch.zeros(2, 3, 34)})]),
     "store": Reader(_store, lambda: [_section()]),
-    "toml": Reader(_subject("subject.toml"), lambda: [tomli_w.dumps({"model": {"factory": "a:b"}}).encode()], True),
 }  # fmt: skip

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from assay import methods
 from assay.cli import main
 from assay.runtime.errors import InputError
+from assay.runtime.executor import Work, run_shared
 from assay.runtime.method import configure
-from assay.runtime.workers import Work, run_shared
 from assay.subject import Subject
 
 STRANGE = ["", "0", "-1", "1e999", "nan", "9" * 30, "²", "x" * 5000, "a\x1b[31mb", "\u202e", "../..", "~x", "\udcff"]
@@ -92,14 +92,21 @@ def test_any_options_end_well(bare: str, data: st.DataObject) -> None:
     assert "\x1b" not in err
 
 
-def test_every_method_takes_its_defaults_and_refuses_the_rest() -> None:
-    for cls in methods.exported().values():
-        with contextlib.suppress(InputError):
-            configure(cls, {})
-        for value in ("", "nan", "1e999", "-1", "9" * 400, "1+2", "none", "x"):
-            for name in list(getattr(cls, "__dataclass_fields__", {}))[:4]:
-                with contextlib.suppress(InputError):
-                    configure(cls, {name: value})
+def refusal(cls: type, given: dict[str, str]) -> str | None:
+    """What is said about the options of a method; None where they are taken."""
+    try:
+        configure(cls, given)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(("name", "cls"), methods.exported().items())
+def test_options_of_every_method_are_taken_or_refused_in_a_line(name: str, cls: type) -> None:
+    assert refusal(cls, {"no_such_option": "1"})
+    for value in ("", "nan", "1e999", "-1", "9" * 400, "1+2", "none", "x"):
+        for option in list(getattr(cls, "__dataclass_fields__", {}))[:4]:
+            assert "\n" not in (refusal(cls, {option: value}) or ""), (name, option, value)
 
 
 def test_jobs_beyond_the_tasks_start_no_more_workers(

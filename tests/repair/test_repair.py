@@ -129,9 +129,10 @@ def test_methods_are_built_from_text() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("TRADES", "ROOM.METHOD"),
+        ("TRADE", "ROOM.METHOD"),
+        ("TRADES", "did you mean 'defenses.TRADES'"),
         ("defences.TRADES", "did you mean 'defenses.TRADES'"),
-        ("defenses.TRADE", "did you mean 'defenses.TRADES'"),
+        ("defenses.TRADE", "did you mean 'TRADES'"),
         ("defenses.TRADES:epz=1", "did you mean 'eps'"),
         ("defenses.TRADES:eps", "key=value"),
         ("defenses.TRADES:eps=much", "fraction"),

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_workers import Heavy, mortal, total
+from test_executor import Heavy, mortal, total
 from torch import nn
 
 import assay
 from assay.audit import audit
 from assay.runtime.errors import InputError
-from assay.runtime.executor import run_tasks
+from assay.runtime.executor import Work, run_shared
 from assay.runtime.store import Store
-from assay.runtime.workers import Work, run_shared
 from assay.subject import Subject
 
 ray: Any = pytest.importorskip("ray", reason="the package ray is not installed (pip install 'assay[ray]')")
@@ -98,7 +97,7 @@ def start(task: Any) -> None:
 @pytest.mark.parametrize("task", [lambda: os._exit(1), Elsewhere()])
 def test_a_lost_worker_or_task_is_one_line(task: Any) -> None:
     for run in (
-        lambda: run_tasks([task], on="ray"),
+        lambda: run_shared([Work(task)], {}, on="ray", retries=0),
         lambda: run_shared([Work(start, ("task",))], {"task": task}, on="ray", retries=0),
     ):
         with pytest.raises(assay.AssayError, match="--on ray: a worker failed") as error:

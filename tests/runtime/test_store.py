@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from assay.runtime.errors import InputError
-from assay.runtime.executor import run_tasks
 from assay.runtime.store import Store, key_of
 
 
@@ -71,14 +70,3 @@ def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="result store"):
         Store(tmp_path / "file" / "sub")
-
-
-@pytest.mark.parametrize(("on", "jobs"), [("local", 1), ("local", 2)])
-def test_executors_give_every_result_once(on: str, jobs: int) -> None:
-    tasks = [lambda k=k: k * k for k in range(5)]
-    assert dict(run_tasks(tasks, on=on, jobs=jobs)) == {k: k * k for k in range(5)}
-
-
-def test_an_unknown_executor_is_refused() -> None:
-    with pytest.raises(InputError, match="did you mean 'ray'"):
-        list(run_tasks([lambda: 1], on="rey"))

@@ -15,9 +15,10 @@ import torch
 
 from assay.audit.property import PROFILES, Context, Cost, Profile, Property
 from assay.audit.registry import select
+from assay.audit.suited import divisible
 from assay.runtime.errors import AssayError, InputError, unknown
+from assay.runtime.executor import workers_of
 from assay.runtime.inference import device_of, evaluating, pick_device
-from assay.runtime.workers import workers_of
 from assay.subject import Access, Subject
 from assay.subject.adapters.base import asks_afar
 
@@ -99,7 +100,7 @@ def estimates(subject: Subject, chosen: Sequence[Property], context: Context) ->
         why = p.missing(subject)
         cost = Cost() if why else p.cost(subject, context)
         seconds = 0.0 if why else cost.forward * forward + cost.backward * backward + cost.trainings * training
-        data = p.shards.rows(subject, context) if p.shards is not None and why is None else None
+        data = divisible(p, subject, context)[2] if why is None else None
         pieces = len(p.shards.cut(len(data))) if p.shards is not None and data is not None else 1
         rows.append(Planned(p.name, cost.forward, cost.backward, cost.trainings, round(seconds, 2), why, pieces))
     return rows

@@ -17,14 +17,14 @@ from assay.audit.property import Context, Profile, Property, Section
 from assay.audit.registry import properties
 from assay.audit.result import Audit
 from assay.audit.shards import Arrays, Shards
-from assay.audit.suited import suited
+from assay.audit.suited import divisible, suited
 from assay.data import Data
 from assay.runtime.codehash import code_hash
 from assay.runtime.errors import AccessError, BudgetError
+from assay.runtime.executor import Work, run_shared
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
 from assay.runtime.throughput import Throughput, products, tuned
-from assay.runtime.workers import Work, run_shared
 from assay.subject import Subject
 from assay.subject.options import options_hash
 from assay.subject.subject import model_hash
@@ -118,12 +118,10 @@ class _Task:
             self._cut(p.shards)
 
     def _cut(self, shards: Shards) -> None:
-        given, self.notes = suited(self.property, self.subject, self.context)
-        if given.model is not self.subject.model:
-            return  # workers are handed the subject's own model
-        self.subject = given
-        self.data = shards.rows(given, self.context)
-        self.cuts = shards.cut(len(self.data)) if self.data is not None else []
+        given, notes, self.data = divisible(self.property, self.subject, self.context)
+        if self.data is None:
+            return
+        self.subject, self.notes, self.cuts = given, notes, shards.cut(len(self.data))
         if len(self.cuts) > 1:
             found = {k: self.store.get(self._part_key(k)) for k in range(len(self.cuts))}
             self.parts = {k: arrays for k, arrays in found.items() if arrays is not None}

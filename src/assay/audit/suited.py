@@ -45,6 +45,16 @@ def suited(p: Property, subject: Subject, context: Context) -> tuple[Subject, li
     return subject, notes
 
 
+def divisible(p: Property, subject: Subject, context: Context) -> tuple[Subject, list[str], Data | None]:
+    """``suited``, and the rows that are cut into parts: None where the property is measured in one piece.
+
+    That is where it cannot be cut, or where it takes another model than the subject's own, which workers are not given.
+    """
+    given, notes = suited(p, subject, context)
+    apart = p.shards is None or given.model is not subject.model
+    return given, notes, None if apart or p.shards is None else p.shards.rows(given, context)
+
+
 def _fewer(subject: Subject, most: int, context: Context) -> tuple[Subject, list[str]]:
     splits = {s: d for s in SPLITS if (d := getattr(subject, s)) is not None and len(d) > most}
     if not splits:

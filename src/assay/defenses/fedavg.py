@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from assay.data import Batch, Data, dirichlet_split
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.executor import run_tasks, session
+from assay.runtime.executor import Work, run_shared, session
 from assay.runtime.inference import device_of, evaluating
 from assay.runtime.random import derive, torch_rng
 from assay.training import Plan, State, Trainer, fit
@@ -81,7 +81,7 @@ class FedAvg(Trainer):
     and are averaged at the end; integer buffers stay as they are. ``server``: the mean difference is applied as it is,
     with momentum 0.9, or by Adam (Reddi et al., 2021, arXiv:2003.00295, algorithm 2: betas 0.9 and 0.99, tau 1e-3).
     ``loss``: cross-entropy, or |f(x) - t| of networks with one output, t = -1 and 1 for labels 0 and 1.
-    ``on`` and ``jobs``: where the clients of a round run, as in run_tasks; the result is the same.
+    ``on`` and ``jobs``: where the clients of a round run, as in run_shared; the result is the same.
     """
 
     contract: ClassVar[bool] = False
@@ -226,8 +226,8 @@ class _Server:
         m = max(round(method.participation * len(clients)), 1)
         drawn = torch.randperm(len(clients), generator=torch_rng(seed, "participation"))[:m].sort().values
         chosen = [clients[i] for i in drawn.tolist()]
-        tasks = [partial(_train, method, self._for(c), c, plan, derive(seed, c.hash), options) for c in chosen]
-        results = dict(run_tasks(tasks, on=method.on, jobs=method.jobs))
+        works = [Work(partial(_train, method, self._for(c), c, plan, derive(seed, c.hash), options)) for c in chosen]
+        results = dict(run_shared(works, {}, on=method.on, jobs=method.jobs))
         states, shares = [results[i] for i in range(m)], method.shares(chosen)
         mean = fedavg(states, shares)
         names = [name for name, _ in self.model.named_parameters()]

@@ -23,9 +23,9 @@ from assay.papers.hashing import claims_hash, experiment_hash, run_hash
 from assay.papers.model import Claim, Paper, Table, outcome
 from assay.runtime.codehash import closure, source_path
 from assay.runtime.errors import InputError
+from assay.runtime.executor import Work, run_shared
 from assay.runtime.random import derive
 from assay.runtime.store import Store, key_of
-from assay.runtime.workers import Work, run_shared
 
 Progress = Callable[[str, int, int], None]
 

@@ -64,19 +64,7 @@ class Row:
 def create(root: Path, host: str = "127.0.0.1") -> FastAPI:
     """The application over the runs below ``root``; ``host`` is the name that it is reached by, besides addresses."""
     app = FastAPI(title="assay", docs_url=None, redoc_url=None, openapi_url=None)
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if not allowed(request.headers.get("host", ""), host):
-            response: Response = _page("message", 400, title="Unknown host", message="This page has another address.")
-        else:
-            response = await call_next(request)
-        response.headers.setdefault("Content-Security-Policy", POLICY)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+    app.middleware("http")(_guard(host))
 
     @app.exception_handler(404)
     async def absent(request: Request, error: Exception) -> Response:
@@ -123,6 +111,24 @@ def create(root: Path, host: str = "127.0.0.1") -> FastAPI:
         return Response("\n".join(s.read_text(encoding="utf-8") for s in sheets), media_type="text/css")
 
     return app
+
+
+def _guard(host: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Middleware: other host names are refused, and every answer says that a browser is to run nothing."""
+
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if not allowed(request.headers.get("host", ""), host):
+            response: Response = _page("message", 400, title="Unknown host", message="This page has another address.")
+        else:
+            response = await call_next(request)
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return guard
 
 
 def allowed(header: str, host: str) -> bool:

@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 from torch import nn
 
 from assay.runtime.errors import AssayError, InputError
-from assay.runtime.workers import AHEAD, MAPPED, Work, run_shared
+from assay.runtime.executor import AHEAD, MAPPED, Work, run_shared
 
 BIG = MAPPED // 4 + 3
 
