@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,42 @@ def test_an_attack_goes_on_after_running_out_of_memory(digits: Subject) -> None:
     attack, x, y = PGD(ball=Linf(0.1), steps=3), digits.test.x[:50], digits.test.y[:50]
     here = attack(Tuned(Narrow(digits.model), Throughput()), x, y, seed=0)
     assert torch.allclose(here, attack(digits.model, x, y, seed=0), atol=1e-4)
+
+
+class Scarce(torch.autograd.Function):
+    """The identity, whose backward pass is out of memory above FEW samples."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
+        if len(slope) > FEW:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return slope
+
+
+class Heavy(nn.Module):
+    """A model that fits forward at any size, and backward up to FEW samples."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(Scarce.apply(x))
+        return out
+
+
+def test_the_size_is_found_with_the_backward_pass_where_gradients_are_used(digits: Subject) -> None:
+    model, x, y = Heavy(digits.model), digits.test.x[:50], digits.test.y[:50]
+    found = [tuned(model, Throughput(channels_last=True), x, gradient=g) for g in (True, False)]
+    assert [net.fits for net in found] == [13, None]
+    attack = PGD(ball=Linf(0.1), steps=3)
+    assert torch.allclose(attack(found[0], x, y, seed=0), attack(digits.model, x, y, seed=0), atol=1e-4)
+    with pytest.raises(torch.OutOfMemoryError):
+        attack(found[1], x, y, seed=0)
 
 
 def test_a_single_sample_that_does_not_fit_is_one_line(digits: Subject) -> None:

@@ -22,10 +22,11 @@ from assay.data import Data
 from assay.runtime.codehash import code_hash
 from assay.runtime.errors import AccessError, BudgetError
 from assay.runtime.executor import Work, run_shared
+from assay.runtime.inference import BATCH
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
 from assay.runtime.throughput import Throughput, products, tuned
-from assay.subject import Subject
+from assay.subject import Access, Subject
 from assay.subject.options import options_hash
 from assay.subject.subject import model_hash
 
@@ -57,7 +58,7 @@ def audit(
     chosen = checked(profile, only, limit)
     subject = prepared(subject, limit, seed, device)
     switches = throughput or Throughput()
-    fast = tuned(subject.model, switches, subject.test.x[:2])
+    fast = tuned(subject.model, switches, subject.test.x[:BATCH], subject.access >= Access.GRADIENT)
     store, context, start = store or Store(), Context(profile, seed, limit), time.monotonic()
     identity = fingerprint(subject)
     extra = {"throughput": asdict(switches)} if switches != Throughput() else {}

@@ -37,11 +37,13 @@ class Throughput:
 class Tuned(nn.Module):
     """``model`` under the switches. A batch (n, ...) that does not fit into memory is cut in halves, again and again
     where need be, and the size that fits is kept for the batches that follow; gradients flow through the pieces, of
-    which the backward pass holds one at a time. Raises InputError where a single sample does not fit."""
+    which the backward pass holds one at a time. ``fits`` is that size, None until a batch did not fit; ``find`` looks
+    for it ahead. Raises InputError where a single sample does not fit."""
 
     def __init__(self, model: nn.Module, options: Throughput) -> None:
         super().__init__()
         self.options, self.exact = options, False
+        self.fits: int | None = None
         self.model = copy.deepcopy(model).to(memory_format=torch.channels_last) if options.channels_last else model  # type: ignore[call-overload]
 
     @property
@@ -51,25 +53,41 @@ class Tuned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         while True:
-            size = min(_fits.get(self, len(x)), len(x))
+            size = min(self.fits or len(x), len(x))
             try:
                 if size == len(x):
                     return self._pass(x)
                 return torch.cat([self._piece(part) for part in x.split(size)])
             except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-                if size <= 1:
-                    raise InputError("the model: out of memory on a single sample; expected more memory") from error
-                self._check_hooks(size, error)
-            _fits[self] = -(-size // 2)
-            if x.is_cuda:
-                torch.cuda.empty_cache()
+                self._halve(size, error)
 
-    def _check_hooks(self, size: int, error: RuntimeError) -> None:
+    def find(self, x: Tensor, gradient: bool) -> None:
+        """Set ``fits`` for batches up to that of ``x`` (n, ...): for a forward pass, and with ``gradient`` for the
+        backward pass to the input too, whose lack of memory no later batch can recover from."""
+        size = len(x)
+        while True:
+            part = x[:size].detach().requires_grad_(gradient)
+            try:
+                with torch.set_grad_enabled(gradient):
+                    out = self._pass(part)
+                if gradient:
+                    torch.autograd.grad(out.sum(), part)
+                return
+            except RuntimeError as error:
+                self._halve(size, error)
+            size = self.fits or size
+
+    def _halve(self, size: int, error: RuntimeError) -> None:
+        if not _out_of_memory(error):
+            raise error
+        if size <= 1:
+            raise InputError("the model: out of memory on a single sample; expected more memory") from error
         # A hook on a layer would see the pieces one by one and keep the last.
         if any(m._forward_hooks or m._forward_pre_hooks for m in self.model.modules()):
             raise InputError(f"the model: out of memory on {size} samples while layers are watched") from error
+        self.fits = -(-size // 2)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def _piece(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -88,8 +106,7 @@ class Tuned(nn.Module):
             return net(x).float()
 
 
-# Kept beside the modules, not in them: neither belongs to what a model is, and neither travels to a worker.
-_fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+# Kept beside the modules, not in them: what is compiled does not travel to a worker.
 _compiled: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
@@ -103,17 +120,22 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 
-def tuned(model: nn.Module, options: Throughput, x: Tensor) -> nn.Module:
-    """``model`` under ``options``, seen to work on ``x``; itself where nothing is switched on and memory is the host's.
+def tuned(model: nn.Module, options: Throughput, x: Tensor, gradient: bool = True) -> nn.Module:
+    """``model`` under ``options``, seen to work on a batch ``x``; itself where nothing is switched on and memory is the
+    host's.
 
-    Raises InputError where the model cannot be compiled or does not work under the switches.
+    Later batches are as large as ``x`` or, where that does not fit into memory, as what does: in a forward pass, and
+    with ``gradient`` in the backward pass to inputs that have one. Raises InputError where the model cannot be compiled
+    or does not work under the switches.
     """
     if options == Throughput() and device_of(model).type == "cpu":
         return model
     made = Tuned(model, options)
     try:
-        with torch.no_grad(), products(made):
-            made(x.to(device_of(model)))
+        with products(made):
+            made.find(x.to(device_of(model)), gradient and x.is_floating_point())
+    except InputError:
+        raise
     except Exception as error:  # compilers and kernels raise many kinds
         detail = " ".join(str(error).split())[:160]
         switches = f"--precision {options.precision}{' --channels-last' * options.channels_last}"
