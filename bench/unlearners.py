@@ -68,6 +68,8 @@ def ours(subject: Any, forget: Any, retain: Any, seed: int) -> dict[str, Arm]:
     for name in assay.unlearn.__all__:
         cls = getattr(assay.unlearn, name)
         if isinstance(cls, type) and issubclass(cls, Unlearner) and cls is not Unlearner:
+            if getattr(cls, "task", "classification") != "classification":
+                continue
             known = {f.name for f in fields(cls)}
             budget = {k: v for k, v in {"epochs": EPOCHS, "batch_size": BATCH}.items() if k in known}
             found[name] = arm(replace(cls(), **(budget if "epochs" in known else {}) | FIXED.get(name, {})))
