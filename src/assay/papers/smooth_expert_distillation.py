@@ -8,7 +8,7 @@ points at most. MTT takes plain SGD steps at its own rate; rates of training on 
 
 Images move at the rate 0.3, not 1: at 1 the matching loss rises from the 200th iteration on (to 0.46 after 900). On
 two pilot seeds the matching loss with clipped experts is 0.83 to 0.97 of that with plain ones, by iteration, where the
-bound is 0.9. On seven seeds it was 0.908 [0.879, 0.937], undecided; seeds differ by the experts that they draw, and their
+bound is 0.9. On seven seeds it was 0.908 [0.879, 0.937], undecided; seeds differ by the experts that they draw; their
 number was then set to 32 for every claim, so that the interval is half as wide.
 """
 
