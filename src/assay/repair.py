@@ -68,8 +68,6 @@ def apply(
     subject: Subject, methods: Sequence[Any], *, forget: str | None, seed: int, control: bool, processes: int = 1
 ) -> Repaired:
     """Run a chain of methods and, beside it, the chain of their controls; ``processes`` share each training batch."""
-    if not methods:
-        raise InputError("repair: no method; expected at least one (--with ROOM.METHOD)")
     steps: list[tuple[str, Subject]] = []
     seconds, other, control_seconds = [], subject, 0.0
     for k, method in enumerate(methods):
@@ -84,11 +82,24 @@ def apply(
     return Repaired(steps, other if other is not subject else None, seconds, control_seconds)
 
 
+def check(subject: Subject, methods: Sequence[Any], *, forget: str | None = None, processes: int = 1) -> None:
+    """Raise InputError for a chain that cannot be run, before anything is."""
+    if not methods:
+        raise InputError("repair: no method; expected at least one (--with ROOM.METHOD)")
+    for method in methods:
+        kind = getattr(method, "kind", "object")
+        if processes != 1 and getattr(type(method), "repair", None) is not Trainer.repair:
+            raise InputError(f"--processes {processes}: {label(method)} ({kind}); expected a training method")
+        if kind == "unlearner":
+            _sets(method, subject, forget)
+        elif not isinstance(method, Repairing):
+            raise InputError(f"{label(method)} ({kind}); expected a method that repairs a model")
+    if forget is not None and not _forgets(methods):
+        raise InputError(f"--forget {forget!r}: no method of the chain forgets; expected one of the room unlearn")
+
+
 def _together(trainer: Any, subject: Subject, seed: int, processes: int) -> nn.Module:
     """What ``trainer.repair`` gives, trained by several processes."""
-    if getattr(type(trainer), "repair", None) is not Trainer.repair:
-        where = f"--processes {processes}: {label(trainer)}"
-        raise InputError(f"{where} is a {getattr(trainer, 'kind', 'object')}; expected a training method")
     data = subject.training(type(trainer).__name__)
     return fit_distributed(trainer, subject.model, data, seed=seed, processes=processes)
 
@@ -99,11 +110,8 @@ def _step(method: Any, subject: Subject, forget: str | None, seed: int, processe
     if getattr(method, "kind", None) == "unlearner":
         forgotten, retained = _sets(method, subject, forget)
         return method.forget(subject, forgotten, retained, seed=seed)
-    if not isinstance(method, Repairing):
-        raise InputError(
-            f"{label(method)} is a {getattr(method, 'kind', 'object')}; expected a method that repairs a model"
-        )
-    return method.repair(subject, seed=seed)
+    repaired: nn.Module = method.repair(subject, seed=seed)
+    return repaired
 
 
 def _control(method: Any, subject: Subject, forget: str | None, seed: int, processes: int) -> Subject:
@@ -152,6 +160,7 @@ def repair(
     """
     if seeds < 1:
         raise InputError(f"seeds={seeds}; expected at least 1")
+    check(subject, methods, forget=forget, processes=processes)
     before = audit(subject, profile=profile, seed=seed, **options)
     runs: list[Effects] = []
     for k in range(seeds):

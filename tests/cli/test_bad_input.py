@@ -132,6 +132,10 @@ BAD = {
     "unknown method option": ("repair digits --with calibrate.TemperatureScaling:nope=1", "unknown option"),
     "option without a value": ("repair digits --with calibrate.TemperatureScaling:nope", "expected key=value"),
     "a method that repairs nothing": ("repair digits --with attacks.PGD", "expected a method that repairs"),
+    "forget without a method that forgets": (
+        "repair digits --with calibrate.TemperatureScaling --forget class=3",
+        "no method of the chain forgets",
+    ),
     "no seeds": ("repair digits --with calibrate.TemperatureScaling --seeds 0", "seeds=0"),
     "one subject to compare": ("compare digits", "expected at least two"),
     "nothing to compare": ("compare", "Missing argument"),

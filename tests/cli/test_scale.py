@@ -55,4 +55,4 @@ def test_a_repair_in_two_processes(cli: Cli, digits: Subject, tmp_path: Path) ->
     assert one["rows"][0]["before"] != one["rows"][0]["after"]
     wrong = cli(*words, "--with", "calibrate.TemperatureScaling", "--processes", 2)
     assert wrong.code == 2
-    assert "calibrate.TemperatureScaling is a calibrator; expected a training method" in wrong.complaint()
+    assert "calibrate.TemperatureScaling (calibrator); expected a training method" in wrong.complaint()

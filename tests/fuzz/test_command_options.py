@@ -121,5 +121,5 @@ def test_jobs_beyond_the_tasks_start_no_more_workers(
 
     monkeypatch.setattr("assay.audit.run.run_shared", noted)
     code, err = ended(["audit", bare, "--only", "accuracy,subgroups", "--limit", "60", "--jobs", "1000000"])
-    assert (code, asked) == (0, [2]), err
+    assert (code, asked[-1]) == (0, 2), err
     assert ended(["audit", bare, "--only", "accuracy", "--limit", "60", "--jobs", "-3"])[0] == 2

@@ -55,6 +55,7 @@ def audit(
     too. ``progress(name, done, total)`` is told of every property, and every part, that is finished. Raises InputError
     for unusable input.
     """
+    run_shared([], {}, on=on, jobs=jobs)  # what cannot be run on is refused before anything is prepared
     chosen = checked(profile, only, limit)
     subject = prepared(subject, limit, seed, device)
     switches = throughput or Throughput()
