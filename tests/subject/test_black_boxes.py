@@ -24,7 +24,9 @@ from sklearn.tree import DecisionTreeClassifier
 from assay.audit.run import fingerprint
 from assay.data import Data, load_data
 from assay.runtime.errors import AccessError, BudgetError, InputError
+from assay.runtime.random import numpy_rng
 from assay.subject import Access, Oracle, from_callable, load
+from assay.subject.adapters.apart import Apart
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 TREE = "sklearn.tree._tree.Tree"
@@ -328,3 +330,45 @@ def test_function_refusals_and_budget(test: Data) -> None:
     with pytest.raises(BudgetError, match="budget of 100 queries is spent"):
         subject.model(test.x[:1])
     assert sum(seen) == 100
+
+
+def _multiclass(folder: Path, train: Data) -> dict[str, Path]:
+    """A small booster of each library, as files."""
+    x, y = rows(train)[:200], train.y.numpy()[:200]
+    booster = xgboost.train({"objective": "multi:softprob", "num_class": 10, "nthread": 1}, xgboost.DMatrix(x, y), 1)
+    files = {name: folder / f"m.{name}" for name in ("json", "ubj", "txt")}
+    booster.save_model(files["json"])
+    booster.save_model(files["ubj"])
+    options = {"objective": "multiclass", "num_class": 10, "verbosity": -1, "num_threads": 1, "num_leaves": 4}
+    lightgbm.train(options, lightgbm.Dataset(x, y), 1).save_model(files["txt"])
+    return files
+
+
+@pytest.mark.parametrize("suffix", ["json", "ubj", "txt"])
+def test_a_file_that_kills_its_library_is_refused_in_a_line(tmp_path: Path, train: Data, suffix: str) -> None:
+    whole, rng = _multiclass(tmp_path, train)[suffix].read_bytes(), numpy_rng(0, suffix)
+    kind, refused = "lightgbm" if suffix == "txt" else "xgboost", list[str]()
+    for k in range(6):
+        raw, at = bytearray(whole), int(rng.integers(200, len(whole)))
+        raw[at : at + 10] = (b"-1", b"99999999", b"", b"\xff", b"[", b"2147483647")[k]
+        (tmp_path / f"bad.{suffix}").write_bytes(raw)
+        try:
+            load(f"{kind}:{tmp_path}/bad.{suffix}", data="digits:test")
+        except InputError as error:
+            refused.append(str(error))
+    assert refused  # and this process is still alive
+    assert not any("\n" in line for line in refused)
+
+
+def test_a_library_that_dies_or_hangs_is_said_to_have(
+    tmp_path: Path, train: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _multiclass(tmp_path, train)["json"]
+    model = Apart("xgboost", path, "xgboost:m.json")
+    assert model(rows(train)[:3]).shape == (3, 10)
+    model.process.kill()
+    with pytest.raises(InputError, match=r"xgboost:m\.json: its library ended with SIGKILL"):
+        model(rows(train)[:3])
+    monkeypatch.setattr("assay.subject.adapters.apart.SECONDS", 0.01)
+    with pytest.raises(InputError, match=r"no answer within 0\.01 s"):
+        Apart("xgboost", path, "xgboost:m.json")
