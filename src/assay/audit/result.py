@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay.audit.property import Section
-from assay.runtime import statistics
+from assay.runtime import documents, statistics
 from assay.runtime.metric import Metric, Samples
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Shown:
 
     def to_json(self) -> str:
         """One JSON document, schema ``assay/1``."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        return documents.dumps(self.to_dict())
 
     def _repr_html_(self) -> str:
         return str(_report().notebook(self))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from assay.audit.result import Audit, Effects
 from assay.report.html import page
 from assay.report.markdown import card
 from assay.report.tidy import parquet, rows
+from assay.runtime import documents
 from assay.runtime.errors import InputError
 from assay.runtime.files import write_whole
 
@@ -34,7 +34,7 @@ def save(result: Audit | Effects, folder: Path) -> Path:
 
 def document(result: Audit | Effects) -> str:
     """The result as strict JSON, schema ``assay/1``: as ``to_json``, with null for what is not finite."""
-    return json.dumps(plain(result.to_dict()), indent=1, allow_nan=False)
+    return documents.dumps(plain(result.to_dict()))
 
 
 def plain(value: Any) -> Any:
