@@ -99,3 +99,12 @@ def test_small_classes_are_left_out_and_bad_input_refused() -> None:
             opis(embeddings, labels)
     with pytest.raises(InputError, match="n_thresholds"):
         opis(z, y, n_thresholds=1)
+
+
+def test_lone_samples_are_left_out_as_in_the_double_loop() -> None:
+    z, y = _random()
+    y = torch.cat([y, y.max() + 1 + torch.arange(2)])
+    z = torch.cat([z, z[:2] + 0.1])
+    with pytest.warns(RuntimeWarning, match="a single sample"):
+        result = opis(z, y, n_thresholds=9)
+    assert abs(result.value - opis_loop(z.double().numpy(), y.numpy(), result.thresholds)) < 1e-12

@@ -157,13 +157,13 @@ def pair_loop(embeddings: np.ndarray, y: np.ndarray, upper: float, lower: float,
 def opis_loop(embeddings: np.ndarray, y: np.ndarray, thresholds: np.ndarray) -> float:
     """OPIS at given thresholds by loops over classes, thresholds and pairs; a distance at a threshold is within it.
 
-    Classes of a single sample, which have no pair of their own, are left out.
+    Samples whose class has no other, and so no pair of its own, are left out.
     """
+    keep = np.isin(y, [label for label in np.unique(y) if (y == label).sum() > 1])
+    embeddings, y = embeddings[keep], y[keep]
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     utility = []
-    for label, count in zip(*np.unique(y, return_counts=True), strict=True):
-        if count == 1:
-            continue
+    for label in np.unique(y):
         inside: list[float] = []
         across: list[float] = []
         for i in np.flatnonzero(y == label):
