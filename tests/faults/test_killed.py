@@ -91,6 +91,13 @@ def test_what_a_killed_run_left_goes_after_an_hour(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [fresh.name, mine.name]
 
 
+def test_who_reads_the_reports_reads_the_subject(folder: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    keep_subject(load(folder), tmp_path)
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "subject").iterdir()}
+    assert (modes, (tmp_path / "subject").stat().st_mode & 0o777) == ({0o644}, 0o755)
+
+
 def test_a_subject_is_replaced_only_by_a_whole_one(digits: Subject, folder: Path, tmp_path: Path) -> None:
     keep_subject(load(folder), tmp_path)
     first = {p.name: p.read_bytes() for p in (tmp_path / "subject").iterdir()}

@@ -44,7 +44,12 @@ def keep_subject(subject: Subject, out: Path) -> None:
     try:
         work = Path(tempfile.mkdtemp(prefix=".subject.", dir=out))
         try:
-            _exchange(subject.save(work / "subject"), folder, work)
+            saved = subject.save(work / "subject")
+            mode = out.stat().st_mode & 0o777
+            for path in saved.iterdir():  # whoever may read the reports may read the subject
+                path.chmod(mode & 0o666)
+            saved.chmod(mode)
+            _exchange(saved, folder, work)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except (OSError, SafetensorError) as error:
