@@ -30,6 +30,7 @@ MODULES = (
     "assay.data.files", "assay.data.guarded", "assay.data.mapped", "assay.data.skeleton_files", "assay.data.sources",
     "assay.data.tabular", "assay.gates.evidence", "assay.methods", "assay.papers.ledger", "assay.runtime.method",
     "assay.runtime.spec", "assay.runtime.store", "assay.runtime.toml", "assay.subject.adapters.archive",
+    "assay.subject.adapters.tree_dump", "assay.subject.adapters.trees",
     "assay.subject.admit", "assay.subject.load", "assay.subject.subject", "assay.unlearn.base",
     "assay.unlearn.forget_sets", "assay.vision.reap_files", "numpy.lib._format_impl", "tomllib._parser",
     "torch._weights_only_unpickler", "zipfile",

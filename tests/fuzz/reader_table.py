@@ -24,6 +24,7 @@ import torch
 import typer
 from PIL import Image
 from safetensors.torch import save
+from seed_texts import AMC, ASF, CONFIG, DUMP, JOINTS, NTU
 from torch import nn
 
 from assay import methods
@@ -276,29 +277,6 @@ def _ledger(raw: bytes, folder: Path) -> object:
     return ledger.read("some", folder)
 
 
-CONFIG = 'subject = "digits"\nonly = "accuracy"\nlimit = 5\nseed = 3\njson = true\ntrust = ["a"]\nwith = ["a.B:c=1"]\n'
-AMC = "\0:FULLY-SPECIFIED\n1\nroot 0 1 2 3 4 5\na 30\n2\nroot 0 1 2 3 4 5\na 40\n"
-NTU = "S001C001P001R001A00{}.skeleton"
-JOINTS = "\n".join(f"{k * 0.1} {k * 0.2} {1 + k * 0.05} 0 0 0 0 0 0 0 0 2" for k in range(25))
-ASF = """:units
-  length 0.45
-:root
-  order TX TY TZ RX RY RZ
-:bonedata
-begin
-  name a
-  direction 0 1 0
-  length 2
-  axis 0 0 0 XYZ
-  dof rx
-end
-:hierarchy
-begin
-  root a
-end
-"""
-
-
 def _ntu(raw: bytes, folder: Path) -> object:
     for k in (1, 2):
         _file(folder, f"ntu/{NTU.format(k)}", raw)
@@ -370,6 +348,7 @@ READERS: dict[str, Reader] = {
     "weights-safetensors": Reader(_weights(".safetensors"), lambda: [save(net().state_dict())]),
     "skops": Reader(_foreign("sklearn", ".skops"), _skops),
     "onnx": Reader(_foreign("onnx", ".onnx"), _onnx),
+    "lightgbm-dump": Reader(_foreign("lightgbm", ".json"), _lines(DUMP), True),
     "export": Reader(_foreign("export", ".pt2"), _export),
     "export-graph": Reader(_graph, _graph_seed),
     "report": Reader(_report, _report_seed, True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from assay.runtime.errors import AccessError, BudgetError, InputError
 from assay.runtime.random import numpy_rng
 from assay.subject import Access, Oracle, from_callable, load
 from assay.subject.adapters.apart import Apart
+from assay.subject.adapters.tree_dump import forest, scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 TREE = "sklearn.tree._tree.Tree"
@@ -157,17 +159,41 @@ def test_xgboost(tmp_path: Path, train: Data, objective: str, suffix: str) -> No
         assert np.allclose(p if p.shape[1] > 2 else p[:, 1], given, atol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+@pytest.mark.parametrize("boosting", ["gbdt", "rf"])
 @pytest.mark.parametrize("objective", ["multiclass", "multiclassova", "binary"])
-def test_lightgbm(tmp_path: Path, train: Data, objective: str) -> None:
+def test_lightgbm(tmp_path: Path, train: Data, objective: str, boosting: str, suffix: str) -> None:
     data, source = _boosted(tmp_path, train, binary=objective == "binary")
     many = {} if objective == "binary" else {"num_class": 10}
     options = {"objective": objective, "verbosity": -1, "num_threads": 1, "sigmoid": 1.5, "num_leaves": 7, **many}
+    options |= {"boosting": boosting, "bagging_freq": 1, "bagging_fraction": 0.7}
     booster = lightgbm.train(options, lightgbm.Dataset(rows(data), data.y.numpy()), 3)
     booster.save_model(tmp_path / "m.txt")
-    subject = load(f"lightgbm:{tmp_path / 'm.txt'}", data=source)
+    (tmp_path / "m.json").write_text(json.dumps(booster.dump_model()))
+    subject = load(f"lightgbm:{tmp_path / 'm'}.{suffix}", data=source)
     given, p = booster.predict(rows(data)), subject.model(data.x).softmax(1).numpy()
     expected = given / given.sum(1, keepdims=True) if given.ndim == 2 else np.stack([1 - given, given], 1)
     assert np.allclose(p, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("extra", [{}, {"zero_as_missing": True}, {"use_missing": False}])
+def test_a_dump_decides_as_lightgbm_does_on_gaps_and_categories(extra: dict[str, Any]) -> None:
+    rng = numpy_rng(0, "dump", *extra)
+
+    def table(n: int, gaps: float) -> np.ndarray:
+        x = rng.normal(size=(n, 5))
+        x[:, 3] = rng.integers(-1, 9, n) + rng.choice([0.0, 0.6], n)
+        x[rng.random((n, 5)) < gaps] = np.nan
+        x[rng.random((n, 5)) < 0.1] = 0
+        return x
+
+    x = table(1500, 0.1)
+    y = (np.nan_to_num(x[:, 0]) + np.isin(x[:, 3], [1, 4]) + np.isnan(x[:, 1]) > 0).astype(int)
+    options = {"objective": "binary", "verbosity": -1, "num_leaves": 16, "num_threads": 1, **extra}
+    booster = lightgbm.train(options, lightgbm.Dataset(x, y, categorical_feature=[3]), 20)
+    document, asked = json.loads(json.dumps(booster.dump_model())), table(2000, 0.2)
+    assert "==" in json.dumps(document)
+    assert np.allclose(scores(forest(document), 1, asked), booster.predict(asked, raw_score=True), atol=1e-12)
 
 
 def _boosted(tmp_path: Path, train: Data, *, binary: bool) -> tuple[Data, str]:
@@ -195,7 +221,7 @@ def test_boosters_of_other_tasks_and_broken_files(tmp_path: Path, train: Data, c
         with pytest.raises(InputError, match="expected") as raised:
             load(source.format(tmp_path), data="digits:test")
         assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match="cannot read its JSON dumps back"):
+    with pytest.raises(InputError, match=r"x\.json: cannot be read .*; expected the JSON of dump_model"):
         load(f"lightgbm:{tmp_path / 'x.json'}", data="digits:test")
     assert capfd.readouterr().out == ""
 

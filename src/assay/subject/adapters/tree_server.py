@@ -37,15 +37,12 @@ def lightgbm_model(path: str) -> tuple[dict[str, Any], Predict]:
     import lightgbm
 
     booster = lightgbm.Booster(model_file=path)
-    objective, *options = str(booster.dump_model(num_iteration=1).get("objective", "none")).split()
-    raw = objective != "multiclassova"
-    slope = next((float(part[8:]) for part in options if part.startswith("sigmoid:")), 1.0)
-    about = {"objective": objective, "slope": slope, "classes": booster.num_model_per_iteration()}
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        return np.asarray(booster.predict(x.astype(np.float64), raw_score=raw))
-
-    return about | {"features": booster.num_feature()}, predict
+    dump = booster.dump_model(num_iteration=1)
+    about: dict[str, Any] = {k: dump.get(k) for k in ("objective", "num_tree_per_iteration", "max_feature_idx")}
+    raw = not str(about["objective"]).startswith("multiclassova")
+    # A random forest's scores are means over its trees, which its raw scores are not.
+    trees = booster.num_trees() // booster.num_model_per_iteration() if raw and dump.get("average_output") else 1
+    return about, lambda x: np.asarray(booster.predict(x.astype(np.float64), raw_score=raw)) / trees
 
 
 MODELS = {"xgboost": xgboost_model, "lightgbm": lightgbm_model}

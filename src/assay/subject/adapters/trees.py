@@ -1,10 +1,13 @@
-"""``xgboost:FILE.json|.ubj`` and ``lightgbm:FILE.txt``: boosted trees, binary or of several classes."""
+"""``xgboost:FILE.json|.ubj`` and ``lightgbm:FILE.txt|.json``: boosted trees, binary or of several classes."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +15,8 @@ from assay.data import Data
 from assay.runtime.errors import InputError
 from assay.subject.adapters.answers import Meaning
 from assay.subject.adapters.apart import Apart
-from assay.subject.adapters.base import Ask, Backend, black_box, file_digest, flat, needed, opened
+from assay.subject.adapters.base import Ask, Backend, black_box, file_digest, flat, needed, opened, said
+from assay.subject.adapters.tree_dump import Tree, forest, scores
 from assay.subject.subject import Subject
 
 XGBOOST: dict[str, Meaning] = {
@@ -39,18 +43,54 @@ def load_xgboost(rest: str, data: dict[str, Data | None]) -> Subject:
 
 
 def load_lightgbm(rest: str, data: dict[str, Data | None]) -> Subject:
-    """A booster saved as text; raw scores are the logits."""
+    """A booster saved as text, or dumped as JSON; raw scores are the logits."""
     path, where, _ = opened(rest, "lightgbm")
-    if path.suffix == ".json":
-        raise InputError(f"{where}: LightGBM cannot read its JSON dumps back; expected the text of Booster.save_model")
-    test = needed(data, where)
-    if not path.read_bytes()[:16].startswith(b"tree"):
+    test, dumped = needed(data, where), path.suffix == ".json"
+    if not dumped and not path.read_bytes()[:16].startswith(b"tree"):
         raise InputError(f"{where}: is no LightGBM model; expected the text of Booster.save_model")
-    about = _started("lightgbm", path, where).about
+    about = _about(_dump(path, where)[0] if dumped else _started("lightgbm", path, where).about, where)
     meaning = _classifies(about["objective"], LIGHTGBM, where)
     _counted(2 if about["objective"] == "binary" else about["classes"], test, where)
-    ask = Backend(partial(_asked, "lightgbm", path, where))
+    ask = Backend(partial(_dumped if dumped else partial(_asked, "lightgbm"), path, where))
     return black_box(ask, data, where=where, digest=file_digest(path), meaning=meaning)
+
+
+def _about(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What LightGBM's dump says of a booster as a whole."""
+    try:
+        objective, *options = str(document.get("objective")).split()
+        slope = next((float(part[8:]) for part in options if part.startswith("sigmoid:")), 1.0)
+        classes, features = int(document["num_tree_per_iteration"]), int(document["max_feature_idx"]) + 1
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: cannot be read ({said(error)}); expected a model of LightGBM") from error
+    return {"objective": objective, "slope": slope, "classes": classes, "features": features}
+
+
+def _dump(path: Path, where: str) -> tuple[dict[str, Any], list[Tree]]:
+    try:
+        document = json.loads(path.read_bytes())
+        return document, forest(document)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{where}: cannot be read ({said(error)}); expected the JSON of dump_model") from error
+
+
+def _dumped(path: Path, where: str) -> Ask:
+    document, trees = _dump(path, where)
+    about, mean = _about(document, where), bool(document.get("average_output"))
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        raw = scores(trees, about["classes"], flat(x, about["features"], where), mean=mean)
+        apart = about["objective"] == "multiclassova"
+        return _meant(about, 1 / (1 + np.exp(-about["slope"] * raw)) if apart else raw)
+
+    return ask
+
+
+def _meant(about: Mapping[str, Any], answers: np.ndarray) -> np.ndarray:
+    """Logits from raw scores; probabilities where a sigmoid was taken for each class."""
+    if about["objective"] == "multiclassova":
+        return answers / answers.sum(1, keepdims=True)
+    return about["slope"] * answers if about["objective"] == "binary" else answers
 
 
 def _started(library: str, path: Path, where: str) -> Apart:
@@ -61,12 +101,11 @@ def _started(library: str, path: Path, where: str) -> Apart:
 
 def _asked(library: str, path: Path, where: str) -> Ask:
     model = _started(library, path, where)
+    about = model.about if library == "xgboost" else _about(model.about, where)
 
     def ask(x: np.ndarray) -> np.ndarray:
-        answers = model(flat(x, model.about["features"], where))
-        if model.about["objective"] == "multiclassova":  # a sigmoid for each class
-            return answers / answers.sum(1, keepdims=True)
-        return model.about["slope"] * answers if model.about["objective"] == "binary" else answers
+        answers = model(flat(x, about["features"], where))
+        return _meant(about, answers) if library == "lightgbm" else answers
 
     return ask
 
