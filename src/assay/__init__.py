@@ -16,7 +16,7 @@ _NAMES = {
     "Access": "assay.subject",
     "Oracle": "assay.subject",
     "Data": "assay.data",
-    "load_data": "assay.data",
+    "load_data": "assay.data.files:open_data",
     "AssayError": "assay.runtime.errors",
     "InputError": "assay.runtime.errors",
     "AccessError": "assay.runtime.errors",
@@ -52,7 +52,8 @@ __all__ = ["__version__", *_NAMES, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
+        module, _, own = _NAMES[name].partition(":")
+        return getattr(importlib.import_module(module), own or name)
     if name in _MODULES:
         return importlib.import_module(f"assay.{name}")
     raise AttributeError(f"module 'assay' has no attribute {name!r}")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import assay
 from assay.data import Data
 from assay.data.files import open_data, read_text
 from assay.data.tabular import TabularData
@@ -49,7 +50,7 @@ def test_a_csv_is_a_table(table: Path) -> None:
 
 
 def test_what_is_marked_is_part_of_the_data(table: Path) -> None:
-    plain, marked = open_data(f"csv:{table}"), open_data(f"csv:{table}#immutable=age")
+    plain, marked = assay.load_data(f"csv:{table}"), open_data(f"csv:{table}#immutable=age")
     assert plain.x.equal(marked.x)
     assert plain.hash != marked.hash
 

@@ -263,7 +263,7 @@ def load(
     Also "hf:owner/name[@revision]", "hf:FOLDER" and a folder with a config.json (Hugging Face checkpoints),
     "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
     address that answers predictions; these are bare models and need ``data``. ``data``, ``holdout`` and ``train`` are
-    data sources (see ``assay.data.files.open_data``) that replace the subject's own. ``trust`` names modules whose
+    data sources (see ``assay.load_data``) that replace the subject's own. ``trust`` names modules whose
     factories a folder may import, and types that a skops file may hold.
     """
     given = {
