@@ -84,6 +84,7 @@ BAD = {
     "label alone": ("label\n1\n0\n", "", r"no column besides 'label'"),
     "broken label": ("a,label\n1,0.5\n2,1\n", "", r"column 'label', row 1: 0.5; expected a class"),
     "one class": ("a,label\n1,0\n2,0\n", "", r"has 1 class"),
+    "another encoding": ("a,label\ncaf\xe9,0\nb,1\n", "", r"column 'a' is not UTF-8"),
     "dates": ("a,label\n2020-01-01,0\n2020-01-02,1\n", "", r"holds date; expected numbers, or texts"),
     "no such label": ("a,label\n1,0\n2,1\n", "#label=lable", r"did you mean 'label'"),
     "no such column": ("age,label\n1,0\n2,1\n", "#immutable=agee", r"did you mean 'age'"),
@@ -97,7 +98,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_table_is_one_line(case: str, tmp_path: Path) -> None:
     content, options, message = BAD[case]
-    (tmp_path / "bad.csv").write_text(content)
+    (tmp_path / "bad.csv").write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=message) as caught:
         open_data(f"csv:{tmp_path}/bad.csv{options}")
     assert "\n" not in str(caught.value)

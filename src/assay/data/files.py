@@ -129,10 +129,14 @@ def read_csv(path: Path) -> Table:
     from pyarrow import csv
 
     try:
-        return _arrow(csv.read_csv(_existing(path, "a CSV file with a header")))
+        table = csv.read_csv(_existing(path, "a CSV file with a header"))
     except pa.ArrowException as error:
         line = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({line}); expected a CSV file with a header") from error
+    for field in table.schema:
+        if pa.types.is_binary(field.type):  # what pyarrow makes of a text in another encoding
+            raise InputError(f"{path}: column {field.name!r} is not UTF-8; expected a CSV file in that encoding")
+    return _arrow(table)
 
 
 def read_parquet(path: Path) -> Table:
