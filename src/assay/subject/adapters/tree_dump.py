@@ -45,7 +45,7 @@ class Tree:
         side = np.where(by_default, self.default[node], np.where(filled <= self.threshold[node], 0, 1))
         for k, categories in self.categories.items():
             here = node == k
-            whole = np.trunc(filled[here])
+            whole = np.trunc(value[here])  # what is missing goes to the right
             side[here] = np.where((whole >= 0) & np.isin(whole, categories), 0, 1)
         return side
 
