@@ -26,6 +26,7 @@ OTHERS = {
     "papers/foundation_robustness.py": "an exact check against a loop over single images",
     "papers/neural_bandits.py": "an exact check against torch's own optimiser",
     "papers/unlearnable_bayes.py": "an exact check against automatic differentiation, for several kernels",
+    "runtime/throughput.py": "one forward and one backward pass a batch size, for the largest that fits",
     "papers/z_loss.py": "an exact check against dense SGD by automatic differentiation",
     "papers/pfgmpp.py": "an exact check of the field by automatic differentiation",
 }
