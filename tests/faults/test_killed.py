@@ -65,7 +65,7 @@ def test_an_interrupt_at_any_moment_is_one_line_and_130(folder: Path, tmp_path: 
 def test_an_interrupt_while_modules_are_imported_is_one_line_and_130(tmp_path: Path) -> None:
     ready = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code = ready + MAIN.replace("main()", "print('up', flush=True)\nmain()")  # before that, nobody could answer
-    for wait in (0.05, 0.4):
+    for wait in (0.05, 0.4, 0.8):
         process = subprocess.Popen(
             [sys.executable, "-c", code, "audit"], env=environment(tmp_path), stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,

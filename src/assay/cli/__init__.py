@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = "interrupted; what was finished is kept, and the same command goes on from there"
@@ -14,7 +17,8 @@ def main() -> NoReturn:
     """Entry point: exit codes 0 done, 1 not met, 2 bad usage or input, 130 interrupted."""
     try:
         _streams()
-        code = _run()
+        with _answering():
+            code = _run()
     except KeyboardInterrupt:  # also while modules are imported
         code = 130
     except BrokenPipeError:
@@ -51,6 +55,36 @@ def _run() -> int:
     except typer.Abort:
         return 130
     return int(code)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Inside the block an interrupt ends the process at once while torch is on its way, and is raised from then on.
+
+    Raised inside torch's native start it would abort the process; before it is loaded there is nothing to tidy up.
+    """
+    try:
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupted)
+    except ValueError:  # not the main thread, which interrupts do not reach
+        before = None
+    try:
+        yield
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    torch = sys.modules.get("torch")
+    loaded = torch is not None and not getattr(torch.__spec__, "_initializing", False)
+    while frame is not None and not loaded:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"assay: {INTERRUPTED}\n".encode())
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _streams() -> None:
