@@ -55,7 +55,7 @@ def fit_distributed(trainer: Trainer, model: nn.Module, data: Data, *, seed: int
     )
     start = copy.deepcopy(model).cpu()
     try:
-        found = launcher.launch(partial(_train, trainer, start, data, seed))
+        found = launcher.launch(partial(_joined, trainer, start, data, seed))
     except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise AssayError(f"{where}: a process failed ({lines[-1].strip()})") from error
@@ -77,6 +77,15 @@ def _check(trainer: Trainer, model: nn.Module, processes: int, where: str) -> No
             f"{where}: {norm!r} normalises over the batch, of which each process has a part; expected a model without "
             "batch normalisation, or one process"
         )
+
+
+def _joined(trainer: Trainer, model: nn.Module, data: Data, seed: int, fabric: Any) -> bytes | str:
+    """``_train``, and then the processes part: gloo's threads abort a process that ends while they run."""
+    try:
+        return _train(trainer, model, data, seed, fabric)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _train(trainer: Trainer, model: nn.Module, data: Data, seed: int, fabric: Any) -> bytes | str:
