@@ -55,6 +55,27 @@ def test_what_is_marked_is_part_of_the_data(table: Path) -> None:
     assert plain.hash != marked.hash
 
 
+@pytest.mark.parametrize("kind", ["csv", "npz", "mmap", "folder", "hf"])
+def test_draws_do_not_depend_on_where_a_file_lies(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for place in (tmp_path / "one", tmp_path / "another#2"):
+        (place / "set" / "cat").mkdir(parents=True)
+        (place / "set" / "dog").mkdir()
+        (place / "set.csv").write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
+        x, y = np.arange(40, dtype=np.float32).reshape(40, 1) / 40, np.arange(40) % 2
+        np.savez(place / "set.npz", x=x, y=y)
+        np.save(place / "set" / "x.npy", x)
+        np.save(place / "set" / "y.npy", y)
+        for i in range(40):
+            Image.new("RGB", (2, 2), (i, i, i)).save(place / "set" / ("cat", "dog")[i % 2] / f"{i:02}.png")
+        file = {"csv": "set.csv", "npz": "set.npz", "hf": "set.csv"}.get(kind, "set")
+        found.append(open_data(f"{kind}:{place / file}"))
+        monkeypatch.chdir(place)
+        found.append(open_data(f"{kind}:{file}"))
+    assert len({(d.name, tuple(d.limit(8, seed=1).index.tolist())) for d in found}) == 1
+    assert str(tmp_path) not in found[0].name
+
+
 def test_the_label_is_named_or_known_or_last(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("target,a,b\n0,1,2\n1,3,4\n")
     (tmp_path / "b.csv").write_text("a,b,kind\n1,2,-1\n3,4,1\n")
@@ -210,6 +231,8 @@ def test_hugging_face_sets_of_this_machine(cached: Path, table: Path) -> None:
     assert isinstance(data, TextData)
     assert (decoded(data.x), data.y.tolist(), data.classes) == (cells["review"], [1, 0, 0], ("neg", "pos"))
     assert len(open_data(f"hf:{cached}/saved#text=review&limit=2")) == 2
+    Subject(_linear(data.shape[0]), data, holdout=data).save(cached / "texts")
+    assert isinstance(load(cached / "texts").test, TextData)
     with pytest.raises(InputError, match="splits test; expected 'train'"):
         open_data(f"hf:{cached}/saved:train#text=review")
     streamed = open_data(f"hf:{table}#limit=2&immutable=age")

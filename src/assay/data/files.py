@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from assay.data.hub import hub_data, texts_of
 from assay.data.mapped import open_mapped
 from assay.data.options import divided, listed, named, parsed
 from assay.data.sources import NAMED, PATHS, load_data
-from assay.data.tabular import coded_labels, label_column, table_data
+from assay.data.tabular import MARK, coded_labels, label_column, table_data
 from assay.data.text import text_data
 from assay.runtime.errors import InputError, unknown
 
@@ -28,13 +30,30 @@ Table = Mapping[str, Any]
 def open_data(source: str, split: str = "test") -> Data:
     """The data set that ``source`` names, of any kind: ``KIND:REST`` or a named set; docs/data.md lists all forms.
 
-    ``split`` is the one to take where the source holds several and names none. Raises InputError for what cannot be
-    read.
+    ``split`` is the one to take where the source holds several and names none. The name of the data tells the file but
+    not its folder: random draws depend on the name, and must not on where a file lies. Raises InputError for what
+    cannot be read.
     """
     kind, _, rest = source.partition(":")
     if kind not in (*NAMED, *PATHS, *KINDS):
         raise unknown("data source", kind, (*NAMED, *PATHS, *KINDS))
     path, options = divided(rest)
+    data = _opened(source, split, kind, path, options)
+    where = path.partition(":")[0] if kind == "hf" else path
+    return data if kind in NAMED or not Path(where).expanduser().exists() else _without_folder(data, where, kind)
+
+
+def _without_folder(data: Data, where: str, kind: str) -> Data:
+    written = where if kind == "hf" else str(Path(where).expanduser())
+    head, _, rest = data.name.partition(":")
+    if not rest.startswith(written):
+        return data
+    file = os.path.basename(os.path.abspath(written)).replace(MARK, "%23")
+    name = f"{head}:{file}{rest.removeprefix(written)}"
+    return data if name == data.name else replace(data, name=name)
+
+
+def _opened(source: str, split: str, kind: str, path: str, options: str) -> Data:
     file = Path(path).expanduser()
     if kind not in KINDS and not (kind == "parquet" and path and file.is_file() and not _holds_images(file)):
         return load_data(source, split)

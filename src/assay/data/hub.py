@@ -28,7 +28,7 @@ def hub_data(rest: str, split: str, options: dict[str, str], where: str) -> Data
     """
     limit = counted(options, "limit", where)
     rows = _rows(rest, split, where, limit)
-    return _from_rows(rows, options, limit, where)
+    return _from_rows(rows, options, limit, where, f"table:{rest}")
 
 
 def _rows(rest: str, split: str, where: str, limit: int | None) -> Any:
@@ -80,7 +80,7 @@ def _local(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
     return datasets.load_dataset(builder, data_files=files, split="train", streaming=streaming)
 
 
-def _from_rows(rows: Any, options: dict[str, str], limit: int | None, where: str) -> Data:
+def _from_rows(rows: Any, options: dict[str, str], limit: int | None, where: str, table_name: str) -> Data:
     import datasets
 
     features = rows.features or {}
@@ -101,11 +101,9 @@ def _from_rows(rows: Any, options: dict[str, str], limit: int | None, where: str
     text = named(options, "text")
     if text is not None:
         y, classes = coded_labels(table[chosen], f"{where}: column {chosen!r}", None, names)
-        return text_data(texts_of(table, text, where), y, classes, where)
-    return table_data(
-        table, where.replace("hf:", "table:", 1).partition("#")[0],
-        label=chosen, immutable=listed(options, "immutable"), integer=listed(options, "integer"), classes=names,
-    )  # fmt: skip
+        return text_data(texts_of(table, text, where), y, classes, f"{table_name}#text={text}")
+    immutable, integer = (listed(options, key) for key in ("immutable", "integer"))
+    return table_data(table, table_name, label=chosen, immutable=immutable, integer=integer, classes=names)
 
 
 def _columns(rows: Any, limit: int | None, where: str) -> dict[str, list[Any]]:

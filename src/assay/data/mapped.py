@@ -177,5 +177,5 @@ def open_mapped(folder: Path) -> MappedData:
         low = min(0.0, *(float(x[r].min()) for r in blocks(x)))
         high = max(1.0, *(float(x[r].max()) for r in blocks(x)))
     fields = {k: _tensor(v) for k, v in known.items() if k not in OWN and v.dtype.kind in "fiub" and len(v) == len(x)}
-    labels = torch.from_numpy(y.astype(np.int64))
-    return MappedData(x, labels, classes, (low, high), f"mmap:{folder}", None, fields, str(folder.resolve()))  # type: ignore[arg-type]
+    labels, name = torch.from_numpy(y.astype(np.int64)), f"mmap:{folder.absolute().name}"
+    return MappedData(x, labels, classes, (low, high), name, None, fields, str(folder.resolve()))  # type: ignore[arg-type]
