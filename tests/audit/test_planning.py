@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def test_a_plan_on_two_workers_is_near_what_the_run_takes(digits: Subject, tmp_p
         start = time.perf_counter()
         audit(digits, only=only, jobs=2, store=Store(tmp_path / str(attempt)))
         ratios.append((time.perf_counter() - start) / wall)
-        if 1 / 3 <= ratios[-1] <= 3:
+        others = max(
+            1.0, os.getloadavg()[0] / (os.cpu_count() or 1)
+        )  # they slow the run down, not a plan's short passes
+        if 1 / 3 <= ratios[-1] <= 3 * others:
             return
     pytest.fail(f"the runs took {ratios} times what the plans said")

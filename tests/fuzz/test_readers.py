@@ -14,22 +14,35 @@ from hypothesis import strategies as st
 from reader_table import READERS, npy, table, zipped
 from watching import Watch
 
+from assay.data import Data
 from assay.runtime.errors import AssayError, InputError
 
 LONGEST = 2000  # characters of a refusal
 HARNESS = Path(__file__).with_name("fuzz_readers.py")
 
 
-def refusal(name: str, raw: bytes, watch: Watch) -> str | None:
-    """The one line with which a reader refuses ``raw``; None where it reads it. Anything else fails here."""
-    said = None
+def reading(name: str, raw: bytes, watch: Watch) -> tuple[object, str | None]:
+    """What a reader makes of ``raw``, or the one line with which it refuses it. Anything else fails here."""
+    found, said = None, None
     with watch:
         try:
-            READERS[name].read(raw, watch.folder)
+            found = READERS[name].read(raw, watch.folder)
         except AssayError as error:
             said = str(error)
     assert said is None or (said.strip() and "\n" not in said and len(said) < LONGEST), said
-    return said
+    assert not isinstance(found, Data) or sound(found)
+    return found, said
+
+
+def refusal(name: str, raw: bytes, watch: Watch) -> str | None:
+    """The line with which a reader refuses ``raw``; None where it reads it."""
+    return reading(name, raw, watch)[1]
+
+
+def sound(data: Data) -> bool:
+    """Whether data that were read can be used: finite samples, each with a label of a class and an index."""
+    same = len(data.x) == len(data.y) == len(data.index) > 0
+    return same and bool(data.x.isfinite().all()) and 0 <= int(data.y.min()) <= int(data.y.max()) < len(data.classes)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +119,8 @@ def test_any_value_of_a_configuration_is_taken_or_refused(watch: Watch, key: str
         text = tomli_w.dumps({key: value})
     except ValueError:  # a number of thousands of digits has no text either
         return
-    refusal("config", text.encode("utf-8", "surrogatepass"), watch)
+    values, line = reading("config", text.encode("utf-8", "surrogatepass"), watch)
+    assert line or isinstance(values, list)
 
 
 NUMBERS = [
@@ -121,7 +135,8 @@ WHOLE = {"x": np.zeros((4, 1, 2, 2), np.float32), "y": np.array([0, 1, 0, 1])}
 @pytest.mark.parametrize("name", ["x", "y", "classes", "bounds", "index", "groups", "../../x"])
 @pytest.mark.parametrize("kind", range(len(NUMBERS)))
 def test_arrays_of_odd_kinds_are_read_or_refused(name: str, kind: int, watch: Watch) -> None:
-    refusal("npz", zipped(**{k: npy(a) for k, a in {**WHOLE, name: NUMBERS[kind]}.items()}), watch)
+    data, line = reading("npz", zipped(**{k: npy(a) for k, a in {**WHOLE, name: NUMBERS[kind]}.items()}), watch)
+    assert line or isinstance(data, Data)
 
 
 LISTS = [[1, 2], [1.5, None], ["a", "b"], [b"x", b"y"], [[1], [2, 3]], [{"a": 1}] * 2, [None, None], [True, False], []]

@@ -102,6 +102,23 @@ def test_the_size_is_found_with_the_backward_pass_where_gradients_are_used(digit
         attack(found[1], x, y, seed=0)
 
 
+class Fixed(nn.Module):
+    """Scores that the input has no say in: none with a gradient, or those of a parameter."""
+
+    def __init__(self, learnt: bool) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.arange(10.0), requires_grad=learnt)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores.expand(len(x), 10)
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_a_model_without_a_gradient_to_its_input_is_taken(learnt: bool, digits: Subject) -> None:
+    net = tuned(Fixed(learnt), Throughput(precision="bf16"), digits.test.x[:4])
+    assert predict(net, digits.test.x[:4]).argmax(1).tolist() == [9] * 4
+
+
 def test_a_single_sample_that_does_not_fit_is_one_line(digits: Subject) -> None:
     with pytest.raises(InputError, match="out of memory on a single sample"):
         predict(Tuned(Narrow(digits.model, least=FEW), Throughput()), digits.test.x[:2])

@@ -386,6 +386,21 @@ def test_a_file_that_kills_its_library_is_refused_in_a_line(tmp_path: Path, trai
     assert not any("\n" in line for line in refused)
 
 
+def test_a_model_is_started_once(tmp_path: Path, train: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+
+    class Counted(Apart):
+        def __init__(self, kind: str, path: Path, where: str) -> None:
+            started.append(path)
+            super().__init__(kind, path, where)
+
+    monkeypatch.setattr("assay.subject.adapters.trees.Apart", Counted)
+    path = _multiclass(tmp_path, train)["json"]
+    model = load(f"xgboost:{path}", data="digits:test").model
+    model(train.x[:3])
+    assert started == [path]
+
+
 def test_a_library_that_dies_or_hangs_is_said_to_have(
     tmp_path: Path, train: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,11 +48,13 @@ def suited(p: Property, subject: Subject, context: Context) -> tuple[Subject, li
 def divisible(p: Property, subject: Subject, context: Context) -> tuple[Subject, list[str], Data | None]:
     """``suited``, and the rows that are cut into parts: None where the property is measured in one piece.
 
-    That is where it cannot be cut, or where it takes another model than the subject's own, which workers are not given.
+    That is where it cannot be cut (the subject is then as it was), or where it takes another model than the subject's
+    own, which workers are not given.
     """
+    if p.shards is None:
+        return subject, [], None
     given, notes = suited(p, subject, context)
-    apart = p.shards is None or given.model is not subject.model
-    return given, notes, None if apart or p.shards is None else p.shards.rows(given, context)
+    return given, notes, p.shards.rows(given, context) if given.model is subject.model else None
 
 
 def _fewer(subject: Subject, most: int, context: Context) -> tuple[Subject, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,12 +42,12 @@ def _default(path: Path, key: str, value: object, several: bool) -> object:
     if several:
         if isinstance(value, list) and all(isinstance(v, str) for v in value):
             return value
-        raise InputError(f"--config {path}: {key} = {value!r}; expected a list of texts")
+        raise InputError(f"--config {path}: {key} = {reprlib.repr(value)}; expected a list of texts")
     if isinstance(value, bool):
         return value
     if isinstance(value, str | int | float):
         return str(value)
-    raise InputError(f"--config {path}: {key} = {value!r}; expected a text, a number, true or false")
+    raise InputError(f"--config {path}: {key} = {reprlib.repr(value)}; expected a text, a number, true or false")
 
 
 SUBJECTS = (

@@ -70,8 +70,8 @@ class Tuned(nn.Module):
             try:
                 with torch.set_grad_enabled(gradient):
                     out = self._pass(part)
-                if gradient:
-                    torch.autograd.grad(out.sum(), part)
+                if gradient and out.requires_grad:  # that of a model may depend on its parameters alone, or on nothing
+                    torch.autograd.grad(out.sum(), part, allow_unused=True)
                 return
             except RuntimeError as error:
                 self._halve(size, error)

@@ -25,20 +25,21 @@ BATCH = 1024
 
 
 class Backend:
-    """What answers: opened when it is first asked, and anew in every process that it travels to.
+    """What answers: opened when it is first asked unless ``opened`` is at hand, and anew in every process that it
+    travels to.
 
     It is no part of a model's options (it has no ``__dict__``): the digest beside it says which one it is.
     """
 
     __slots__ = ("_opened", "_opens")
 
-    def __init__(self, opens: Callable[[], Callable[[Any], Any]]) -> None:
-        self._opens, self._opened = opens, None
+    def __init__(self, opens: Callable[[], Callable[[Any], Any]], opened: Callable[[Any], Any] | None = None) -> None:
+        self._opens, self._opened = opens, opened
 
     def __call__(self, x: Any) -> Any:
         if self._opened is None:
-            self._opened = self._opens()  # type: ignore[assignment]
-        return self._opened(x)  # type: ignore[misc]
+            self._opened = self._opens()
+        return self._opened(x)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Backend, (self._opens,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from assay.runtime.errors import InputError
 from assay.subject.adapters.answers import Meaning
 from assay.subject.adapters.apart import Apart
 from assay.subject.adapters.base import Ask, Backend, black_box, file_digest, flat, needed, opened, said
-from assay.subject.adapters.tree_dump import Tree, forest, scores
+from assay.subject.adapters.tree_dump import forest, scores
 from assay.subject.subject import Subject
 
 XGBOOST: dict[str, Meaning] = {
@@ -35,11 +35,11 @@ def load_xgboost(rest: str, data: dict[str, Data | None]) -> Subject:
     if path.suffix not in (".json", ".ubj"):
         raise InputError(f"{where}: expected .json or .ubj, as Booster.save_model writes them")
     test = needed(data, where)
-    about = _started("xgboost", path, where).about
+    opens = partial(_started, "xgboost", path, where)
+    about, ask = opens()
     meaning = _classifies(about["objective"], XGBOOST, where)
     _counted(2 if about["objective"].startswith("binary") else about["classes"], test, where)
-    ask = Backend(partial(_asked, "xgboost", path, where))
-    return black_box(ask, data, where=where, digest=file_digest(path), meaning=meaning)
+    return black_box(Backend(partial(_asked, opens), ask), data, where=where, digest=file_digest(path), meaning=meaning)
 
 
 def load_lightgbm(rest: str, data: dict[str, Data | None]) -> Subject:
@@ -48,11 +48,11 @@ def load_lightgbm(rest: str, data: dict[str, Data | None]) -> Subject:
     test, dumped = needed(data, where), path.suffix == ".json"
     if not dumped and not path.read_bytes()[:16].startswith(b"tree"):
         raise InputError(f"{where}: is no LightGBM model; expected the text of Booster.save_model")
-    about = _about(_dump(path, where)[0] if dumped else _started("lightgbm", path, where).about, where)
+    opens = partial(_dumped, path, where) if dumped else partial(_started, "lightgbm", path, where)
+    about, ask = opens()
     meaning = _classifies(about["objective"], LIGHTGBM, where)
     _counted(2 if about["objective"] == "binary" else about["classes"], test, where)
-    ask = Backend(partial(_dumped if dumped else partial(_asked, "lightgbm"), path, where))
-    return black_box(ask, data, where=where, digest=file_digest(path), meaning=meaning)
+    return black_box(Backend(partial(_asked, opens), ask), data, where=where, digest=file_digest(path), meaning=meaning)
 
 
 def _about(document: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -66,16 +66,12 @@ def _about(document: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"objective": objective, "slope": slope, "classes": classes, "features": features}
 
 
-def _dump(path: Path, where: str) -> tuple[dict[str, Any], list[Tree]]:
+def _dumped(path: Path, where: str) -> tuple[dict[str, Any], Ask]:
     try:
         document = json.loads(path.read_bytes())
-        return document, forest(document)
+        trees = forest(document)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read ({said(error)}); expected the JSON of dump_model") from error
-
-
-def _dumped(path: Path, where: str) -> Ask:
-    document, trees = _dump(path, where)
     about, mean = _about(document, where), bool(document.get("average_output"))
 
     def ask(x: np.ndarray) -> np.ndarray:
@@ -83,7 +79,7 @@ def _dumped(path: Path, where: str) -> Ask:
         apart = about["objective"] == "multiclassova"
         return _meant(about, 1 / (1 + np.exp(-about["slope"] * raw)) if apart else raw)
 
-    return ask
+    return about, ask
 
 
 def _meant(about: Mapping[str, Any], answers: np.ndarray) -> np.ndarray:
@@ -93,21 +89,21 @@ def _meant(about: Mapping[str, Any], answers: np.ndarray) -> np.ndarray:
     return about["slope"] * answers if about["objective"] == "binary" else answers
 
 
-def _started(library: str, path: Path, where: str) -> Apart:
+def _started(library: str, path: Path, where: str) -> tuple[dict[str, Any], Ask]:
     if importlib.util.find_spec(library) is None:
         raise InputError(f"{where}: needs the package {library}; expected pip install 'assay[trees]'")
-    return Apart(library, path, where)
-
-
-def _asked(library: str, path: Path, where: str) -> Ask:
-    model = _started(library, path, where)
+    model = Apart(library, path, where)
     about = model.about if library == "xgboost" else _about(model.about, where)
 
     def ask(x: np.ndarray) -> np.ndarray:
         answers = model(flat(x, about["features"], where))
         return _meant(about, answers) if library == "lightgbm" else answers
 
-    return ask
+    return about, ask
+
+
+def _asked(opens: Callable[[], tuple[dict[str, Any], Ask]]) -> Ask:
+    return opens()[1]
 
 
 def _classifies(objective: str, known: dict[str, Meaning], where: str) -> Meaning:
