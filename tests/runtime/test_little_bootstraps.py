@@ -20,7 +20,7 @@ def test_little_bootstraps_have_the_width_of_the_bootstrap(name: str, monkeypatc
     low, high = statistics.bootstrap(name, values)
     monkeypatch.setattr(statistics, "LARGE", 5000)
     little = statistics.bootstrap(name, values)
-    assert statistics.named(6000) == "little bootstraps 95%"
+    assert statistics.named(name, values) == "little bootstraps 95%"
     assert (little[1] - little[0]) / (high - low) == pytest.approx(1, abs=0.25)
     assert sum(little) / 2 == pytest.approx((low + high) / 2, abs=0.3 * (high - low))
 
@@ -41,3 +41,17 @@ def test_paired_differences_of_large_samples(monkeypatch: pytest.MonkeyPatch) ->
     little = statistics.paired_differences("mean", before, after)
     assert little[0] == exact[0]
     assert little[2] - little[1] == pytest.approx(exact[2] - exact[1], rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["auroc", "balanced", "gap", "ratio", "worst_class"])
+def test_rare_groups_keep_their_spread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = numpy_rng(0, "rare")
+    group = (rng.permutation(20_000) < 12).astype(float)
+    values = np.stack([(rng.random(20_000) < 0.6) if name != "auroc" else rng.normal(size=20_000) + group, group], 1)
+    low, high = statistics.bootstrap(name, values)
+    monkeypatch.setattr(statistics, "LARGE", 10_000)
+    assert statistics.named(name, values) == "bootstrap 95%"
+    again = statistics.bootstrap(name, values)
+    assert (again[1] - again[0]) / (high - low) == pytest.approx(1, abs=0.3)
+    shifted = statistics.paired_differences(name, values, values.copy())
+    assert shifted[:3] == (0, 0, 0)

@@ -56,12 +56,59 @@ def test_statistics_are_invariant_to_the_order_of_samples(n: int, seed: int) -> 
         assert S.point(name, values) == pytest.approx(S.point(name, values[order]))
 
 
-@pytest.mark.parametrize("name", ["mean", "ece", "auroc", "worst_class", "balanced", "ratio"])
+@pytest.mark.parametrize("name", ["mean", "ece", "adaptive_ece", "auroc", "worst_class", "balanced", "ratio", "gap"])
 def test_a_weight_of_two_is_the_sample_twice(name: str) -> None:
     values = np.stack([rng.random(40), rng.integers(0, 2, 40)], 1)
     weights = rng.integers(0, 3, 40)
     doubled = np.repeat(values, weights, axis=0)
     assert S.STATISTICS[name](values, weights[None].astype(float))[0] == pytest.approx(S.point(name, doubled))
+
+
+def test_adaptive_ece_does_not_depend_on_the_order_of_ties() -> None:
+    values = np.stack([np.full(150, 0.9), np.arange(150) < 135], 1).astype(float)
+    assert S.point("adaptive_ece", values) == pytest.approx(0, abs=1e-12)
+    assert S.point("adaptive_ece", values[::-1]) == pytest.approx(0, abs=1e-12)
+    for k in range(20):
+        r = np.random.default_rng(k)
+        tied = np.stack([r.integers(1, 6, 80) / 5, r.integers(0, 2, 80)], 1)
+        assert S.point("adaptive_ece", tied) == pytest.approx(S.point("adaptive_ece", tied[r.permutation(80)]))
+
+
+def test_resamples_without_one_of_two_sides_are_left_out() -> None:
+    perfect = np.stack([np.arange(60.0), np.arange(60) == 59], 1)
+    assert (S.point("auroc", perfect), *S.bootstrap("auroc", perfect)) == (1, 1, 1)
+    level = np.stack([np.full(60, 0.9), np.arange(60) == 0], 1)
+    assert S.bootstrap("gap", level) == pytest.approx((0, 0))
+    rare = np.stack([np.full(60, 2.0) * (np.arange(60) == 0), np.arange(60) == 0], 1)
+    assert S.bootstrap("ratio", rare) == (2, 2)
+    for name in ("auroc", "gap", "ratio"):
+        assert np.isnan(S.point(name, np.zeros((5, 2))))
+        assert np.isnan(S.bootstrap(name, np.zeros((5, 2)))).all()
+    worse, better = np.stack([np.zeros(60), perfect[:, 1]], 1), perfect
+    assert S.paired("auroc", worse, better)[:3] == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_of_the_lowest_rate_covers_it() -> None:
+    r, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        values = np.stack([r.random(1000) < 0.8, np.repeat(np.arange(50), 20)], 1).astype(float)
+        metric = measured("worst", values, np.arange(1000), statistic="worst_class")[0]
+        assert metric.low is not None
+        assert metric.value is not None
+        assert metric.high is not None
+        assert metric.low <= metric.value <= metric.high
+        held += metric.low <= 0.8 <= metric.high
+    assert held >= 0.95 * 200
+    one = np.stack([np.arange(60) < 48, np.zeros(60)], 1).astype(float)
+    exact = stats.binomtest(48, 60).proportion_ci(method="exact")
+    assert S.worst_rate(one) == pytest.approx((exact.low, exact.high))
+
+
+def test_the_p_value_of_rates_is_exact() -> None:
+    before, after = np.zeros((20, 1)), np.zeros((20, 1))
+    after[:5] = 1
+    assert S.paired("mean", before, after)[3] == pytest.approx(0.0625)
+    assert S.paired("mean", before, before)[3] == 1
 
 
 def test_paired_intervals_are_narrower_than_unpaired_and_cover_the_difference() -> None:
@@ -89,6 +136,8 @@ def test_measured_chooses_the_interval() -> None:
     index = np.arange(80)
     assert measured("a", np.ones(80), index)[0].interval == "Wilson 95%"
     assert measured("a", rng.random(80), index)[0].interval == "bootstrap 95%"
+    size = measured("a", np.ones(80), index, rate=False)[0]
+    assert (size.low, size.high, size.interval) == (1, 1, "bootstrap 95%")
     assert measured("a", rng.random(20), index[:20])[0].interval is None
     with pytest.raises(ValueError, match="no samples"):
         measured("a", np.zeros(0), np.zeros(0))

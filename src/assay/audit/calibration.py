@@ -32,8 +32,8 @@ def measure(subject: Subject, context: Context) -> Section:
             how=f"{binned} equal mass",
         )
     )  # fmt: skip
-    section.add(measured("calibration.nll", sample_nll(p, y), index, unit="nats", better="lower", how=how))
-    section.add(measured("calibration.brier", sample_brier(p, y), index, better="lower", how=how))
+    section.add(measured("calibration.nll", sample_nll(p, y), index, unit="nats", better="lower", how=how, rate=False))
+    section.add(measured("calibration.brier", sample_brier(p, y), index, better="lower", how=how, rate=False))
     gap = section.add(
         measured("calibration.overconfidence", values[:, 0] - values[:, 1], index, how=f"confidence - accuracy, {how}")
     )

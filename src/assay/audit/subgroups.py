@@ -59,7 +59,7 @@ def _gap(name: str, correct: np.ndarray, member: np.ndarray, how: str) -> Metric
     value, low, high, interval = float(correct.mean() - inside.mean()), None, None, None
     if len(correct) >= 50:
         low, high = statistics.bootstrap(_shortfall, pairs)
-        interval = statistics.named(len(correct))
+        interval = statistics.named(_shortfall, pairs)
     return Metric(name, value, low, high, interval, len(inside), better="lower", how=how)
 
 

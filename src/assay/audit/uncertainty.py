@@ -33,7 +33,9 @@ def measure(subject: Subject, context: Context) -> Section:
         sizes[name] = size
         how = f"{type(method).__name__} at alpha {ALPHA:g}, calibrated on {len(holdout)} samples of the holdout"
         got = section.add(measured(f"uncertainty.{name}.coverage", covered, index, how=how))
-        section.add(measured(f"uncertainty.{name}.size", size, index, unit="classes", better="lower", how=how))
+        section.add(
+            measured(f"uncertainty.{name}.size", size, index, unit="classes", better="lower", how=how, rate=False)
+        )
         worst = section.add(
             measured(
                 f"uncertainty.{name}.worst_class_coverage", np.stack([covered, y], 1), index,

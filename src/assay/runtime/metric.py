@@ -64,22 +64,29 @@ def measured(
     unit: str = "",
     better: Better | None = None,
     how: str = "",
+    rate: bool = True,
     seed: int = 0,
 ) -> tuple[Metric, Samples]:
     """A metric and its samples from per-sample values (n,) or (n, k).
 
-    Rates (0/1 values under "mean") get Wilson's interval, other statistics the bootstrap's when n >= 50.
+    Rates (0/1 values under "mean") get Wilson's interval, the lowest rate of classes (under "worst_class") one from
+    those of all of them, other statistics the bootstrap's when n >= 50. ``rate=False``: values are no successes and
+    failures, even where all are 0 or 1.
     """
     if len(values) == 0:
         raise InputError(f"{name}: no samples to measure; expected at least one")
     table = np.asarray(values, dtype=float).reshape(len(values), -1)
     value, low, high, interval = statistics.point(statistic, table), None, None, None
-    if statistic == "mean" and ((table == 0) | (table == 1)).all():
+    counted = rate and np.isin(table[:, 0], (0, 1)).all()
+    if statistic == "mean" and counted:
         low, high = statistics.wilson(int(table.sum()), len(table))
         interval = "Wilson 95%"
+    elif statistic == "worst_class" and counted:
+        low, high = statistics.worst_rate(table)
+        interval = "Clopper-Pearson 95%, all classes"
     elif len(table) >= 50:
         low, high = statistics.bootstrap(statistic, table, seed=seed)
-        interval = statistics.named(len(table))
+        interval = statistics.named(statistic, table)
     return (
         Metric(name, value, low, high, interval, len(table), unit, better, how),
         Samples(table, np.asarray(index), statistic),

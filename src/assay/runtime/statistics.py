@@ -13,6 +13,7 @@ Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 LEVEL = 0.95
 LARGE = 50_000  # samples above which intervals are by little bootstraps
 BAGS, DRAWS = 10, 100
+FEW = 30  # samples of the rarest group in a bag, below which little bootstraps do not see its spread
 WEIGHTS = 1 << 24  # weights held at once
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))
 
@@ -25,14 +26,32 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     return float(result.low), float(result.high)
 
 
+def worst_rate(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """An interval that holds the lowest of several rates at least with ``level``; columns: correct (0 or 1), class.
+
+    Below it is the least of the classes' limits by Clopper and Pearson (1934): that of the class which is truly lowest
+    is among them. Above it is the least limit with the error divided by the number of classes, as each has to hold.
+    """
+    _, which, sizes = np.unique(values[:, 1], return_inverse=True, return_counts=True)
+    each = [stats.binomtest(int(k), int(n)) for k, n in zip(np.bincount(which, values[:, 0]), sizes, strict=True)]
+    apart = 1 - (1 - level) / len(each)
+    limits = [(t.proportion_ci(level, "exact").low, t.proportion_ci(apart, "exact").high) for t in each]
+    return float(min(low for low, _ in limits)), float(min(high for _, high in limits))
+
+
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean of column 0."""
     return weights @ values[:, 0] / weights.sum(1)
 
 
+def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """``top / bottom``, NaN where ``bottom`` is 0."""
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+
+
 def ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sum of column 0 over weighted sum of column 1."""
-    return (weights @ values[:, 0]) / np.maximum(weights @ values[:, 1], 1e-12)
+    """Weighted sum of column 0 over weighted sum of column 1 (at least 0); NaN where that is 0."""
+    return _over(weights @ values[:, 0], weights @ values[:, 1])
 
 
 def ece(values: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
@@ -44,29 +63,35 @@ def ece(values: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
     return np.abs(weights @ gap).sum(1) / weights.sum(1)
 
 
+def _ties(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order of ``values``, ascending, and the places in it where another value begins."""
+    order = np.argsort(values, kind="stable")
+    return order, np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+
+
 def adaptive_ece(values: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
-    """Calibration error with bins of equal mass; columns: confidence, correct (Nguyen & O'Connor, 2015)."""
-    order = np.argsort(values[:, 0], kind="stable")
-    gap = (values[order, 0] - values[order, 1])[None] * weights[:, order]
-    mass = np.cumsum(weights[:, order], 1)
-    which = np.minimum(((mass - 0.5) / mass[:, -1:] * bins).astype(int).clip(0), bins - 1)
+    """Calibration error with bins of equal mass; columns: confidence, correct (Nguyen & O'Connor, 2015).
+
+    Samples of one confidence share a bin, the one of the middle of their mass.
+    """
+    order, starts = _ties(values[:, 0])
+    gap = np.add.reduceat(weights[:, order] * (values[order, 0] - values[order, 1]), starts, axis=1)
+    tied = np.add.reduceat(weights[:, order], starts, axis=1)
+    mass = np.cumsum(tied, 1)
+    which = np.minimum(((mass - tied / 2) / mass[:, -1:] * bins).astype(int), bins - 1)
     rows = np.repeat(np.arange(len(weights)), gap.shape[1])
     sums = np.bincount(rows * bins + which.ravel(), gap.ravel(), minlength=len(weights) * bins)
     return np.abs(sums.reshape(-1, bins)).sum(1) / weights.sum(1)
 
 
 def auroc(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve; columns: score, label (1 positive, 0 negative). Ties count half."""
-    _, rank = np.unique(values[:, 0], return_inverse=True)
-    k = rank.max() + 1
-    order = np.argsort(rank, kind="stable")
-    starts = np.searchsorted(rank[order], np.arange(k))
+    """Area under the ROC curve; columns: score, label (1 positive, 0 negative). Ties count half; NaN of one label."""
+    order, starts = _ties(values[:, 0])
     label = values[order, 1]
     positive = np.add.reduceat(weights[:, order] * label, starts, axis=1)
     negative = np.add.reduceat(weights[:, order] * (1 - label), starts, axis=1)
     below = np.cumsum(negative, 1) - negative
-    pairs = np.maximum(positive.sum(1) * negative.sum(1), 1e-12)
-    return (positive * (below + 0.5 * negative)).sum(1) / pairs
+    return _over((positive * (below + 0.5 * negative)).sum(1), positive.sum(1) * negative.sum(1))
 
 
 def worst_class(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -86,9 +111,9 @@ def balanced(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def gap(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of column 0 where column 1 is 1, less that where it is 0."""
+    """Mean of column 0 where column 1 is 1, less that where it is 0; NaN where it is only one of them."""
     inside, outside = weights * values[:, 1], weights * (1 - values[:, 1])
-    first, second = (w @ values[:, 0] / np.maximum(w.sum(1), 1e-12) for w in (inside, outside))
+    first, second = (_over(w @ values[:, 0], w.sum(1)) for w in (inside, outside))
     return np.asarray(first - second)
 
 
@@ -108,12 +133,31 @@ def point(statistic: str, values: np.ndarray) -> float:
 
 
 def _drawn(f: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarray:
-    """``f`` of 1000 bootstrap weights (b, n), as those of ``resamples``, a part of them at a time in flat memory."""
-    rng, share = numpy_rng(seed, "bootstrap", n), np.full(n, 1.0 / n)
+    """``f`` of 1000 bootstrap weights (b, n), as those of ``resamples``, a part of them at a time in flat memory.
+
+    200 of them above ``LARGE`` n.
+    """
+    rng, share, draws = numpy_rng(seed, "bootstrap", n), np.full(n, 1.0 / n), 1000 if n <= LARGE else 200
     step = max(WEIGHTS // n, 1)
     return np.concatenate(
-        [f(rng.multinomial(n, share, size=min(step, 1000 - k)).astype(float)) for k in range(0, 1000, step)]
+        [f(rng.multinomial(n, share, size=min(step, draws - k)).astype(float)) for k in range(0, draws, step)]
     )
+
+
+def _in_bags(statistic: str | Statistic, values: np.ndarray) -> bool:
+    """Whether little bootstraps are for these values: many, and some of each group that column 1 tells apart."""
+    n = len(values)
+    if n <= LARGE or statistic in ("mean", "ece", "adaptive_ece"):
+        return n > LARGE
+    if statistic == "ratio":
+        rarest = int(np.count_nonzero(values[:, 1]))
+    else:
+        rarest = int(np.unique(values[:, 1], return_counts=True)[1].min())
+    return rarest * _bag(n) >= FEW * n
+
+
+def _bag(n: int) -> int:
+    return max(round(n**0.6), LARGE // BAGS)
 
 
 def _little(f: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, seed: int) -> np.ndarray:
@@ -122,7 +166,7 @@ def _little(f: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, seed: int
     The bag of little bootstraps (Kleiner et al., 2014, arXiv:1112.5016, algorithm 1): a bag has n^0.6 of the samples
     (at least 5000), and each resample gives them n draws, so that its spread is that of a statistic of n.
     """
-    rng, size = numpy_rng(seed, "little bootstraps", n), max(round(n**0.6), LARGE // BAGS)
+    rng, size = numpy_rng(seed, "little bootstraps", n), _bag(n)
     found = []
     for rows in rng.permutation(n)[: BAGS * size].reshape(BAGS, size):
         weights = rng.multinomial(n, np.full(size, 1.0 / size), size=DRAWS).astype(float)
@@ -130,41 +174,47 @@ def _little(f: Callable[[np.ndarray, np.ndarray], np.ndarray], n: int, seed: int
     return np.stack(found)
 
 
+def _limits(draws: np.ndarray, level: float) -> np.ndarray:
+    """The two quantiles of ``draws`` (b,) around ``level``, those without a value (NaN) left out."""
+    known = draws[~np.isnan(draws)]
+    return np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else np.full(2, np.nan)
+
+
 def bootstrap(
     statistic: str | Statistic, values: np.ndarray, *, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of per-sample values (n, k); above ``LARGE`` n by little bootstraps.
+    """Percentile bootstrap interval of a statistic of per-sample values (n, k).
 
-    A resample without a value (NaN) is left out. Time and memory of the latter grow with n^0.6.
+    Above ``LARGE`` n by little bootstraps, whose time and memory grow with n^0.6, unless a group that the statistic
+    tells apart is too rare for them. A resample without a value (NaN) is left out.
     """
-    f, tails = STATISTICS[statistic] if isinstance(statistic, str) else statistic, [(1 - level) / 2, (1 + level) / 2]
-    if len(values) <= LARGE:
-        low, high = np.nanquantile(_drawn(lambda w: np.asarray(f(values, w)), len(values), seed), tails)
+    f = STATISTICS[statistic] if isinstance(statistic, str) else statistic
+    if not _in_bags(statistic, values):
+        low, high = _limits(_drawn(lambda w: np.asarray(f(values, w)), len(values), seed), level)
         return float(low), float(high)
     value = f(values, np.ones((1, len(values))))[0]
     deviations = _little(lambda rows, w: np.asarray(f(values[rows], w)), len(values), seed)
-    low, high = np.nanmean(np.nanquantile(deviations, tails, axis=1), 1)
+    low, high = np.mean([_limits(bag, level) for bag in deviations], 0)
     return float(value + low), float(value + high)
 
 
-def named(n: int) -> str:
-    """What the interval that ``bootstrap`` gives for n samples is called."""
-    return "bootstrap 95%" if n <= LARGE else "little bootstraps 95%"
+def named(statistic: str | Statistic, values: np.ndarray) -> str:
+    """What the interval that ``bootstrap`` gives for these values is called."""
+    return "little bootstraps 95%" if _in_bags(statistic, values) else "bootstrap 95%"
 
 
 def paired_differences(
     statistic: str, before: np.ndarray, after: np.ndarray, *, seed: int = 0
 ) -> tuple[float, float, float, float]:
-    """As ``paired``, for any number of samples: above ``LARGE`` by little bootstraps."""
-    if len(before) <= LARGE:
+    """As ``paired``, for any number of samples: above ``LARGE`` by little bootstraps where ``bootstrap`` is."""
+    if not (_in_bags(statistic, before) and _in_bags(statistic, after)):
         return paired(statistic, before, after, seed=seed)
     f = STATISTICS[statistic]
     difference = point(statistic, after) - point(statistic, before)
     draws = _little(lambda rows, w: np.asarray(f(after[rows], w) - f(before[rows], w)), len(before), seed)
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1).mean(1)
-    error = draws.std(1).mean()
-    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else (1.0 if difference == 0 else 0.0)
-    return difference, float(difference + low), float(difference + high), float(p)
+    low, high = np.mean([_limits(bag, LEVEL) for bag in draws], 0)
+    p = _p_value(statistic, before, after, difference, float(np.nanstd(draws, axis=1).mean()))
+    return difference, float(difference + low), float(difference + high), p
 
 
 def paired(
@@ -172,15 +222,21 @@ def paired(
 ) -> tuple[float, float, float, float]:
     """Difference after - before on the same samples: (difference, low, high, two-sided p).
 
-    Both sides are resampled together, so what they share cancels. p is from the bootstrap's standard error.
+    Both sides are resampled together, so what they share cancels. p is McNemar's exact one for rates, else from the
+    bootstrap's standard error.
     """
-    f, weights = STATISTICS[statistic], resamples(len(before), seed)
-    difference = point(statistic, after) - point(statistic, before)
-    draws = f(after, weights) - f(before, weights)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    error = draws.std()
-    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else (1.0 if difference == 0 else 0.0)
-    return difference, float(low), float(high), float(p)
+    f, difference = STATISTICS[statistic], point(statistic, after) - point(statistic, before)
+    draws = _drawn(lambda w: np.asarray(f(after, w) - f(before, w)), len(before), seed)
+    low, high = _limits(draws, level)
+    error = float(draws[~np.isnan(draws)].std())
+    return difference, float(low), float(high), _p_value(statistic, before, after, difference, error)
+
+
+def _p_value(statistic: str, before: np.ndarray, after: np.ndarray, difference: float, error: float) -> float:
+    if statistic == "mean" and np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all():
+        better, worse = int((after > before).sum()), int((after < before).sum())
+        return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return float(2 * stats.norm.sf(abs(difference) / error)) if error > 0 else float(difference == 0)
 
 
 def t_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -197,8 +253,8 @@ def paired_resamples(
 ) -> tuple[float, float, float, float]:
     """As ``paired``, from the metric's values on the same resamples: normal, with the error of their differences."""
     difference, error = after - before, float(np.std(draws_after - draws_before, ddof=1))
-    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else (1.0 if difference == 0 else 0.0)
-    return difference, difference - NORMAL * error, difference + NORMAL * error, float(p)
+    p = float(2 * stats.norm.sf(abs(difference) / error)) if error > 0 else float(difference == 0)
+    return difference, difference - NORMAL * error, difference + NORMAL * error, p
 
 
 def holm(p: np.ndarray, alpha: float = 1 - LEVEL) -> np.ndarray:
