@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -74,6 +76,19 @@ def test_draws_do_not_depend_on_where_a_file_lies(kind: str, tmp_path: Path, mon
         found.append(open_data(f"{kind}:{file}"))
     assert len({(d.name, tuple(d.limit(8, seed=1).index.tolist())) for d in found}) == 1
     assert str(tmp_path) not in found[0].name
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "CMYK", "LA"])
+def test_pictures_of_palettes_bits_and_inks_are_refused(mode: str, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        kind = "jpg" if mode == "CMYK" else "png"
+        Image.new("RGB", (4, 4), (250, 130, 0)).convert(mode).save(tmp_path / "set" / name / f"a.{kind}")
+    raw = (tmp_path / "set" / "cat" / f"a.{kind}").read_bytes()
+    pq.write_table(pa.table({"image": [raw, raw], "label": [0, 1]}), tmp_path / "set.parquet")
+    for source in (f"folder:{tmp_path}/set", f"parquet:{tmp_path}/set.parquet", f"hf:{tmp_path}/set"):
+        with pytest.raises(InputError, match=rf"image .* is of mode {mode}; expected L, RGB, RGBA"):
+            open_data(source)
 
 
 def test_the_label_is_named_or_known_or_last(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from assay.data.data import Data
-from assay.data.guarded import check_table
+from assay.data.guarded import check_modes, check_table
 from assay.data.hub import OPTIONS as HUB_OPTIONS
 from assay.data.hub import hub_data, texts_of
 from assay.data.mapped import open_mapped
 from assay.data.options import divided, listed, named, parsed
-from assay.data.sources import NAMED, PATHS, load_data
+from assay.data.sources import IMAGE_SUFFIXES, NAMED, PATHS, load_data
 from assay.data.tabular import MARK, coded_labels, label_column, table_data
 from assay.data.text import text_data
 from assay.runtime.errors import InputError, unknown
@@ -56,7 +56,10 @@ def _without_folder(data: Data, where: str, kind: str) -> Data:
 def _opened(source: str, split: str, kind: str, path: str, options: str) -> Data:
     file = Path(path).expanduser()
     if kind not in KINDS and not (kind == "parquet" and path and file.is_file() and not _holds_images(file)):
-        return load_data(source, split)
+        data = load_data(source, split)
+        if kind in ("folder", "parquet"):
+            check_modes(_pictures(file), source)
+        return data
     if not path:
         raise InputError(f"data source {source!r}: expected {kind}:PATH")
     if kind == "hf":
@@ -66,6 +69,19 @@ def _opened(source: str, split: str, kind: str, path: str, options: str) -> Data
             raise InputError(f"data source {source!r}: {file} is no folder; expected one with x.npy and y.npy")
         return open_mapped(file)
     return _from_file(kind, file, parsed(options, source, TABLE_OPTIONS))
+
+
+def _pictures(file: Path) -> Iterator[Path | bytes]:
+    """The images that a folder or a table holds, one at a time."""
+    if file.is_dir():
+        yield from (p for p in sorted(file.glob("*/*")) if p.suffix.lower() in IMAGE_SUFFIXES)
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as table:
+        column = next(c for c in ("image", "img") if c in table.schema_arrow.names)
+        for part in table.iter_batches(columns=[column]):
+            yield from (c["bytes"] if isinstance(c, dict) else c for c in part.column(0).to_pylist())
 
 
 def _holds_images(file: Path) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ EXPANSION = 200  # times the size of its file; numbers seldom shrink to less tha
 FREE = 256 << 20  # bytes that any file may expand to
 CLASSES = 1_000_000
 COLUMNS = 1000
+MODES = ("L", "RGB", "RGBA")
 T = TypeVar("T", Path, str)
 
 
@@ -96,6 +98,17 @@ def check_images(path: Path) -> None:
             raise InputError(f"{path}: {rows:,} rows in {size:,} bytes; expected encoded images")
         if file.schema_arrow.names.count("label") == 1:
             check_labels(path, file.read(["label"]).column("label").to_numpy())
+
+
+def check_modes(images: Iterable[Path | bytes], where: str) -> None:
+    """Refuse pictures whose numbers are not brightness: indices of a palette, single bits, inks."""
+    from PIL import Image
+
+    for k, image in enumerate(images):
+        with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as picture:
+            if picture.mode not in MODES:
+                name = image.name if isinstance(image, Path) else k
+                raise InputError(f"{where}: image {name} is of mode {picture.mode}; expected {', '.join(MODES)}")
 
 
 def check_table(path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.data.data import Data
+from assay.data.guarded import check_modes
 from assay.data.options import counted, listed, named
 from assay.data.sources import IMAGE_SUFFIXES, decode
 from assay.data.tabular import coded_labels, label_column, table_data
@@ -95,7 +96,9 @@ def _from_rows(rows: Any, options: dict[str, str], limit: int | None, where: str
         image = named(options, "image") or images[0]
         if image not in table:
             raise InputError(f"{where}: no column {image!r}; expected one of {', '.join(table)}")
-        x = decode([_bytes(cell) for cell in table[image]], where)
+        pictures = [_bytes(cell) for cell in table[image]]
+        x = decode(pictures, where)
+        check_modes(pictures, where)
         y, classes = coded_labels(table[chosen], f"{where}: column {chosen!r}", None, names)
         return Data(x, y, classes, name=where)
     text = named(options, "text")
