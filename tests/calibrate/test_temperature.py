@@ -29,6 +29,8 @@ def test_edges() -> None:
     assert TemperatureScaling().fit(right, y).temperature_ == 0.01
     assert TemperatureScaling().fit(right, (y + 1) % 3).temperature_ == 100.0
     assert TemperatureScaling().fit(Outputs(torch.ones(4, 3)), y[:4]).temperature_ == 1.0
+    far = 5000 * torch.eye(2).repeat(10, 1)  # half right, with margins at which the softmax is saturated for all T
+    assert TemperatureScaling().fit(Outputs(far), torch.zeros(20, dtype=torch.int64)).temperature_ == 100.0
 
 
 @settings(max_examples=25)

@@ -76,9 +76,9 @@ class TemperatureScaling(Calibrator):
         def slope(b: float) -> float:
             return float(_slopes(z, b).mean())
 
-        cold, hot = slope(1 / self.lowest), slope(1 / self.highest)
-        if cold == hot:  # constant rows: the likelihood does not depend on T
+        if not z.any():  # constant rows: the likelihood does not depend on T
             return FittedTemperature(1.0, None)
+        cold, hot = slope(1 / self.lowest), slope(1 / self.highest)
         if cold <= 0:
             return FittedTemperature(self.lowest, None)
         if hot >= 0:
