@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import assay
-from assay.calibrate import Calibrated, Outputs, TemperatureScaling
+from assay.calibrate import Calibrated, Outputs, TemperatureScaling, VectorScaling
 from assay.data import load_data
 from assay.nets import MLP
+from assay.runtime.errors import InputError
 from assay.runtime.inference import predict
 from assay.subject import Subject
 
@@ -72,3 +74,13 @@ def test_a_model_without_a_spec_gives_one_without() -> None:
     data = load_data("digits:test")
     model = TemperatureScaling().apply(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data)
     assert getattr(model, "spec", None) is None
+
+
+def test_a_model_that_gives_no_logits_is_refused() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    for method in (TemperatureScaling(), VectorScaling()):
+        with pytest.raises(InputError, match="Pair gives tuple; expected a tensor of logits"):
+            method.apply(Pair(), load_data("digits:test"))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError
-from assay.runtime.inference import device_of, predict
+from assay.runtime.inference import check_logits, device_of, predict
 from assay.runtime.spec import rebuildable
 from assay.subject import Subject
 
@@ -136,6 +136,7 @@ class Calibrator(ABC):
 
     def apply(self, model: nn.Module, data: Data) -> nn.Module:
         """A copy of ``model`` whose logits go through the map fitted on ``data``. InputError where it is no module."""
+        check_logits(type(self).__name__, model, data.x[:1])
         fitted = self.fit(Outputs(predict(model, data.x)), data.y)
         if not isinstance(fitted, CalibrationMap):
             raise InputError(
