@@ -203,3 +203,15 @@ def test_another_number_of_classes_is_refused() -> None:
     z, y = _sample()
     with pytest.raises(InputError, match="2 logits; expected 3"):
         VectorScaling().fit(Outputs(z), y).transform(Outputs(z[:, :2]))
+
+
+def test_spline_takes_equal_scores_by_their_mean_in_any_order() -> None:
+    sure, half = torch.tensor([[60.0, 0, 0]]).repeat(200, 1), torch.arange(200) < 100
+    for y in (half.long(), (~half).long()):
+        p = SplineCalibration().fit(Outputs(sure), y).transform(Outputs(sure)).softmax(1)
+        assert torch.allclose(p, torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64), atol=3e-3)
+    z, y = _sample()
+    z[::2, 0] += 60
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+    one, other = (SplineCalibration().fit(Outputs(z[r]), y[r]) for r in (torch.arange(len(z)), order))
+    assert torch.allclose(one.transform(Outputs(z)).softmax(1), other.transform(Outputs(z)).softmax(1), atol=1e-9)

@@ -189,3 +189,35 @@ def test_bad_options_and_input() -> None:
             CorrectnessAwareLoss(**bad)
     with pytest.raises(InputError, match="temperature"):
         narrow_wrong(z, y, 0.0)
+
+
+def test_the_balanced_loss_does_not_raise_the_measure() -> None:
+    for seed in range(3):
+        g = torch.Generator().manual_seed(seed)
+        z = 2 * torch.randn(80, 3, generator=g)
+        y = (z / 1.3).softmax(1).multinomial(1, generator=g)[:, 0]
+        fitted = CorrectnessAwareCalibrator(balance=True, k=2, epochs=20, seed=seed).fit(Outputs(z), y)
+        before, after = (top_brier(t.softmax(1), y) for t in (z.double(), fitted.transform(Outputs(z))))
+        assert after <= before + 1e-12
+
+
+def test_slopes_pass_the_fitted_map() -> None:
+    z, y = _sample(40, 4)
+    fitted = CorrectnessAwareCalibrator(epochs=2).fit(Outputs(z), y)
+    (slope,) = torch.autograd.grad(fitted(z.requires_grad_())[:, 0].sum(), z)
+    assert slope.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"features": torch.full((6, 2), torch.nan)},
+        {"features": torch.zeros(6)},
+        {"features": torch.zeros(5, 2)},
+        {"views": torch.full((2, 6, 3), torch.inf)},
+        {"views": torch.zeros(2, 6, 4)},
+    ],
+)
+def test_outputs_refuse_other_shapes_and_values(wrong: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(InputError, match=f"outputs: {next(iter(wrong))}"):
+        Outputs(torch.zeros(6, 3), **wrong)

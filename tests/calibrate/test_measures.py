@@ -38,3 +38,9 @@ def test_bad_input() -> None:
     for p, y in ((P * 2, Y), (P[:0], Y[:0]), (P, Y + 1), (P, Y[:2]), (np.full((4, 2), np.nan), Y), (P, Y * 1.0)):
         with pytest.raises(InputError):
             ece(p, y)
+
+
+def test_low_precision_and_graphs_are_taken() -> None:
+    p = torch.tensor([[0.75, 0.25], [0.5, 0.5]], requires_grad=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert ece(p.to(dtype), np.array([0, 1])) == ece(p.detach(), np.array([0, 1]))

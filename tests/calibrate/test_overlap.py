@@ -141,3 +141,14 @@ def test_logit_gaps_of_a_linear_model() -> None:
     assert torch.allclose(gaps[0], one_by_one[0], atol=1e-4)
     with pytest.raises(InputError, match="radii"):
         logit_gap_profile(model, x, y, radii=(-1.0,), seed=0)
+
+
+def test_the_gap_is_finite_where_one_half_is_all_right() -> None:
+    z, y = torch.zeros(40, 3), torch.zeros(40, dtype=torch.int64)
+    z[:, 0], y[1] = 20.0, 1
+    assert math.isfinite(overlap_gap(z, y))
+
+
+def test_the_profile_refuses_labels_without_a_logit() -> None:
+    with pytest.raises(InputError, match=r"logit_gap_profile: labels span \[0, 2\]"):
+        logit_gap_profile(nn.Linear(3, 2), torch.zeros(3, 3), torch.tensor([0, 2, 1]), points=2, seed=0)

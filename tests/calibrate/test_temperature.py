@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import assay
-from assay.calibrate import Calibrated, Outputs, TemperatureScaling
+from assay.calibrate import Calibrated, Outputs, TemperatureScaling, VectorScaling
 from assay.data import load_data
 from assay.nets import MLP
+from assay.runtime.errors import InputError
 from assay.runtime.inference import predict
 from assay.subject import Subject
 
@@ -29,6 +31,8 @@ def test_edges() -> None:
     assert TemperatureScaling().fit(right, y).temperature_ == 0.01
     assert TemperatureScaling().fit(right, (y + 1) % 3).temperature_ == 100.0
     assert TemperatureScaling().fit(Outputs(torch.ones(4, 3)), y[:4]).temperature_ == 1.0
+    far = 5000 * torch.eye(2).repeat(10, 1)  # half right, with margins at which the softmax is saturated for all T
+    assert TemperatureScaling().fit(Outputs(far), torch.zeros(20, dtype=torch.int64)).temperature_ == 100.0
 
 
 @settings(max_examples=25)
@@ -70,3 +74,13 @@ def test_a_model_without_a_spec_gives_one_without() -> None:
     data = load_data("digits:test")
     model = TemperatureScaling().apply(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data)
     assert getattr(model, "spec", None) is None
+
+
+def test_a_model_that_gives_no_logits_is_refused() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    for method in (TemperatureScaling(), VectorScaling()):
+        with pytest.raises(InputError, match="Pair gives tuple; expected a tensor of logits"):
+            method.apply(Pair(), load_data("digits:test"))

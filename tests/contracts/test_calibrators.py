@@ -58,6 +58,12 @@ class TestCalibrator:
         after = fitted.transform(Outputs(outputs.logits[1000:])).softmax(1)
         assert measures.ece(after, y[1000:]) < 0.5 * measures.ece(outputs.probabilities[1000:], y[1000:])
 
+    def test_takes_logits_with_a_graph(self, cls: type[Calibrator]) -> None:
+        outputs, y = _sample(60)
+        method = cls(**({"epochs": 3} if hasattr(cls, "epochs") else {}))
+        followed = Outputs(outputs.logits.clone().requires_grad_())
+        assert torch.equal(method.fit(followed, y).transform(outputs), method.fit(outputs, y).transform(outputs))
+
     def test_deterministic_and_pure(self, cls: type[Calibrator]) -> None:
         outputs, y = _sample()
         kept, state = outputs.logits.clone(), torch.random.get_rng_state()

@@ -267,7 +267,7 @@ def test_many_variables_warn_unless_few_directions_are_polled() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"sigma0": 0.0}, {"tol": math.nan}, {"increase": -1.0}, {"max_evals": 0}, {"poll_directions": -1}]
+    "options", [{"sigma0": 0.0}, {"tol": math.nan}, {"increase": -1.0}, {"max_evals": 0}, {"poll_directions": 0}]
 )
 def test_bad_options_of_cdsm(options: dict) -> None:
     with pytest.raises(InputError):
@@ -289,5 +289,8 @@ def test_bad_starts(x0: Tensor) -> None:
 def test_bad_bounds_and_readings() -> None:
     with pytest.raises(InputError):
         CDSM().maximize(lambda x: 0.0, torch.zeros(2), (torch.ones(2), torch.zeros(2)))
+    for bounds in ((torch.zeros(3), torch.ones(3)), (torch.zeros(2), torch.ones(2, 1)), (0.0, 0.5, 1.0)):
+        with pytest.raises(InputError, match="CDSM: bounds of shapes"):
+            CDSM().maximize(lambda x: 0.0, torch.zeros(2), bounds)
     with pytest.raises(InputError):
         solve(CDSM(), budget=5).at(0)

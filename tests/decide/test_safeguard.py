@@ -44,9 +44,26 @@ def test_the_threshold_is_a_clopper_pearson_bound() -> None:
     threshold, bound = guard.threshold(correct, u)
     kept = u <= threshold
     errors, n = int((1 - correct[kept]).sum()), int(kept.sum())
-    assert bound == pytest.approx(beta.ppf(1 - 0.1 / 7, errors + 1, n - errors))
+    assert bound == pytest.approx(beta.ppf(1 - 0.1 / 8, errors + 1, n - errors))
     assert 50 < n < 80
     assert guard.threshold(np.zeros(50), np.arange(50.0)) == (-np.inf, 0.0)
+
+
+def test_all_are_answered_where_full_coverage_meets_the_promise() -> None:
+    threshold, bound = Safeguard(risk=0.05).threshold(np.ones(102), np.arange(102.0))
+    assert threshold == 101
+    assert bound == pytest.approx(beta.ppf(1 - 0.05 / 8, 1, 102))
+    assert bound <= 0.05
+    assert Safeguard(risk=0.05).threshold(np.ones(60), np.zeros(60))[0] == 0
+
+
+def test_logits_with_a_graph_are_taken() -> None:
+    z, y = answers(200, 0)
+    plain, followed = (Safeguard(risk=0.2).fit(Outputs(t), y) for t in (z.clone(), z.requires_grad_()))
+    assert followed.threshold_ == plain.threshold_
+    assert followed.decide(z).reason == plain.decide(z.detach()).reason
+    assert followed.report(z, y) == plain.report(z.detach(), y)
+    assert ood_auroc(z, z) == ood_auroc(z.detach(), z.detach())
 
 
 def test_reasons() -> None:
@@ -87,6 +104,8 @@ def test_sentences() -> None:
     expected = [np.mean([float(log_p[i, t, tokens[i, t]]) for t in range(k)]) for i, k in enumerate((5, 2, 1))]
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
     assert (found <= 0).all()
+    barred = logits.masked_fill(~mask[:, :, None], -torch.inf)
+    assert torch.equal(sequence_confidence(barred, tokens, mask), found)
     for a, b, m in ((logits[0], tokens, mask), (logits, tokens + 7, mask), (logits, tokens, mask & False)):
         with pytest.raises(InputError, match="expected"):
             sequence_confidence(a, b, m)

@@ -7,6 +7,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
@@ -96,3 +97,8 @@ def test_edges_and_bad_input() -> None:
         risk_coverage(good, u, risk="other")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected"):
         optimal_area(0.0)
+
+
+def test_scores_with_a_graph_are_taken() -> None:
+    right, u = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.1, 0.3, 0.2], requires_grad=True)
+    assert aurc(right, u) == aurc(right, u.detach()) == aurc(right.bool(), u.detach().numpy())

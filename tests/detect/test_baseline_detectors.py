@@ -20,16 +20,21 @@ from torch import nn
 from assay.attacks import DDN
 from assay.data import Data, load_data
 from assay.detect import (
+    BEYOND,
     KNN,
     LID,
     MSP,
     ODIN,
+    STRIP,
     ActivationClustering,
+    ConformalDetector,
+    Energy,
     FeatureSqueezing,
     SpectralSignatures,
     exclusionary_reclassification,
     exclusionary_score,
 )
+from assay.detect.base import Detector
 from assay.detect.layers import latents
 from assay.detect.lid import local_dimension
 from assay.nets import SmallCNN
@@ -224,3 +229,32 @@ def test_reclassification_without_the_suspects(cnn: nn.Module) -> None:
             exclusionary_reclassification(Supervised(), cnn, TRAIN, bad, seed=0)
     with pytest.raises(InputError, match="no samples"):
         exclusionary_score(1, np.array([], int))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [MSP(), ODIN(), KNN(k=3), LID(k=3), ConformalDetector(detectors=(MSP(), KNN(k=3)), alpha=0.5)],
+    ids=lambda m: type(m).__name__,
+)
+def test_inputs_of_another_type_are_read_in_that_of_the_fit_data(method: Detector, cnn: nn.Module) -> None:
+    fitted = method.fit(cnn, TRAIN[:60], TRAIN[60:300])
+    assert torch.equal(fitted.score(TEST.x[:5].double()), fitted.score(TEST.x[:5]))
+
+
+class Pair(nn.Module):
+    """Logits and something else."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model(x), x
+
+
+@pytest.mark.parametrize(
+    "method", [MSP(), Energy(), ODIN(), KNN(k=3), FeatureSqueezing(), STRIP(), BEYOND()], ids=lambda m: type(m).__name__
+)
+def test_a_model_that_gives_no_logits_is_refused(method: Detector, cnn: nn.Module) -> None:
+    with pytest.raises(InputError, match="Pair gives tuple; expected a tensor of logits"):
+        method.fit(Pair(cnn), TRAIN[:60])

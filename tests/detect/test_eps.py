@@ -27,6 +27,7 @@ from assay.detect import (
 )
 from assay.detect.deep_kernel import FeatureNet
 from assay.detect.eps import FittedEPSAD
+from assay.detect.mmd import median_bandwidth
 from assay.generate import VPSDE, GaussianScore
 from assay.nets import SmallCNN
 from assay.runtime.errors import InputError
@@ -69,6 +70,10 @@ def test_mmd_takes_unequal_samples_only_where_biased() -> None:
         mmd2(xx, yy, xy)
     with pytest.raises(InputError, match="estimator"):
         mmd2(xx, xx, xx, "w")  # type: ignore[arg-type]
+
+
+def test_the_bandwidth_is_the_median() -> None:
+    assert median_bandwidth(torch.tensor([[0.0], [1.0], [3.0], [7.0]])) == np.median([1, 9, 49, 4, 36, 16])
 
 
 def kernel() -> DeepKernel:

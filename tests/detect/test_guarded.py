@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from assay.attacks import Linf, Untargeted
+from assay.attacks import Linf, Targeted, Untargeted
 from assay.data import Data
-from assay.detect import MSP
+from assay.detect import BEYOND, MSP, BeyondAdaptiveAttack, ConformalDetector, DetectorAwarePGD
 from assay.detect.base import FittedDetector
+from assay.detect.beyond import FittedBEYOND
 from assay.detect.guarded import Guarded, Unnoticed, evade, has_gradient
 from assay.runtime.errors import AccessError, InputError
+from assay.runtime.random import seeded
 
 
 @dataclass(kw_only=True)
@@ -124,3 +126,40 @@ def test_bad_weight(points: Data) -> None:
     with pytest.raises(InputError, match="weight"):
         Guarded(model, MSP().fit(model, points), weight=0.0)
     assert Untargeted(points.y).met(model(points.x)).shape == (200,)
+
+
+class Unsteady(nn.Sequential):
+    """A network that a pass in training mode changes, and that is random there."""
+
+    def __init__(self, out: int) -> None:
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, out))
+
+
+@pytest.mark.parametrize("name", ["aware", "adaptive", "evade"])
+def test_attacks_leave_the_detectors_networks_as_they_are(name: str) -> None:
+    with seeded(0, "networks"):
+        model, other, backbone = (Unsteady(c) for c in (3, 3, 8))
+        x = torch.rand(12, 1, 4, 4)
+        parts = {"ssl_backbone": backbone, "ssl_projector": nn.Linear(8, 4), "ssl_classifier": nn.Linear(8, 3)}
+    data = Data(x, torch.arange(12) % 3, ("a", "b", "c"))
+    beyond = BEYOND(k=3, K=2, **parts).fit(other, data)
+    assert isinstance(beyond, FittedBEYOND)
+    ball = Linf(0.1)
+
+    def attacked() -> Tensor:
+        if name == "evade":
+            return evade(model, beyond, data, ball, seed=0, steps=2).x_adv
+        if name == "aware":
+            return DetectorAwarePGD(ball=ball, steps=2, detector=beyond).run(model, x, Untargeted(data.y), seed=0).x_adv
+        adaptive = BeyondAdaptiveAttack(ball=ball, steps=2, samples=3, detector=beyond)
+        return adaptive.run(model, x, Targeted((data.y + 1) % 3), seed=0).x_adv
+
+    kept, state = [{k: v.clone() for k, v in m.state_dict().items()} for m in (other, backbone)], torch.get_rng_state()
+    assert torch.equal(attacked(), attacked())
+    assert torch.equal(torch.get_rng_state(), state)
+    for network, before in zip((other, backbone), kept, strict=True):
+        assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+        assert all(m.training for m in network.modules())
+        assert all(p.grad is None and p.requires_grad for p in network.parameters())
+    joined = ConformalDetector(detectors=(MSP(), MSP()), alpha=0.9, method="marginal").fit(other, data, data)
+    assert other in list(joined.networks.modules())

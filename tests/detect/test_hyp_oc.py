@@ -11,10 +11,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import OneClassSVM as Machine
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from assay.data import Batch, Data, load_data
 from assay.detect import HypOC, OneClassSVM, eer_threshold, fas_metrics
 from assay.detect.hyp_oc import FittedHypOC, HypOCHead
+from assay.detect.one_class_svm import FittedOneClassSVM
 from assay.nets import MLP
 from assay.runtime.errors import InputError
 from assay.runtime.inference import features
@@ -150,3 +152,27 @@ def test_validation_threshold_of_a_fitted_detector(model: nn.Module, data: Data)
     assert isinstance(fitted, FittedHypOC)
     x, y = torch.cat((data.x[:20], 1 - data.x[20:40])), torch.arange(40) // 20
     assert fitted.eer(x, y) == eer_threshold(fitted.score(x), y)
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        self.numel = max(self.numel, out.numel()) if isinstance(out, torch.Tensor) else self.numel
+        return out
+
+
+def test_the_machine_lays_out_no_more_than_its_kernel() -> None:
+    g = torch.Generator().manual_seed(0)
+    f, support, weight = torch.randn(20, 64, generator=g), torch.randn(30, 64, generator=g).double(), torch.rand(30)
+    machine = FittedOneClassSVM(
+        model=nn.Identity(), shape=(64,), bounds=(0.0, 1.0), support_=support, weight_=weight.double(), gamma_=0.01
+    )
+    with Largest() as seen:
+        found = machine.of_features(f)
+    assert seen.numel <= 30 * 64
+    square = (f.double()[:, None] - support).square().sum(2)
+    assert torch.allclose(found, -(-0.01 * square).exp() @ weight.double(), atol=1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError
-from assay.runtime.inference import device_of, predict
+from assay.runtime.inference import check_logits, device_of, predict
 from assay.runtime.spec import rebuildable
 from assay.subject import Subject
 
@@ -38,12 +38,16 @@ class Outputs:
         n = len(self.logits)
         if self.logits.dim() != 2 or self.logits.shape[1] < 2:
             raise InputError(f"outputs: logits have shape {tuple(self.logits.shape)}; expected (n, c) with c >= 2")
-        if self.features is not None and len(self.features) != n:
-            raise InputError(f"outputs: features have {len(self.features)} rows; expected {n}, one a sample")
-        if self.views is not None and (self.views.dim() != 3 or self.views.shape[1:] != self.logits.shape):
-            raise InputError(
-                f"outputs: views have shape {tuple(self.views.shape)}; expected (v, {n}, {self.logits.shape[1]})"
-            )
+        if self.features is not None:
+            check_inputs("outputs: features", self.features)
+            if self.features.dim() != 2 or len(self.features) != n:
+                raise InputError(f"outputs: features have shape {tuple(self.features.shape)}; expected ({n}, d)")
+        if self.views is not None:
+            check_inputs("outputs: views", self.views)
+            if self.views.dim() != 3 or self.views.shape[1:] != self.logits.shape:
+                raise InputError(
+                    f"outputs: views have shape {tuple(self.views.shape)}; expected (v, {n}, {self.logits.shape[1]})"
+                )
         if self.index is not None and self.index.shape != (n,):
             raise InputError(f"outputs: index has shape {tuple(self.index.shape)}; expected ({n},)")
 
@@ -56,6 +60,11 @@ class Outputs:
     def names(self) -> Int[Tensor, " n"]:
         """``index``, or 0 to n - 1."""
         return torch.arange(len(self.logits)) if self.index is None else self.index
+
+    def detached(self) -> Outputs:
+        """The same values without their graphs."""
+        features, views = (None if t is None else t.detach() for t in (self.features, self.views))
+        return replace(self, logits=self.logits.detach(), features=features, views=views)
 
     @property
     def probabilities(self) -> Float[Tensor, "n c"]:
@@ -119,7 +128,7 @@ class Calibrator(ABC):
     def fit(self, outputs: Outputs, y: Int[Tensor, " n"]) -> FittedCalibrator:
         """Fit on logits (n, c) and labels (n,) int64 in [0, c). Raises InputError on bad labels."""
         check_labels(type(self).__name__, y, len(outputs.logits), outputs.classes)
-        return self._fit(outputs, y)
+        return self._fit(outputs.detached(), y)
 
     @abstractmethod
     def _fit(self, outputs: Outputs, y: Int[Tensor, " n"]) -> FittedCalibrator:
@@ -127,6 +136,7 @@ class Calibrator(ABC):
 
     def apply(self, model: nn.Module, data: Data) -> nn.Module:
         """A copy of ``model`` whose logits go through the map fitted on ``data``. InputError where it is no module."""
+        check_logits(type(self).__name__, model, data.x[:1])
         fitted = self.fit(Outputs(predict(model, data.x)), data.y)
         if not isinstance(fitted, CalibrationMap):
             raise InputError(

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -126,9 +126,10 @@ class CorrectnessAwareCalibrator(Calibrator):
     and "mse" (Brier's squared distance to the one-hot label, summed over classes) is what the paper compares with. Adam
     at ``lr`` over batches of ``batch_size`` (the code: 1e-4, 10 epochs); the weights of the epoch with the least loss
     on a random share ``holdout`` of the samples are kept (0: all samples train, the last weights are kept, as in the
-    code), and those of the start, T = 1, where all samples together do worse. Fit on samples that the model was not
-    trained on: a set that is all right or all wrong teaches nothing, which a RuntimeWarning says. Raises InputError for
-    options out of range and k above the number of classes.
+    code), and those of the start, T = 1, where the loss, unbalanced, is worse on all samples together: what never rises
+    there is top_brier under "ca", nll under "ce" and brier under "mse". Fit on samples that the model was not trained
+    on: a set that is all right or all wrong teaches nothing, which a RuntimeWarning says. Raises InputError for options
+    out of range and k above the number of classes.
     """
 
     objective: ClassVar[str] = "top_brier"
@@ -185,7 +186,8 @@ class CorrectnessAwareCalibrator(Calibrator):
         with seeded(self.seed, "temperature-network"):
             start = TemperatureNetwork(v.shape[1], self.hidden, self.bound)
         trained = self._trained(start, data)
-        worse = self._loss(trained, data) > self._loss(start, data)
+        judge = replace(self, balance=False)
+        worse = judge._loss(trained, data) > judge._loss(start, data)
         count = 0 if outputs.views is None else len(outputs.views)
         fitted = FittedCorrectnessAware(outputs.classes, self.k, self.hidden, self.bound, self.include_original, count)
         return fitted.learn(start if worse else trained)

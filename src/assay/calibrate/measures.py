@@ -105,7 +105,8 @@ def reliability(probabilities: Array, y: Array, *, bins: int = 15) -> Bins:
 
 def _checked(where: str, probabilities: Array, y: Array, bins: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Float64 probabilities and integer labels."""
-    p = np.asarray(probabilities.detach().cpu() if isinstance(probabilities, Tensor) else probabilities, dtype=float)
+    given = probabilities.detach().cpu().double() if isinstance(probabilities, Tensor) else probabilities
+    p = np.asarray(given, dtype=float)
     labels = torch.as_tensor(y).cpu().numpy()
     if p.ndim != 2 or p.shape[0] == 0 or p.shape[1] < 2:
         raise InputError(f"{where}: probabilities have shape {p.shape}; expected (n, c) with n >= 1, c >= 2")

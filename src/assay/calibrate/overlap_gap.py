@@ -41,8 +41,9 @@ def overlap_gap(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], *, bins: int
         counts.index_put_((cells[0], y[fit]), torch.ones((), dtype=torch.float64), accumulate=True)
         table = counts[cells[1]] + strength * scaled[1]
         rows = torch.arange(int(judge.sum()))
-        better = (table / table.sum(1, keepdim=True))[rows, y[judge]].log()
-        gains.append(better - scaled[1][rows, y[judge]].clamp_min(torch.finfo(torch.float64).tiny).log())
+        both = torch.stack((table / table.sum(1, keepdim=True), scaled[1]))[:, rows, y[judge]]
+        better, plain = both.clamp_min(torch.finfo(torch.float64).tiny).log()
+        gains.append(better - plain)
     return float(torch.cat(gains).mean())
 
 
@@ -61,7 +62,7 @@ def logit_gap_profile(
 
     It stays high where the model is confident in a training label throughout the neighbourhood, which the theory of
     interpolators assumes. Inputs are not cut to a range. ``batch_size`` samples are looked at together. Raises
-    InputError for negative radii, no points and other shapes.
+    InputError for negative radii, no points, other shapes and labels that the model has no logit for.
     """
     check_inputs("logit_gap_profile", x, y)
     if not radii or min(radii) < 0 or points < 1:
@@ -74,6 +75,7 @@ def logit_gap_profile(
         for radius in radii:
             near = (x[rows, None] + radius * unit).flatten(0, 1)
             logits = predict(model, near).unflatten(0, (len(rows), points))
+            check_labels("logit_gap_profile", y[rows], len(rows), logits.shape[2])
             label = y[rows, None, None].expand(-1, points, 1)
             others = logits.scatter(2, label, -torch.inf).max(2).values
             gaps.append((logits.gather(2, label)[..., 0] - others).mean(1))

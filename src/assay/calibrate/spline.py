@@ -53,9 +53,10 @@ class SplineCalibration(Calibrator):
 
     Samples are sorted by their top probability s; at the share t of samples, h(t) is 1 / n times the number of samples
     below that are classified right less the sum of their s. A natural cubic spline with ``knots`` >= 3 even knots is
-    fitted to h by least squares, and s(t) + h'(t) is the calibrated s, linear between samples, cut to [0, 1]. This is
-    the form of the authors' code, which calibrates the top class alone; here the others share what is left in
-    proportion, and take over where their part is larger. Raises InputError for fewer than three knots.
+    fitted to h by least squares, and s(t) + h'(t) is the calibrated s, linear between samples, cut to [0, 1]. Samples
+    of equal s count with their mean, whatever their order. This is the form of the authors' code, which calibrates the
+    top class alone; here the others share what is left in proportion, and take over where their part is larger. Raises
+    InputError for fewer than three knots.
     """
 
     objective: ClassVar[str] = "ece"
@@ -69,12 +70,13 @@ class SplineCalibration(Calibrator):
 
     def _fit(self, outputs: Outputs, y: Int[Tensor, " n"]) -> SplineMap:
         score, guess = (part.numpy() for part in outputs.probabilities.max(1))
-        order = np.argsort(score, kind="stable")
-        score, right = score[order], (guess == y.numpy())[order]
-        slope = spline_slope(np.cumsum(right - score) / len(score), self.knots)
-        fitted = SplineMap(outputs.classes, max(2, len(score)))
-        fitted.knots_.copy_(torch.from_numpy(score))
-        fitted.values_.copy_(torch.from_numpy(np.clip(score + slope, 0, 1)))
+        levels, group, count = np.unique(score, return_inverse=True, return_counts=True)
+        gap = np.bincount(group, guess == y.numpy()) / count - levels
+        slope = spline_slope(np.cumsum(np.repeat(gap, count)) / len(score), self.knots)
+        mean = np.add.reduceat(slope, np.cumsum(count) - count) / count
+        fitted = SplineMap(outputs.classes, max(2, len(levels)))
+        fitted.knots_.copy_(torch.from_numpy(levels))
+        fitted.values_.copy_(torch.from_numpy(np.clip(levels + mean, 0, 1)))
         return fitted
 
 

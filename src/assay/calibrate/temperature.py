@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from assay.calibrate.base import Calibrator, FittedCalibrator, Outputs
 from assay.data import Data
 from assay.runtime.errors import InputError
-from assay.runtime.inference import device_of, predict
+from assay.runtime.inference import check_logits, device_of, predict
 from assay.runtime.spec import rebuildable, spec_of
 from assay.subject import Subject
 
@@ -76,9 +76,9 @@ class TemperatureScaling(Calibrator):
         def slope(b: float) -> float:
             return float(_slopes(z, b).mean())
 
-        cold, hot = slope(1 / self.lowest), slope(1 / self.highest)
-        if cold == hot:  # constant rows: the likelihood does not depend on T
+        if not z.any():  # constant rows: the likelihood does not depend on T
             return FittedTemperature(1.0, None)
+        cold, hot = slope(1 / self.lowest), slope(1 / self.highest)
         if cold <= 0:
             return FittedTemperature(self.lowest, None)
         if hot >= 0:
@@ -88,6 +88,7 @@ class TemperatureScaling(Calibrator):
 
     def apply(self, model: nn.Module, data: Data) -> nn.Module:
         """A copy of ``model`` that divides its logits by the temperature fitted on ``data``."""
+        check_logits(type(self).__name__, model, data.x[:1])
         fitted = self.fit(Outputs(predict(model, data.x)), data.y)
         assert isinstance(fitted, FittedTemperature)
         return calibrated(model, fitted.temperature_)

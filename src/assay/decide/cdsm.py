@@ -53,7 +53,8 @@ class CDSM:
         lengths = (self.sigma0, self.sigma_max, self.cover_radius, self.tol)
         if not all(math.isfinite(v) and v > 0 for v in lengths) or self.increase < 0:
             raise InputError(f"CDSM: lengths {lengths}, increase {self.increase}; expected > 0 and >= 0")
-        counts = (self.cover_candidates, self.max_evals, self.poll_directions or 1)
+        directions = 1 if self.poll_directions is None else self.poll_directions
+        counts = (self.cover_candidates, self.max_evals, directions)
         if min(counts) < 1:
             raise InputError(f"CDSM: cover_candidates, max_evals, poll_directions are {counts}; expected >= 1")
 

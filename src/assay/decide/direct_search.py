@@ -59,7 +59,11 @@ class Frame:
             raise InputError(f"{where}: x0 is not a finite tensor of shape (n,) with n >= 1")
         if bounds is None:
             return cls(np.zeros(len(x0)), np.ones(len(x0)), False)
-        low, high = (torch.as_tensor(b, dtype=torch.float64).expand(len(x0)).numpy() for b in bounds)
+        box = [torch.as_tensor(b, dtype=torch.float64) for b in bounds]
+        if len(box) != 2 or any(b.shape not in ((), (1,), x0.shape) for b in box):
+            shapes = ", ".join(str(tuple(b.shape)) for b in box)
+            raise InputError(f"{where}: bounds of shapes {shapes}; expected low and high, numbers or ({len(x0)},) each")
+        low, high = (b.expand(len(x0)).numpy() for b in box)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
             raise InputError(f"{where}: bounds are not finite with low < high in every coordinate")
         return cls(low, high - low, True)

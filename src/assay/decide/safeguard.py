@@ -50,6 +50,7 @@ class FittedSafeguard:
         outputs = Outputs(logits)
         if outputs.classes != len(self.miscalibration_):
             raise InputError(f"Safeguard: {outputs.classes} logits; expected {len(self.miscalibration_)}, as fitted")
+        logits = logits.detach()
         foreign = (energy(logits) > self.foreign_).numpy()
         unsure = (SCORES[self.score_](logits) > self.threshold_).numpy()
         reason = np.select([foreign, unsure], [FOREIGN, UNCERTAIN], ACCEPTED)
@@ -60,7 +61,7 @@ class FittedSafeguard:
         the risk of those that are answered (NaN where none is)."""
         outputs = Outputs(logits)
         check_labels("Safeguard.report", y, len(logits), outputs.classes)
-        right, u = (logits.argmax(1) == y).numpy(), SCORES[self.score_](logits).numpy()
+        right, u = (logits.argmax(1) == y).numpy(), SCORES[self.score_](logits.detach()).numpy()
         accept = self.decide(logits).accept
         p = outputs.probabilities
         return {
@@ -80,12 +81,14 @@ class Safeguard:
     """``fit(outputs, y) -> FittedSafeguard``: the four requirements of a guard (Ao, 2023, arXiv:2308.03176): when to
     reject, what is foreign, over- and under-confidence, and trust at the best operating point.
 
-    The thesis plan states no algorithm. Here the threshold is that of the largest coverage with a risk up to ``risk``
-    at the confidence ``level``, by binary search (Geifman & El-Yaniv, 2017, arXiv:1705.08500, algorithm 1): each of its
-    ceil(log2 n) steps takes a Clopper-Pearson bound at its share of 1 - level, so that the last holds for samples of
-    the same distribution. ``score`` is "msp", "entropy" or "energy"; inputs above the energy of a share 1 - ``fpr`` of
-    the validation samples are foreign. Answers of any kind (captions, say) have ``threshold``, which takes uncertainty
-    and correctness alone. InputError for other options, labels and arrays.
+    The thesis plan states no algorithm. Here the risk of what is answered is at most ``risk`` at the confidence
+    ``level``: the threshold is that of full coverage where this meets the promise, else the largest that a binary
+    search below it finds (Geifman & El-Yaniv, 2017, arXiv:1705.08500, algorithm 1). Each of at most 1 + ceil(log2 n)
+    steps takes a Clopper-Pearson bound at its share of 1 - level, so that all hold for samples of the same
+    distribution.
+    ``score`` is "msp", "entropy" or "energy"; inputs above the energy of a share 1 - ``fpr`` of the validation samples
+    are foreign. Answers of any kind (captions, say) have ``threshold``, which takes uncertainty and correctness alone.
+    InputError for other options, labels and arrays.
     """
 
     kind: ClassVar[str] = "function"
@@ -105,6 +108,7 @@ class Safeguard:
     def fit(self, outputs: Outputs, y: Int[Tensor, " n"]) -> FittedSafeguard:
         """Thresholds from validation outputs and labels."""
         check_labels("Safeguard", y, len(outputs.logits), outputs.classes)
+        outputs = outputs.detached()
         logits, p = outputs.logits, outputs.probabilities.numpy()
         threshold, bound = self.threshold(logits.argmax(1) == y, SCORES[self.score](logits))
         foreign = float(np.quantile(energy(logits).numpy(), 1 - self.fpr, method="higher"))
@@ -113,13 +117,12 @@ class Safeguard:
         return FittedSafeguard(threshold, covered, bound, foreign, self.score, scores)
 
     def threshold(self, correct: Any, uncertainty: Any) -> tuple[float, float]:
-        """The largest uncertainty that is answered, and the bound of the risk up to it; (-inf, 0) where none is."""
+        """The uncertainty up to which samples are answered, and the bound of their risk; (-inf, 0) where none is."""
         right, u = _checked("Safeguard.threshold", torch.as_tensor(correct), torch.as_tensor(uncertainty))
         levels = np.unique(u)
-        steps = max(math.ceil(math.log2(len(levels) + 1)), 1)
-        low, high, found = 0, len(levels) - 1, (-math.inf, 0.0)
+        steps = 1 + math.ceil(math.log2(len(levels)))
+        low, middle, high, found = 0, len(levels) - 1, len(levels) - 1, (-math.inf, 0.0)
         while low <= high:
-            middle = (low + high) // 2
             kept = u <= levels[middle]
             hits = torch.tensor([int(right[kept].sum())])
             bound = 1 - float(lower_bound(hits, int(kept.sum()), (1 - self.level) / steps))
@@ -127,4 +130,5 @@ class Safeguard:
                 found, low = (float(levels[middle]), bound), middle + 1
             else:
                 high = middle - 1
+            middle = (low + high) // 2
         return found

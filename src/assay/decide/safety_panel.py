@@ -54,5 +54,5 @@ def ood_auroc(known: Float[Tensor, "n c"], foreign: Float[Tensor, "m c"]) -> dic
     check_inputs("ood_auroc: known", known)
     check_inputs("ood_auroc: foreign", foreign)
     label = torch.cat((torch.zeros(len(known)), torch.ones(len(foreign)))).double()
-    logits = torch.cat((known, foreign))
+    logits = torch.cat((known, foreign)).detach()
     return {name: point("auroc", torch.stack((score(logits), label), 1).numpy()) for name, score in SCORES.items()}

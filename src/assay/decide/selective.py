@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from assay.runtime.errors import InputError, unknown
 
@@ -108,7 +109,8 @@ def trust_index(correct: Any, uncertainty: Any, *, coverage: float | None = None
 
 def _checked(where: str, correct: Any, uncertainty: Any) -> tuple[np.ndarray, np.ndarray]:
     """0 or 1 and finite scores, one each a sample, in float64."""
-    right, u = np.asarray(correct, float), np.asarray(uncertainty, float)
+    given = (v.detach().cpu().double() if isinstance(v, Tensor) else v for v in (correct, uncertainty))
+    right, u = (np.asarray(v, float) for v in given)
     if right.ndim != 1 or len(right) == 0 or u.shape != right.shape or not np.isfinite(u).all():
         raise InputError(f"{where}: correct {right.shape}, uncertainty {u.shape}; expected finite (n,) both, n >= 1")
     if not np.isin(right, (0, 1)).all():

@@ -49,4 +49,4 @@ def sequence_confidence(
     if tokens.numel() == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= logits.shape[2] or not mask.any(1).all():
         raise InputError("sequence_confidence: an empty sentence or a token outside the vocabulary; expected neither")
     each = logits.log_softmax(2).gather(2, tokens[:, :, None])[:, :, 0]
-    return (each * mask).sum(1) / mask.sum(1)
+    return each.masked_fill(~mask.bool(), 0).sum(1) / mask.sum(1)

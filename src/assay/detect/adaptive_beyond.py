@@ -14,6 +14,7 @@ from assay.attacks.base import Goal, Targeted, Toward
 from assay.attacks.engine import Memory
 from assay.detect.beyond import FittedBEYOND
 from assay.runtime.errors import InputError
+from assay.runtime.inference import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,9 @@ class BeyondAdaptiveAttack(PGD):
 
     def neighbour_loss(self, z: Float[Tensor, "n ..."], t: Tensor) -> Float[Tensor, " n"]:
         """What the second sign belongs to, one value a sample."""
-        similarity, logits, _ = replace(self.detector, k=self.samples, K=1).parts(z)
+        detector = replace(self.detector, k=self.samples, K=1)
+        with evaluating(detector.networks):
+            similarity, logits, _ = detector.parts(z)
         label = t.repeat_interleave(self.samples)
         entropy = F.cross_entropy(logits.flatten(0, 1), label, reduction="none").reshape(len(z), self.samples)
         return entropy.mean(1) + self.weight * similarity.mean(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from assay.attacks import PGD
 from assay.attacks.base import Goal
 from assay.detect.base import FittedDetector
+from assay.runtime.inference import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class DetectorAwarePGD(PGD):
     def score_slope(self, z: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """The gradient of the detector's score at ``z``."""
         point = z.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), evaluating(self.detector.networks):
             (grad,) = torch.autograd.grad(self.detector.graph(point).sum(), point)
         return grad
 

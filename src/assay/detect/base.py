@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ class FittedDetector:
 
     ``reference_`` (m,) are the scores that ``threshold`` is read from and ``threshold_from_`` names whose they are:
     "holdout" when one was given to ``fit``, else "fit data" (optimistic for detectors that learn from those).
+    ``dtype_`` is the floating type of the fit data, in which inputs are read (None: their own).
     """
 
     model: nn.Module
@@ -29,27 +31,37 @@ class FittedDetector:
     batch_size: int = BATCH
     reference_: np.ndarray = field(default_factory=lambda: np.empty(0))
     threshold_from_: str = ""
+    dtype_: torch.dtype | None = None
+
+    @property
+    def networks(self) -> nn.ModuleList:
+        """All networks that the score is made of."""
+        return nn.ModuleList(v for v in vars(self).values() if isinstance(v, nn.Module))
 
     def scores(self, x: Tensor) -> Float[Tensor, " n"]:
         """The scores of inputs that have been checked."""
         raise TypeError(f"{type(self).__name__} states no scores")
 
-    def check(self, x: Tensor) -> None:
-        """InputError unless ``x`` (n, ...) has the shape and the bounds of the data that the detector was fitted on."""
+    def check(self, x: Tensor) -> Tensor:
+        """``x`` (n, ...) in the floating type of the data that the detector was fitted on.
+
+        InputError unless it has their shape and bounds.
+        """
         where = type(self).__name__
         check_inputs(where, x, bounds=self.bounds)
         if tuple(x.shape[1:]) != self.shape:
             raise InputError(f"{where}: x has samples of shape {tuple(x.shape[1:])}; expected {self.shape}")
+        return x if self.dtype_ is None else x.to(self.dtype_)
 
     def score(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """How abnormal each input is: (n,) float64 on the CPU, higher is more abnormal. For errors see ``check``."""
-        self.check(x)
-        return self.scores(x)
+        return self.scores(self.check(x))
 
     def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """The scores with a graph back to ``x``: what an attack follows that knows of the detector.
 
-        The inputs are taken as they are. InputError where the detector has no gradient.
+        The inputs are taken as they are, and ``networks`` in the mode that they are in: an attack that leaves them as
+        they were follows it inside ``evaluating(networks)``. InputError where the detector has no gradient.
         """
         raise InputError(f"{type(self).__name__}: its score has no gradient; expected a detector that states graph(x)")
 
@@ -85,6 +97,7 @@ class Detector:
         if self.batch_size < 1:
             raise InputError(f"{where}: batch_size is {self.batch_size}; expected at least 1")
         fitted = self.learn(model, data)
+        fitted.dtype_ = data.x.dtype
         fitted.reference_ = fitted.score((data if holdout is None else holdout).x).numpy()
         fitted.threshold_from_ = "fit data" if holdout is None else "holdout"
         return fitted

@@ -17,7 +17,7 @@ from assay.nets import SmallCNN
 from assay.represent import Augmentation, SimSiam, linear_classifier
 from assay.runtime.content import content_index
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import device_of, evaluating
+from assay.runtime.inference import check_logits, device_of, evaluating
 from assay.runtime.random import Draws, seeded
 
 APART = 0x1F3D5B79A2C4E687  # spreads the neighbours of one input over the streams
@@ -89,8 +89,7 @@ class FittedBEYOND(FittedDetector):
 
     def details(self, x: Float[Tensor, "n ..."]) -> dict[str, Tensor]:
         """``sim`` (n, k) and ``label_agree`` (n, k) bool for every neighbour."""
-        self.check(x)
-        found = self._read(x)
+        found = self._read(self.check(x))
         return {"sim": found["sim"], "label_agree": found["label_agree"]}
 
     def counts(self, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n 2"]:
@@ -108,17 +107,16 @@ class FittedBEYOND(FittedDetector):
         data of ``fit`` reach; else the score exceeds ``threshold(fpr)``."""
         if self.mode != "counts":
             return self.score(x) > self.threshold(fpr)
-        self.check(x)
+        x = self.check(x)
         if not 0 < fpr < 1:
             raise InputError(f"BEYOND.predict: fpr is {fpr}; expected 0 < fpr < 1")
         least = torch.from_numpy(np.quantile(self.counts_, fpr / 2, axis=0, method="lower"))
         return (self.counts(x) < least).any(1)
 
     def _read(self, x: Tensor) -> dict[str, Tensor]:
-        networks = nn.ModuleList([self.model, self.backbone_, self.projector_, self.classifier_])
         device, rows = device_of(self.model), max(self.batch_size // 16, 2)
         parts: dict[str, list[Tensor]] = {"sim": [], "label_agree": [], "score": []}
-        with evaluating(networks), torch.no_grad():
+        with evaluating(self.networks), torch.no_grad():
             for part in x.split(rows):
                 similarity, logits, label = self.parts(part.to(device))
                 parts["sim"].append(similarity.cpu())
@@ -182,6 +180,7 @@ class BEYOND(Detector):
 
     def learn(self, model: nn.Module, data: Data) -> FittedBEYOND:
         self._check()
+        check_logits("BEYOND", model, data.x[:1])
         backbone, projector, classifier = self.branch(data)
         names = ("batch_size", "augment", "k", "alpha", "K", "mode", "consistency", "centred", "seed")
         fitted = FittedBEYOND(

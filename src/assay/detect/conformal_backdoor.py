@@ -106,6 +106,11 @@ class FittedConformal(FittedDetector):
     combine: Literal["any", "all"] = "any"
 
     @property
+    def networks(self) -> nn.ModuleList:
+        """Those of all detectors."""
+        return nn.ModuleList(part.networks for part in self.parts_)
+
+    @property
     def threshold_(self) -> float:
         """The threshold of the only detector."""
         if len(self.thresholds_) != 1:
@@ -132,13 +137,11 @@ class FittedConformal(FittedDetector):
 
     def pvalue(self, x: Float[Tensor, "n ..."]) -> Float[np.ndarray, " n"]:
         """How rarely a clean input is as abnormal: P(p <= alpha) <= alpha, averaged over the calibration samples."""
-        self.check(x)
-        return self.joint(self._each(x))
+        return self.joint(self._each(self.check(x)))
 
     def predict(self, x: Float[Tensor, "n ..."]) -> Bool[np.ndarray, " n"]:
         """Which inputs are flagged: those whose score lies above the threshold (of any or all detectors)."""
-        self.check(x)
-        above = np.stack([c > t for c, t in zip(self._each(x), self.thresholds_, strict=True)])
+        above = np.stack([c > t for c, t in zip(self._each(self.check(x)), self.thresholds_, strict=True)])
         return np.asarray(above.all(0) if self.combine == "all" else above.any(0))
 
 
@@ -183,6 +186,7 @@ class ConformalDetector(Detector):
             bounds=data.bounds,
             batch_size=self.batch_size,
             threshold_from_="fit data" if holdout is None else "holdout",
+            dtype_=data.x.dtype,
             parts_=parts,
             thresholds_=tuple(self._threshold(p.reference_, k) for p in parts),
             combine=self.combine,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.detect.base import Detector, FittedLogits
 from assay.runtime.errors import InputError
+from assay.runtime.inference import check_logits
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,7 @@ class Energy(Detector):
     def learn(self, model: nn.Module, data: Data) -> FittedEnergy:
         if not self.temperature > 0:
             raise InputError(f"Energy: temperature is {self.temperature}; expected above 0")
+        check_logits("Energy", model, data.x[:1])
         return FittedEnergy(
             model=model,
             shape=data.shape,

@@ -13,7 +13,7 @@ from assay.data import Data
 from assay.data.filters import median, quantised
 from assay.detect.base import Detector, FittedDetector
 from assay.runtime.errors import InputError
-from assay.runtime.inference import batched, device_of, evaluating
+from assay.runtime.inference import batched, check_logits, device_of, evaluating
 
 
 @dataclass(kw_only=True)
@@ -57,6 +57,7 @@ class FeatureSqueezing(Detector):
                 f"FeatureSqueezing: bits={self.bits}, window={self.window}, samples of shape {data.shape}; expected "
                 "both at least 1 and images (c, h, w)"
             )
+        check_logits("FeatureSqueezing", model, data.x[:1])
         return FittedFeatureSqueezing(
             model=model,
             shape=data.shape,

@@ -14,6 +14,7 @@ from assay.attacks.base import Goal
 from assay.data import Data
 from assay.detect.base import FittedDetector
 from assay.runtime.errors import AccessError, InputError
+from assay.runtime.inference import evaluating
 
 WEIGHTS = (0.1, 1.0, 10.0)
 
@@ -62,10 +63,11 @@ class Guarded(nn.Module):
         self.spread = max(float(fitted.reference_.std()), 1e-12)
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
-        """Logits and refusal; slopes of both where ``x`` asks for them."""
+        """Logits and refusal, the detector's networks in evaluation mode; slopes of both where ``x`` asks for them."""
         logits = self.model(x)
         follows = torch.is_grad_enabled() and x.requires_grad
-        score = self.fitted.graph(x) if follows else self.fitted.scores(x)
+        with evaluating(self.fitted.networks):
+            score = self.fitted.graph(x) if follows else self.fitted.scores(x)
         above = (self.weight * (score - self.threshold) / self.spread).to(logits)
         return torch.cat((logits, (logits.amax(1) + above)[:, None]), 1)
 

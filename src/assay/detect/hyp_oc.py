@@ -69,8 +69,7 @@ class FittedHypOC(FittedDetector):
 
     def embed(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         """Inputs as points of the ball."""
-        self.check(x)
-        found = features(self.model, x, [self.layer_], batch_size=self.batch_size)[self.layer_]
+        found = features(self.model, self.check(x), [self.layer_], batch_size=self.batch_size)[self.layer_]
         head = self.head_
         if not isinstance(head, HypOCHead):
             raise TypeError(f"the head is a {type(head).__name__}")

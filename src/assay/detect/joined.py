@@ -58,8 +58,7 @@ class FittedJoined(FittedDetector):
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV
 
-        self.check(inside)
-        self.check(outside)
+        inside, outside = self.check(inside), self.check(outside)
         if min(len(inside), len(outside)) < FOLDS:
             raise InputError(
                 f"{type(self).__name__}.with_out: {len(inside)} inside and {len(outside)} outside; "

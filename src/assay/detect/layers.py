@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.runtime.errors import InputError
-from assay.runtime.inference import BATCH, device_of, evaluating, named_layers
+from assay.runtime.inference import BATCH, check_logits, device_of, evaluating, named_layers
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid)
 
@@ -92,8 +92,9 @@ def latents(
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
     """What a layer puts out for ``x``, pooled, and the logits, from one pass; float64 on the CPU.
 
-    InputError where either holds numbers that are not finite.
+    InputError where either holds numbers that are not finite, or the model gives no tensor (n, c).
     """
+    check_logits("latents", model, x[:1])
     device, found, logits = device_of(model), [], []
     with evaluating(model), torch.no_grad(), captured(model, [layer]) as caught:
         for part in x.split(batch_size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -62,7 +63,7 @@ def median_bandwidth(x: Float[Tensor, "n d"]) -> float:
     if len(x) < 2:
         raise InputError(f"MMD: {len(x)} reference samples; expected at least 2")
     rows, columns = torch.triu_indices(len(x), len(x), 1)
-    found = float(squared_distances(x, x)[rows, columns].median())
+    found = float(np.median(squared_distances(x, x)[rows, columns].detach().cpu().numpy()))
     if not found > 0:
         raise InputError("MMD: half of the reference samples are equal; expected different ones")
     return found

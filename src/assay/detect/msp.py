@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from assay.data import Data
 from assay.detect.base import Detector, FittedLogits
+from assay.runtime.inference import check_logits
 
 
 @dataclass(kw_only=True)
@@ -31,4 +32,5 @@ class MSP(Detector):
     """
 
     def learn(self, model: nn.Module, data: Data) -> FittedMSP:
+        check_logits("MSP", model, data.x[:1])
         return FittedMSP(model=model, shape=data.shape, bounds=data.bounds, batch_size=self.batch_size)

@@ -12,7 +12,7 @@ from assay.data import Data
 from assay.detect.base import Detector
 from assay.detect.msp import FittedMSP
 from assay.runtime.errors import InputError
-from assay.runtime.inference import batched, device_of, evaluating
+from assay.runtime.inference import batched, check_logits, device_of, evaluating
 
 
 @dataclass(kw_only=True)
@@ -64,6 +64,7 @@ class ODIN(Detector):
                 f"ODIN: temperature={self.temperature}, magnitude={self.magnitude}; expected temperature > 0 and "
                 "magnitude >= 0"
             )
+        check_logits("ODIN", model, data.x[:1])
         return FittedODIN(
             model=model,
             shape=data.shape,

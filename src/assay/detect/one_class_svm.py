@@ -29,8 +29,8 @@ class FittedOneClassSVM(FittedDetector):
 
     def of_features(self, f: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The score of features, float64."""
-        square = (f.cpu().double()[:, None] - self.support_[None]).square().sum(2)
-        return self.offset_ - (-self.gamma_ * square).exp() @ self.weight_
+        distance = torch.cdist(f.cpu().double(), self.support_, compute_mode="donot_use_mm_for_euclid_dist")
+        return self.offset_ - (-self.gamma_ * distance.square()).exp() @ self.weight_
 
     def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         with captured(self.model, [self.layer_]) as caught:

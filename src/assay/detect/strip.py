@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.detect.base import Detector, FittedDetector
 from assay.runtime.errors import InputError
-from assay.runtime.inference import batched, device_of, evaluating
+from assay.runtime.inference import batched, check_logits, device_of, evaluating
 
 
 @dataclass(kw_only=True)
@@ -53,6 +53,7 @@ class STRIP(Detector):
     def learn(self, model: nn.Module, data: Data) -> FittedSTRIP:
         if self.overlays < 1:
             raise InputError(f"STRIP: overlays={self.overlays}; expected at least 1")
+        check_logits("STRIP", model, data.x[:1])
         return FittedSTRIP(
             model=model,
             shape=data.shape,

@@ -76,6 +76,15 @@ def predict(model: nn.Module, x: Tensor, *, batch_size: int = BATCH) -> Float[Te
     return logits
 
 
+def check_logits(where: str, model: nn.Module, x: Float[Tensor, "n ..."]) -> None:
+    """InputError unless the model gives logits (n, c) for ``x``, as a tensor."""
+    with evaluating(model), torch.no_grad():
+        out = model(x.to(device_of(model)))
+    if not isinstance(out, Tensor) or out.dim() != 2:
+        given = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise InputError(f"{where}: {type(model).__name__} gives {given}; expected a tensor of logits (n, c)")
+
+
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The model's leaf modules by their dotted name."""
     return {name: m for name, m in model.named_modules() if not any(True for _ in m.children())}
