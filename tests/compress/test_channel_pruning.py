@@ -136,6 +136,97 @@ def test_recalibration_measures_the_statistics_of_the_pruned_model() -> None:
     assert pruned[1].momentum == model[1].momentum
 
 
+@pytest.mark.parametrize("counts", [(1, 1), (2, 2)])
+def test_identity_shortcuts_are_compensated_before_they_are_cut(counts: tuple[int, int]) -> None:
+    with seeded(4, "resnet"):
+        model, x = ResNet((3, 8, 8), 3, 4, counts).eval(), torch.rand(24, 3, 8, 8)
+    for method in (ModHiFiP(), L1Channels(compensate=True, center=True)):
+        assert method.prune(model, x).model(x).shape == (24, 3)
+    whole = L1Channels(keep=1.0, compensate=True, ridge=0.0).prune(model, x).model
+    assert torch.allclose(whole(x), model(x), atol=1e-3)
+
+
+def test_recalibration_is_exact_for_any_number_and_order_of_samples() -> None:
+    with seeded(5, "norms"):
+        model, x = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5)), torch.rand(257, 4)
+        model = model.append(nn.BatchNorm1d(5)).append(nn.Linear(5, 3)).eval()
+    x[256] = 9.0
+    found = [L1Channels(keep=1.0, recalibrate_bn=True).prune(model, v).model for v in (x, x.flip(0))]
+    for k in (1, 4):
+        read = found[0][:k](x)
+        assert torch.allclose(found[0][k].running_mean, read.mean(0), atol=1e-6)
+        assert torch.allclose(found[0][k].running_var, read.var(0), rtol=1e-5)
+        assert torch.allclose(found[0][k].running_var, found[1][k].running_var, rtol=1e-6)
+    with pytest.raises(InputError, match="one value a channel"):
+        ModHiFiP().prune(model, x[:1])
+
+
+def test_frozen_parameters_have_the_same_taylor_scores() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 3), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = F.relu(self.a(x))
+            return self.b(h) + self.c(h)
+
+    for seed in range(8):
+        with seeded(seed, "two"):
+            model, x, y = Two(), torch.rand(90, 4), torch.arange(90) % 3
+        hidden = F.relu(model.a(x)).detach().requires_grad_()
+        (g,) = torch.autograd.grad(F.cross_entropy(model.b(hidden) + model.c(hidden), y, reduction="sum"), hidden)
+        best = set((hidden * g).abs().mean(0).topk(8).indices.tolist())
+        for frozen in (False, True):
+            kept = TaylorChannels().prune(model.requires_grad_(not frozen), x, y).mask_["b"]
+            assert set(kept.nonzero()[:, 0].tolist()) == best
+
+
+class _Tokens(nn.Module):
+    """A linear layer on tokens (n, t, d), a module after it, and the classifier of all that."""
+
+    def __init__(self, tokens: int, width: int, after: nn.Module) -> None:
+        super().__init__()
+        self.a, self.after, self.o = nn.Linear(5, width), after, nn.Linear(tokens * width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.flatten(F.relu(self.after(self.a(x))), 1))
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(6, 6), (6, 8)])
+def test_channels_on_the_last_axis_are_cut_where_that_is_what_is_read(tokens: int, width: int) -> None:
+    with seeded(2, "tokens"):
+        x = torch.rand(7, tokens, 5)
+        norm, pool = (_Tokens(tokens, width, m) for m in (nn.BatchNorm1d(tokens), nn.MaxPool2d(3, 1, 1)))
+        wide = nn.Sequential(
+            nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 4), nn.Flatten(), nn.Linear(4 * tokens, 3)
+        )
+    for model in (norm, pool):
+        with pytest.raises(InputError, match="no channels between"):
+            L1Channels().prune(model.eval(), x)
+    assert [s.producers for s in channel_spaces(wide, x[:1])] == [["0"]]
+    pruned = L1Channels().prune(wide, x)
+    assert torch.allclose(pruned.model(x), masked(wide, dict(pruned.mask_))(x), atol=1e-5)
+
+
+def test_layers_that_are_called_twice_keep_their_channels() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.h, self.n = nn.Linear(4, 6), nn.Linear(6, 6), nn.BatchNorm1d(6)
+            self.b, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.n(self.h(F.relu(self.n(self.h(F.relu(self.a(x)))))))
+            return self.o(F.relu(self.b(x)))
+
+    with seeded(3, "twice"):
+        model, x = Twice().eval(), torch.rand(9, 4)
+    assert [s.producers for s in channel_spaces(model, x[:1])] == [["b"]]
+    pruned = L1Channels().prune(model, x)
+    assert torch.allclose(pruned.model(x), masked(model, dict(pruned.mask_))(x), atol=1e-5)
+
+
 def test_a_quarter_of_the_channels_is_faster() -> None:
     with seeded(0, "speed"):
         model, x = SmallCNN((3, 32, 32), 10, (64, 128), 256).eval(), torch.rand(64, 3, 32, 32)
@@ -164,5 +255,7 @@ def test_errors() -> None:
         ModHiFiP(layers=("0",)).prune(model, x)
     with pytest.raises(InputError, match="no channels between"):
         ModHiFiP().prune(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x)
+    with pytest.raises(InputError, match="expected one type"):
+        ModHiFiP().prune(small_cnn().double(), x)
     with pytest.raises(InputError, match="no data"):
         ModHiFiP().compress(model, None, seed=0)

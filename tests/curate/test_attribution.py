@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from assay.curate import datamodel_score, fitted_multiplier, linear_datamodel, trak_scores
@@ -40,6 +41,17 @@ def test_all_subsets_of_a_linear_toy_give_beta_back() -> None:
     assert (at - bias).abs().max() < 1e-10
     assert datamodel_score(beta, masks, outputs).min() > 1 - 1e-12
     assert datamodel_score(-beta, masks, outputs).max() < -1 + 1e-12
+
+
+def test_the_score_of_ties_is_spearmans_and_of_constants_nan() -> None:
+    masks, beta = draw("ties", 40, 6) > 0, draw("beta", 6, 3)
+    beta[:, 1], beta[:, 2] = 0.0, beta[:, 2].round()
+    outputs = draw("outputs", 40, 3).round()
+    found = datamodel_score(beta, masks, outputs)
+    assert found.isnan().tolist() == [False, True, False]
+    for q in (0, 2):
+        assert float(found[q]) == pytest.approx(spearmanr(masks.double() @ beta[:, q], outputs[:, q]).statistic)
+    assert datamodel_score(beta, masks, torch.ones(40, 3)).isnan().all()
 
 
 def test_ridge_solves_its_normal_equations_and_weights_are_its_map() -> None:

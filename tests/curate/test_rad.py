@@ -297,3 +297,12 @@ class TestLoop:
         for bad in ({"rounds": 0}, {"budget": 0}, {"temperature": 0.0}):
             with pytest.raises(InputError, match="rounds"):
                 ActiveDistillation(**bad)  # type: ignore[arg-type]
+
+
+def test_coreset_distances_do_not_depend_on_a_shift() -> None:
+    features = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chosen = [
+        CoresetQuery().select(Pool(torch.full((50, 2), 0.5), features[:50] + s, features[50:] + s), 1, seed=0).rows
+        for s in (0.0, 1e8)
+    ]
+    assert torch.equal(*chosen)

@@ -197,6 +197,13 @@ def test_shrinkmatch_is_fixmatch_and_the_shrunk_loss_of_the_auxiliary_head() -> 
     assert {"uncertain", "shrunk", "removed"} <= {k for row in kept.log for k in row}
 
 
+def test_the_auxiliary_head_has_the_type_of_the_model() -> None:
+    net = ShrinkMatch(**VIEWS).start(model().double(), state().data, seed=3)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    outputs, extra = net.both(torch.rand(6, 4, dtype=torch.float64), 3)
+    assert (outputs.dtype, extra.dtype) == (torch.float64, torch.float64)
+
+
 def test_without_its_term_shrinkmatch_trains_as_fixmatch() -> None:
     class Silent(ShrinkMatch):
         def stage(self, share: torch.Tensor, state: State) -> torch.Tensor:

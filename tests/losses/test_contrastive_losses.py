@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assay.losses import HardContrastive, InfoNCE, SimpleContrastive, SupConLoss
+from assay.losses.contrastive import hardest
 from assay.papers.contrastive_temperature import identities
 from assay.represent import info_nce
 from assay.runtime.errors import InputError
@@ -47,6 +48,12 @@ def test_the_queue_holds_the_negatives() -> None:
     assert float(InfoNCE(0.5, "queue", scale_by_tau=True)(A, B, Q)) == pytest.approx(float(expected.mean()) / 2)
     raw = SimpleContrastive(0.5, negatives="queue", normalize=False)(A, B, Q)
     assert float(raw) == pytest.approx(float((0.5 * (A @ Q.T).sum(1) - (A * B).sum(1)).mean()))
+
+
+def test_the_share_of_hardest_negatives_is_the_decimal_one() -> None:
+    negative = draw("negatives", 2, 100)
+    assert [hardest(negative, q).shape[1] for q in (0.07, 0.55, 1e-12, 1.0)] == [7, 55, 1, 100]
+    assert hardest(negative, 0.071).shape[1] == 8
 
 
 def test_only_the_hardest_negatives_get_a_gradient() -> None:

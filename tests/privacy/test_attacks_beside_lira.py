@@ -201,3 +201,9 @@ def test_gaussian_regression_finds_mean_and_deviation() -> None:
     for options in ({"loss": "huber"}, {"alpha": 0.0}, {"held": 1.0}):
         with pytest.raises(InputError):
             QuantileMIA(**options)
+
+
+def test_two_reference_samples_are_too_few_for_a_quantile() -> None:
+    few = Data(torch.rand(2, 4), torch.tensor([0, 1]), ("a", "b"))
+    with pytest.raises(InputError, match="to learn from"):
+        QuantileMIA().fit(Reference(data=few))

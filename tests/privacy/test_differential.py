@@ -344,3 +344,9 @@ def test_hit_and_run_agrees_with_the_lattice() -> None:
 def test_bad_input(make: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="expected"):
         make()
+
+
+@pytest.mark.parametrize("bounds", [(-math.inf, math.inf), (0.0, math.inf), (math.nan, 1.0)])
+def test_the_laplace_mean_needs_finite_bounds(bounds: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="bounds"):
+        laplace_mean(np.arange(5.0), 1.0, bounds, seed=0)

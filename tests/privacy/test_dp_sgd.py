@@ -207,3 +207,8 @@ def test_clipped_sum_equals_that_of_opacus(data: Data) -> None:
     ours, _ = method.private_gradient(model, data.batch(torch.arange(N)), State(0, data, 1))
     for k, p in model.named_parameters():
         torch.testing.assert_close(ours[k], p.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_augmentations_are_refused(data: Data) -> None:
+    with pytest.raises(InputError, match="augment"):
+        DPSGD(epochs=1).fit(network(), data, seed=0, augment=lambda x, draws: x)

@@ -163,3 +163,23 @@ def test_unusable_input() -> None:
         mixture_protocol(lambda d: MLP(), plane(), plane()[:5], (0.5,), plane())
     with pytest.raises(InputError, match="steps >= 1"):
         BayesErrorUnlearnable(steps=0)
+
+
+def test_neighbours_do_not_depend_on_a_shift() -> None:
+    x = torch.randn(300, 2, generator=torch_rng(0, "shift"), dtype=torch.float64)
+    y = (x[:, 0] + 0.3 * x[:, 1].sign() > 0).long()
+    assert bayes_error_knn(x + 1e8, y) == bayes_error_knn(x, y)
+
+
+def test_the_median_of_many_points_needs_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(points: torch.Tensor) -> torch.Tensor:
+        assert len(points) <= 4096
+        return plain(points[:500])
+
+    plain = torch.pdist
+    monkeypatch.setattr(torch, "pdist", small)
+    u = torch.randn(5000, 2, generator=torch_rng(0, "many"))
+    y = (u[:, 0] > 0).long()
+    first, again = (KernelBayesError(sigma="median").bandwidth(u, y) for _ in range(2))
+    assert first == again
+    assert first == pytest.approx(1.1774 * 2**0.5, rel=0.05)  # |u - v| / sqrt(2) is Rayleigh, median 1.1774

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from assay.unlearn import (
     EUk,
     FineTune,
     FisherForgetting,
+    NegGrad,
     NegGradPlus,
     RandomLabel,
     Retrain,
@@ -249,6 +251,69 @@ def test_frozen_norms_keep_their_statistics(parts: tuple[Data, Data], subject: S
     assert {k.rpartition(".")[0] for k in before if not torch.equal(before[k], after[k])} == {
         next(n for n, m in net.named_modules() if m is blocks[-1][0])
     }
+
+
+def test_norms_without_weights_and_frozen_layers_stay(parts: tuple[Data, Data], subject: Subject) -> None:
+    with seeded(0, "affine"):
+        net = nn.Sequential(
+            *(nn.BatchNorm2d(1, affine=False), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten()),
+            *(nn.Linear(144, 12), nn.ReLU(), nn.Linear(12, 10)),
+        ).eval()
+    net[6].requires_grad_(False)
+    given = subject.with_model(net)
+    for method in (CFk(layers=1, epochs=1), EUk(layers=1)):
+        before, found = net.state_dict(), method.forget(given, *parts, seed=0)
+        after = found.state_dict()
+        assert {k for k in before if not torch.equal(before[k], after[k])} == {"4.weight", "4.bias"}
+        assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in net.parameters()]
+    with pytest.raises(InputError, match="the model has 2"):
+        CFk(layers=3).forget(given, *parts, seed=0)
+
+
+def test_steps_without_training_leave_frozen_parameters(subject: Subject, parts: tuple[Data, Data]) -> None:
+    frozen = copy.deepcopy(subject.model)
+    frozen.head.requires_grad_(False)
+    for method in (FisherForgetting(strength=0.1), SelectiveSynapticDampening(alpha=0.1)):
+        whole, found = (method.forget(subject.with_model(m), *parts, seed=0) for m in (subject.model, frozen))
+        assert same(found.head, frozen.head)
+        assert same(found.body, whole.body)
+        assert not same(whole.head, frozen.head)
+        with pytest.raises(InputError, match="gradient"):
+            method.forget(subject.with_model(copy.deepcopy(frozen).requires_grad_(False)), *parts, seed=0)
+
+
+def test_indices_may_be_of_any_size(subject: Subject, parts: tuple[Data, Data]) -> None:
+    train = subject.training("the test")
+    far = [replace(d, index=d.index * 10**12 - 10**13) for d in (train, *parts)]
+    given = Subject(subject.model, subject.test, far[0], recipe=subject.recipe)
+    assert same(BadTeacher().forget(given, *far[1:], seed=0), BadTeacher().forget(subject, *parts, seed=0))
+
+
+@pytest.mark.parametrize(
+    "method", [NegGrad(epochs=1), NegGradPlus(epochs=1), SCRUB(epochs=1, max_epochs=1), BoundaryShrink(epochs=1)]
+)
+def test_one_sample_is_forgotten_under_batch_norm(method: Any, subject: Subject) -> None:
+    with seeded(0, "norm"):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+    train = subject.training("the test")
+    found = method.forget(subject.with_model(net.eval()), train[:1], train[1:], seed=0)
+    assert not torch.equal(found[1].weight, net[1].weight)
+    alone = isinstance(method, NegGrad | BoundaryShrink)
+    assert torch.equal(found[2].running_mean, net[2].running_mean) is alone
+
+
+def test_sisa_shortens_steps_as_it_does_epochs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int | None]] = []
+
+    def fit(self: Supervised, model: nn.Module, data: Data, *, seed: int) -> nn.Module:
+        asked.append((self.epochs, self.steps))
+        return model
+
+    monkeypatch.setattr(Supervised, "fit", fit)
+    for steps in (None, 30, 0):
+        given = replace(subject, recipe=Supervised(epochs=10, steps=steps))
+        SISA(shards=1, slices=4).fit(given, subject.training("the test"), seed=0)
+    assert asked == [(4, None)] * 4 + [(4, 12)] * 4 + [(4, 0)] * 4
 
 
 @pytest.mark.parametrize("slices", [1, 3])

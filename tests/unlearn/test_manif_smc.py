@@ -51,6 +51,12 @@ def square(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(-1)
 
 
+def test_indices_may_be_of_any_size(subject: Subject, parts: tuple[Data, Data]) -> None:
+    far = [replace(d, index=d.index * 10**12 - 10**13) for d in (subject.training("the test"), *parts)]
+    given, method = replace(subject, train=far[0]), ManiFSMC(margin=0.5, positive="nearest")
+    assert same(method.forget(given, *far[1:], seed=0), method.forget(subject, *parts, seed=0))
+
+
 def points(n: int = 12, d: int = 5) -> list[Tensor]:
     g = torch_rng(0, "points")
     return [torch.randn(n, d, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -79,6 +80,20 @@ def test_a_hidden_layer_by_name(subject: Subject, parts: tuple[Data, Data]) -> N
     model = ModHiFiU(p=0.1, layers=("body.1", "head")).forget(subject, *parts, seed=0)
     assert int((model.body[1].weight == 0).all(0).sum()) == math.ceil(6.4)
     assert len(zeroed(model)) == math.ceil(4.8)
+
+
+def test_the_count_is_that_of_the_decimal_share(subject: Subject, parts: tuple[Data, Data]) -> None:
+    with seeded(0, "wide"):
+        wide = subject.with_model(MLP(hidden=(100,)))
+    assert len(zeroed(ModHiFiU(p=0.07).forget(wide, *parts, seed=0))) == 7
+
+
+def test_frozen_layers_are_refused(subject: Subject, parts: tuple[Data, Data]) -> None:
+    frozen = copy.deepcopy(subject.model)
+    frozen.head.weight.requires_grad_(False)
+    with pytest.raises(InputError, match="frozen"):
+        ModHiFiU().forget(subject.with_model(frozen), *parts, seed=0)
+    assert ModHiFiU(layers="body.1").forget(subject.with_model(frozen), *parts, seed=0) is not frozen
 
 
 def test_errors(subject: Subject, parts: tuple[Data, Data]) -> None:

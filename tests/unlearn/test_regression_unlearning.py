@@ -187,3 +187,12 @@ def test_bad_options_and_outputs() -> None:
     with pytest.raises(InputError, match="expected the same"):
         distance(torch.zeros(3, 2), torch.zeros(3, 1))
     assert float(distance(torch.zeros(0, 1), torch.zeros(0, 1))) == 0
+
+
+def test_indices_may_be_of_any_size(subject: Subject) -> None:
+    train = subject.training("the test")
+    far = replace(train, index=train.index * 10**12 - 10**13)
+    found = [GaussianAmnesiac().control(replace(subject, train=d), d[:20], d[20:], seed=0) for d in (train, far)]
+    assert all(torch.equal(p, q) for p, q in zip(*(m.parameters() for m in found), strict=True))
+    moved = GaussianAmnesiac().forget(replace(subject, train=far), far[:20], far[20:], seed=0)
+    assert all(torch.isfinite(p).all() for p in moved.parameters())

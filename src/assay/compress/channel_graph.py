@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +23,12 @@ BY_CHANNEL = (
     nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 FUNCTIONS: set[Callable[..., Any]] = {
     F.relu, F.gelu, F.silu, F.leaky_relu, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.relu,
     torch.tanh, torch.sigmoid,
 }  # fmt: skip
+POOLINGS: set[Callable[..., Any]] = {F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d}
 SUMS: set[Callable[..., Any]] = {operator.add, operator.iadd, torch.add}
 
 
@@ -35,7 +38,8 @@ class Space:
 
     ``producers`` write them, ``norms`` scale them and ``consumers`` read them, each with the number of neighbouring
     inputs that hold one channel (height times width after a flatten, else 1). ``fixed``: something reads or writes
-    them that has no channels to remove.
+    them that has no channels to remove. ``last``: they lie on the last axis of more than two, as a linear layer writes
+    them, else on the second.
     """
 
     channels: int
@@ -43,6 +47,7 @@ class Space:
     norms: dict[str, int] = field(default_factory=dict)
     consumers: dict[str, int] = field(default_factory=dict)
     fixed: bool = False
+    last: bool = False
 
     @property
     def prunable(self) -> bool:
@@ -58,6 +63,7 @@ class _Walk:
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self.modules = dict(graph.named_modules())
+        self.calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
         self.values: dict[fx.Node, Value] = {}
         for node in graph.graph.nodes:
             found = self.visit(node)
@@ -69,7 +75,9 @@ class _Walk:
         if node.op == "call_module" and isinstance(node.target, str) and reads:
             return self.module(node, node.target, reads[0])
         if node.op == "call_function" and node.target in FUNCTIONS:
-            return self.values[reads[0]] if reads else None
+            last = bool(reads) and self.values[reads[0]][0].last
+            if not (last and node.target in POOLINGS):
+                return self.values[reads[0]] if reads else None
         if node.op == "call_function" and node.target in SUMS and len(reads) == 2:
             return self.union(*reads)
         flat = node.target == "flatten" or node.target is torch.flatten
@@ -81,16 +89,20 @@ class _Walk:
 
     def module(self, node: fx.Node, name: str, read: fx.Node) -> Value | None:
         module, (space, per) = self.modules[name], self.values[read]
-        if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1 and name not in space.consumers:
-            space.consumers[name] = per
-            out = module.weight.shape[0]
-            return Space(out, [name]), 1
-        if isinstance(module, NORMS):
+        once, wide = self.calls[name] == 1, len(_shape(read) or ()) > 2
+        linear = isinstance(module, nn.Linear)
+        fits = space.last == (linear and wide)  # they lie on the axis that the module takes for its channels
+        if isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1 and once:
+            if fits:
+                space.consumers[name] = per
+            space.fixed |= not fits
+            return Space(module.weight.shape[0], [name], last=linear and wide), 1
+        if isinstance(module, NORMS) and once and fits:
             space.norms[name] = per
             return space, per
         if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
             return self.flattened(node, read)
-        if isinstance(module, BY_CHANNEL):
+        if isinstance(module, BY_CHANNEL) and not (space.last and isinstance(module, POOLS)):
             return space, per
         space.fixed = True
         return self.opaque(node)
@@ -102,7 +114,7 @@ class _Walk:
 
     def flattened(self, node: fx.Node, read: fx.Node) -> Value | None:
         before, after, (space, per) = _shape(read), _shape(node), self.values[read]
-        if before is None or after is None or per != 1 or (len(before) > 2 and before[1] != space.channels):
+        if before is None or after is None or per != 1 or space.last:
             space.fixed = True
             return self.opaque(node)
         return space, after[1] // space.channels
@@ -111,7 +123,7 @@ class _Walk:
         (first, per), (second, other) = self.values[a], self.values[b]
         if first is second:
             return first, per
-        if per != other or first.channels != second.channels:
+        if (per, first.channels, first.last) != (other, second.channels, second.last):
             first.fixed = second.fixed = True
             return self.opaque(a)
         first.producers += second.producers
@@ -132,10 +144,14 @@ def channel_spaces(model: nn.Module, x: Tensor) -> list[Space]:
 
     ``x`` (1, ...) is an input. Convolutions (one group) and linear layers write and read channels; activations, pooling
     and batch norm keep them; a sum unites those of its two terms, so that a residual stage is one set. What the output
-    or anything else reads stays as it is. Raises InputError where the model cannot be traced or has no such layer.
+    or anything else reads stays as it is, and so does what a layer that is called twice or a norm of another axis
+    reads. Raises InputError where the model cannot be traced or has no such layer, and for ``x`` of another type.
     """
     if not any(isinstance(m, LAYERS) for m in model.modules()):
         raise InputError("channel_spaces: the model has no convolutional or linear layer to prune")
+    kind = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    if x.dtype != kind:
+        raise InputError(f"channel_spaces: samples of {x.dtype} for weights of {kind}; expected one type")
     try:
         graph = fx.symbolic_trace(copy.deepcopy(model).eval())
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -112,9 +112,10 @@ class ChannelPruning(Compressor):
         if getattr(small, "spec", None) is not None:
             vars(small)["spec"] = None  # the factory's widths no longer hold
         masks: dict[str, Bool[Tensor, " c"]] = {}
-        for space, kept in zip(spaces, self._kept(scores), strict=True):
-            if self.compensate:
-                self._compensate(small, space, kept, given.fidelity)
+        chosen = list(zip(spaces, self._kept(scores), strict=True))
+        for space, kept in chosen if self.compensate else []:  # with all outputs still there, as delta* has them
+            self._compensate(small, space, kept, given.fidelity)
+        for space, kept in chosen:
             keep_channels(small, space, kept.to(device_of(small)))
             mask = torch.zeros(space.channels, dtype=torch.bool)
             mask[kept] = True
@@ -179,18 +180,38 @@ def group_scores(space: Space, fidelity: FittedFidelity, method: Ranking) -> Flo
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, x: Float[Tensor, "n ..."]) -> None:
-    """Measure the running statistics of batch norms anew on ``x``, in place; the model ends in evaluation mode."""
-    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    if not norms:
-        return
-    momenta = [m.momentum for m in norms]
+    """Set the running statistics of batch norms to mean and variance (n - 1) of what they read of ``x``, in place.
+
+    One norm after the other, in the order in which they are reached, so that each reads what those before it give with
+    their new statistics: neither batches nor the order of samples count. The model ends in evaluation mode. Raises
+    InputError where a norm reads a single value a channel.
+    """
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for batch in x.split(BATCH):
-        model(batch.to(device_of(model)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
+    norms: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, NORMS) and m.track_running_stats}
+    reached: dict[str, None] = {}
+    _read(model, norms, x[:1], lambda name, _: reached.update({name: None}))
+    for name in reached:
+        parts: list[Tensor] = []  # count, sum and sum of squares of each channel, by batch
+
+        def add(_: str, read: Tensor, parts: list[Tensor] = parts) -> None:
+            values = read.transpose(0, 1).flatten(1).double()
+            parts.append(torch.stack((torch.ones_like(values).sum(1), values.sum(1), values.square().sum(1))))
+
+        _read(model, {name: norms[name]}, x, add)
+        count, total, squares = torch.stack(parts).sum(0)
+        if count[0] < 2:
+            raise InputError(f"recalibrate: batch norm {name!r} reads one value a channel; expected more samples")
+        mean = total / count
+        norms[name].running_mean.copy_(mean)
+        norms[name].running_var.copy_((squares - count * mean.square()).clamp_min(0) / (count - 1))
+
+
+def _read(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, see: Callable[[str, Tensor], None]) -> None:
+    """Run ``model`` on ``x`` in batches; ``see`` gets name and input of each of ``layers`` as it is called."""
+    hooks = [m.register_forward_pre_hook(lambda _, given, name=n: see(name, given[0])) for n, m in layers.items()]
+    try:
+        for batch in x.split(BATCH):
+            model(batch.to(device_of(model)))
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -20,7 +20,8 @@ class Quantisation(Compressor):
 
     Every weight w of a convolutional or linear layer becomes k * scale with k = round(w / scale), scale = max|w| over
     its output channel / (2^(bits - 1) - 1): |k| <= 2^(bits - 1) - 1, |error| <= scale / 2. Simulated: the weights keep
-    their type and hold values of the grid. ``bits`` in 2..16; the rest is untouched; no data used.
+    their type and hold values of the grid, found in float64 and rounded to that type. ``bits`` in 2..16; the rest is
+    untouched; no data used.
     """
 
     bits: int = 8
@@ -42,8 +43,11 @@ class Quantisation(Compressor):
 
 
 def quantise(weight: Float[Tensor, "out ..."], bits: int) -> tuple[Float[Tensor, "out ..."], Float[Tensor, "out ..."]]:
-    """Values on the grid, and the scale of each output channel (broadcastable; 1 where the channel is zero)."""
-    top = weight.abs().amax(tuple(range(1, weight.dim())), keepdim=True)
+    """Values on the grid in the type of ``weight``, and the scale of each output channel, float64 (broadcastable; 1
+    where the channel is zero)."""
+    wide = weight.double()
+    top = wide.abs().amax(tuple(range(1, weight.dim())), keepdim=True)
     limit = 2 ** (bits - 1) - 1
-    scale = (top / limit).where(top > 0, torch.ones_like(top))
-    return (weight / scale).round().clamp(-limit, limit) * scale, scale
+    scale = top / limit
+    scale = scale.where(scale > 0, torch.ones_like(scale))
+    return ((wide / scale).round().clamp(-limit, limit) * scale).to(weight), scale

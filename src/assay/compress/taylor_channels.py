@@ -28,13 +28,13 @@ class TaylorChannels(ChannelPruning):
 
     def scores(self, model: nn.Module, space: Space, given: Calibration) -> Float[Tensor, " c"]:
         """|activation x gradient| of the channels."""
-        net, caught = copy.deepcopy(model).eval(), {}
+        net = copy.deepcopy(model).requires_grad_(True).eval()
+        caught: dict[str, Tensor] = {}
         modules: dict[str, Any] = dict(net.named_modules())
 
         def hook(name: str) -> Any:
-            def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                caught[name] = inputs[0].detach().requires_grad_() if not inputs[0].requires_grad else inputs[0]
-                return (caught[name], *inputs[1:])
+            def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                caught[name] = inputs[0]
 
             return keep
 

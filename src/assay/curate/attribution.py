@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
@@ -58,13 +59,13 @@ def datamodel_score(
     beta: Float[Tensor, "n q ..."], masks: Bool[Tensor, "t n"], outputs: Float[Tensor, "t q ..."]
 ) -> Float[Tensor, "q ..."]:
     """Spearman's correlation, over held-out subsets, of predicted and true outputs (Park et al., 2023,
-    arXiv:2303.14186, definition 2.3, "LDS"); in [-1, 1], NaN where either is constant. Ties are not averaged.
+    arXiv:2303.14186, definition 2.3, "LDS"); in [-1, 1], NaN where either is constant. Ties have their average rank.
     """
     if beta.shape[1:] != outputs.shape[1:] or masks.shape != (len(outputs), len(beta)) or len(masks) < 2:
         shapes = [tuple(t.shape) for t in (beta, masks, outputs)]
         raise InputError(f"datamodel score: {shapes}; expected (n, q, ...), (t, n), (t, q, ...) with t >= 2")
     predicted = masks.double() @ beta.double().flatten(1)
-    a, b = (v.argsort(0).argsort(0).double() for v in (predicted, outputs.double().flatten(1)))
+    a, b = (torch.from_numpy(rankdata(v.detach().numpy(), axis=0)) for v in (predicted, outputs.double().flatten(1)))
     a, b = a - a.mean(0), b - b.mean(0)
     return ((a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt()).view(outputs.shape[1:])
 

@@ -28,7 +28,8 @@ class CoresetQuery(QuerySampler):
         margin_gains(pool.probs)
         features = self._features(pool)
         if pool.labelled is not None and len(pool.labelled):
-            distance = torch.cdist(features, pool.labelled.double()).amin(1)
+            known = pool.labelled.double()
+            distance = torch.cdist(features, known, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
         else:
             distance = torch.rand(len(features), generator=torch_rng(seed, "coreset"), dtype=torch.float64) + torch.inf
         rows: list[int] = []

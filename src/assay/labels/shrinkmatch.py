@@ -14,7 +14,6 @@ from assay.labels.rcal import read
 from assay.labels.semi_supervised import Unlabelled, decayed
 from assay.losses import ShrinkLoss, ShrinkResult, shrink_targets
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import device_of
 from assay.runtime.random import seeded
 from assay.training import State
 
@@ -66,9 +65,8 @@ class ShrinkMatch(FixMatch):
                 f"ShrinkMatch: layer {self.layer!r} is {type(last).__name__}; expected the name of a linear layer"
             )
         with seeded(seed, "auxiliary head"):
-            return WithAuxiliary(model, auxiliary_head(last.in_features, last.out_features), self.layer).to(
-                device_of(model)
-            )
+            head = auxiliary_head(last.in_features, last.out_features).to(last.weight)
+            return WithAuxiliary(model, head, self.layer)
 
     def finish(self, trained: nn.Module) -> nn.Module:
         assert isinstance(trained, WithAuxiliary)

@@ -127,4 +127,5 @@ def check_quantile(where: str, quantile: float) -> None:
 
 def hardest(negative: Float[Tensor, "n m"], quantile: float) -> Float[Tensor, "n k"]:
     """The upper quantile of each row: its ceil(quantile m) largest entries."""
-    return negative.topk(math.ceil(quantile * negative.shape[1]), dim=1).values
+    count = max(math.ceil(quantile * negative.shape[1] - 1e-9), 1)  # 0.07 * 100 is just above 7
+    return negative.topk(count, dim=1).values

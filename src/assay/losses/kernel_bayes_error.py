@@ -14,9 +14,11 @@ from torch import Tensor
 
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
+from assay.runtime.random import torch_rng
 
 FLOOR = 1e-8  # added to the sum of the weights, as in the official code
 EMPTY, MANY = 1e-6, 0.01  # a sum of weights that counts as none, and the share of points that may have none
+MEDIAN = 4096  # the most points whose distances the median is taken of
 SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 5))
 
 
@@ -27,11 +29,12 @@ class KernelBayesError:
 
     Weights of j for i: exp(-|u_i - u_j|^2 / (2 sigma^2)) under "rbf", sigmoid(<u_i, u_j>) under "logistic"; a point is
     never its own neighbour. ``sigma``: a number > 0 in the units of the points, "median" (of the distances between
-    points), or "loo": of these times 1/8 to 4 the one under which the points' own labels are likeliest. The paper takes
-    0.3 on features divided by the largest magnitude. ``objective`` "label" replaces the largest share by that of the
-    own label: at least as large, but raised by moving points into another class. Float64, in blocks of ``batch``
-    points: O(n^2) time, O(batch n) memory. Raises InputError for a class of one point, options out of range, and where
-    more than 1% of the points have no neighbour within reach, which would count as errors.
+    points; of 4,096 random ones where there are more), or "loo": of these times 1/8 to 4 the one under which the
+    points' own labels are likeliest. The paper takes 0.3 on features divided by the largest magnitude. ``objective``
+    "label" replaces the largest share by that of the own label: at least as large, but raised by moving points into
+    another class. Float64, in blocks of ``batch`` points: O(n^2) time, O(batch n) memory. Raises InputError for a class
+    of one point, options out of range, and where more than 1% of the points have no neighbour within reach, which would
+    count as errors.
     """
 
     kind: ClassVar[str] = "function"
@@ -93,7 +96,8 @@ class KernelBayesError:
             return 1.0
         if isinstance(self.sigma, (int, float)):
             return float(self.sigma)
-        median = float(torch.pdist(u.double()).median())
+        some = u if len(u) <= MEDIAN else u[torch.randperm(len(u), generator=torch_rng(0, "median"))[:MEDIAN]]
+        median = float(torch.pdist(some.double()).median())
         if not median > 0:
             raise InputError("KernelBayesError: half of the points are the same; expected a number for sigma")
         if self.sigma == "median":

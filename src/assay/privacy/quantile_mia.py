@@ -150,6 +150,10 @@ class QuantileMIA(Inference):
     def fit(self, reference: Reference | None = None, *, seed: int = 0) -> FittedQuantileMIA:
         given = self.given(reference)
         held, learn = given.data.split(self.held, seed=derive(seed, "held"))
+        if len(learn) < 2:
+            raise InputError(
+                f"QuantileMIA: {len(learn)} reference sample to learn from; expected more, or a lower held"
+            )
         with seeded(seed, "regressor"):
             if given.model is None:
                 start: nn.Module = MLP(given.data.shape, 2, self.hidden)

@@ -18,6 +18,7 @@ from assay.subject import Subject, fresh
 from assay.training import State
 from assay.unlearn.base import joined
 from assay.unlearn.passes import Pass, PassLoss, PassUnlearner
+from assay.unlearn.single import outputs_of
 
 
 def divergence(teacher: Float[Tensor, "n c"], student: Float[Tensor, "n c"], temperature: float) -> Float[Tensor, ""]:
@@ -63,14 +64,14 @@ class BadTeacher(PassUnlearner):
         """The divergence from the teacher of each sample."""
         teacher = fresh(subject.model, seed=derive(seed, "incompetent"))
         both = joined(forget, retain)
-        rows = torch.full((int(both.index.max()) + 1,), -1, dtype=torch.int64)
-        rows[both.index] = torch.arange(len(both))
+        order = both.index.argsort()
+        known = both.index[order]
         targets = predict(subject.model, both.x)
         if not control:
             targets[: len(forget)] = predict(teacher, forget.x)
 
         def loss(model: nn.Module, name: str, batch: Batch, state: State) -> Tensor:
-            taught = targets[rows[batch.index.cpu()]].to(batch.x.device)
-            return divergence(taught, model(batch.x), self.temperature)
+            taught = targets[order[torch.searchsorted(known, batch.index.cpu())]].to(batch.x.device)
+            return divergence(taught, outputs_of(model, batch.x), self.temperature)
 
         return loss

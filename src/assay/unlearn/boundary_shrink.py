@@ -16,6 +16,7 @@ from assay.runtime.inference import predict
 from assay.subject import Subject
 from assay.training import State
 from assay.unlearn.passes import Pass, PassLoss, PassUnlearner
+from assay.unlearn.single import outputs_of
 
 
 def nearest_labels(model: nn.Module, data: Data, eps: float) -> Int[Tensor, " n"]:
@@ -56,6 +57,6 @@ class BoundaryShrink(PassUnlearner):
 
         def loss(model: nn.Module, name: str, batch: Batch, state: State) -> Tensor:
             y = labels[torch.searchsorted(known, batch.index.cpu())].to(batch.x.device)
-            return F.cross_entropy(model(batch.x), y)
+            return F.cross_entropy(outputs_of(model, batch.x), y)
 
         return loss

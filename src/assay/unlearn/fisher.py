@@ -50,8 +50,8 @@ class FisherForgetting(Unlearner):
     theta + ``strength`` F^(-1/4) n with n standard normal and F the diagonal of the Fisher matrix on ``retain``, at
     least ``floor`` > 0; ``strength`` >= 0 is the paper's (lambda sigma_h^2)^(1/4). The official code draws with
     deviation sqrt(alpha / F), capped and averaged over rows: the paper's exponent is followed here. No training;
-    buffers stay. ``forget`` itself is never read: what it alone needed is drowned with everything else that ``retain``
-    does not need. ``control`` adds no noise.
+    buffers and frozen parameters stay. ``forget`` itself is never read: what it alone needed is drowned with everything
+    else that ``retain`` does not need. ``control`` adds no noise.
     """
 
     strength: float = 1e-3
@@ -74,11 +74,14 @@ class FisherForgetting(Unlearner):
         return copy.deepcopy(subject.model).eval()
 
     def _noisy(self, model: nn.Module, data: Data, seed: int) -> nn.Module:
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InputError("FisherForgetting: no parameter requires a gradient; expected at least one to change")
         fisher = fisher_diagonal(model, data).clamp_min(self.floor)
         noise = torch.randn(len(fisher), generator=torch_rng(seed, "fisher noise"), dtype=torch.float64)
         step = self.strength * fisher**-0.25 * noise.to(fisher.device)
         other = copy.deepcopy(model).eval()
         with torch.no_grad():
             for p, part in zip(other.parameters(), step.split([p.numel() for p in other.parameters()]), strict=True):
-                p.add_(part.view_as(p).to(p))
+                if p.requires_grad:
+                    p.add_(part.view_as(p).to(p))
         return other

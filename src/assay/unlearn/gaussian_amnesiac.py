@@ -15,6 +15,7 @@ from assay.training import State
 from assay.unlearn.base import joined, together
 from assay.unlearn.passes import Pass, PassLoss, PassUnlearner
 from assay.unlearn.regression import distance, targets
+from assay.unlearn.single import outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,13 @@ class GaussianAmnesiac(PassUnlearner):
         """The distance from the target of each sample."""
         train = together(subject.training("GaussianAmnesiac"), forget, retain)
         aims = targets(train, "GaussianAmnesiac").clone()
-        rows = torch.full((int(train.index.max()) + 1,), -1, dtype=torch.int64)
-        rows[train.index] = torch.arange(len(train))
+        order = train.index.argsort()
+        known = train.index[order]
         if not control:
-            aims[rows[forget.index]] = self.drawn(train, forget, seed=seed)
+            aims[order[torch.searchsorted(known, forget.index)]] = self.drawn(train, forget, seed=seed)
 
         def loss(model: nn.Module, name: str, batch: Batch, state: State) -> Tensor:
-            return distance(model(batch.x), aims[rows[batch.index.cpu()]].to(batch.x.device))
+            rows = order[torch.searchsorted(known, batch.index.cpu())]
+            return distance(outputs_of(model, batch.x), aims[rows].to(batch.x.device))
 
         return loss

@@ -20,36 +20,49 @@ from assay.unlearn.l1_sparse import NORMS
 
 
 def layer_blocks(model: nn.Module) -> list[list[nn.Module]]:
-    """The leaf modules that hold parameters, in order, each with the normalisation layers that follow it."""
+    """The leaf modules that hold parameters, in order, each with the normalisation layers that follow it; one that
+    comes before all others stands alone.
+    """
     blocks: list[list[nn.Module]] = []
     for module in model.modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            if isinstance(module, NORMS) and blocks:
-                blocks[-1].append(module)
-            else:
-                blocks.append([module])
+        if isinstance(module, NORMS) and blocks:
+            blocks[-1].append(module)
+        elif isinstance(module, NORMS) or any(True for _ in module.parameters(recurse=False)):
+            blocks.append([module])
     return blocks
 
 
-def _frozen(model: nn.Module, layers: int | None) -> nn.Module:
-    """A copy of which only the last ``layers`` blocks can be trained."""
-    other = copy.deepcopy(model)
-    blocks = layer_blocks(other)
-    if layers is not None and layers > len(blocks):
-        raise InputError(f"the last {layers} layers: the model has {len(blocks)}; expected at most as many")
-    for block in blocks[: len(blocks) - layers] if layers is not None else []:
-        for module in block:
-            for p in module.parameters(recurse=False):
-                p.requires_grad_(False)
-    return other
+def _held(model: nn.Module, layers: int | None) -> list[int]:
+    """Which of the model's blocks stay: all but the last ``layers`` of those with a trainable parameter."""
+    blocks = layer_blocks(model)
+    free = [k for k, b in enumerate(blocks) if any(p.requires_grad for m in b for p in m.parameters(recurse=False))]
+    if layers is None:
+        return []
+    if layers > len(free):
+        raise InputError(f"the last {layers} layers: the model has {len(free)} to train; expected at most as many")
+    return sorted(set(range(len(blocks))) - set(free[-layers:]))
 
 
-def _trained(trainer: Trainer, start: nn.Module, data: Data, seed: int, hooks: Sequence[Hook]) -> nn.Module:
-    """``start`` after training; what is frozen keeps its buffers too, and can be trained again afterwards."""
+def _flags(model: nn.Module, like: nn.Module) -> nn.Module:
+    """``model`` with the parameters trainable that are so in ``like``."""
+    for p, q in zip(model.parameters(), like.parameters(), strict=True):
+        p.requires_grad_(q.requires_grad)
+    return model
+
+
+def _trained(
+    trainer: Trainer, start: nn.Module, blocks: list[int], data: Data, seed: int, hooks: Sequence[Hook]
+) -> nn.Module:
+    """``start`` after training in which ``blocks`` keep parameters and buffers; flags as they were."""
+    frozen, every = copy.deepcopy(start), {}
+    for module in [m for k in blocks for m in layer_blocks(frozen)[k]]:
+        every[id(module)] = module
+        for p in module.parameters(recurse=False):
+            p.requires_grad_(False)
     held = {
         f"{name}.{k}" if name else k: b.clone()
-        for name, m in start.named_modules()
-        if (own := list(m.parameters(recurse=False))) and not any(p.requires_grad for p in own)
+        for name, m in frozen.named_modules()
+        if id(m) in every
         for k, b in m.named_buffers(recurse=False)
     }
 
@@ -59,8 +72,7 @@ def _trained(trainer: Trainer, start: nn.Module, data: Data, seed: int, hooks: S
                 if name in held:
                     b.copy_(held[name])
 
-    model = trainer.fit(start, data, seed=seed, hooks=[restore, *hooks] if held else hooks)
-    return model.requires_grad_(True)
+    return _flags(trainer.fit(frozen, data, seed=seed, hooks=[restore, *hooks] if held else hooks), start)
 
 
 def _check(who: str, layers: int | None) -> None:
@@ -73,8 +85,9 @@ class CFk(FineTune):
     """Fine-tune the last ``layers`` layers on what is retained, the others frozen (Goel et al., 2022, arXiv:2201.06640,
     section 4, "CF-k": catastrophic forgetting of the last k).
 
-    A layer is a module with parameters and the normalisation that follows it; None: all of them, which is FineTune.
-    Frozen layers keep weights and running statistics. ``control`` and other options: see FineTune.
+    A layer is a module and the normalisation that follows it, with a parameter that can be trained; None: all of them,
+    which is FineTune. Frozen layers keep weights and running statistics. Raises InputError for fewer layers.
+    ``control`` and other options: see FineTune.
     """
 
     layers: int | None = 1
@@ -84,7 +97,8 @@ class CFk(FineTune):
         _check("CFk", self.layers)
 
     def _train(self, subject: Subject, data: Data, seed: int, hooks: Sequence[Hook] = ()) -> nn.Module:
-        return _trained(self.trainer(subject), _frozen(subject.model, self.layers), data, seed, hooks)
+        blocks = _held(subject.model, self.layers)
+        return _trained(self.trainer(subject), subject.model, blocks, data, seed, hooks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +128,9 @@ class EUk(Unlearner):
 
     def _train(self, subject: Subject, data: Data, seed: int) -> nn.Module:
         recipe = recipe_of(subject, "EUk")
-        start = _frozen(fresh(subject.model, seed=seed), self.layers)
-        if self.layers is not None:
-            kept = [b for part in layer_blocks(subject.model)[: -self.layers] for b in part]
-            new = [b for part in layer_blocks(start)[: -self.layers] for b in part]
-            for old, other in zip(kept, new, strict=True):
-                other.load_state_dict(old.state_dict())
-        return _trained(recipe, start, data, seed, ())
+        blocks, start = _held(subject.model, self.layers), _flags(fresh(subject.model, seed=seed), subject.model)
+        old, new = layer_blocks(subject.model), layer_blocks(start)
+        for k in blocks:
+            for kept, other in zip(old[k], new[k], strict=True):
+                other.load_state_dict(kept.state_dict())
+        return _trained(recipe, start, blocks, data, seed, ())

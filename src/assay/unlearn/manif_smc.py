@@ -169,10 +169,11 @@ class ManiFSMC(Unlearner):
         hooks: Sequence[Hook] = (),
     ) -> nn.Module:
         """One run of the engine over what is erased; ``margins`` are written as they are set."""
-        device = device_of(subject.model)
+        device, order = device_of(subject.model), forget.index.argsort()
+        known = forget.index[order]
 
         def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
-            rows = state.rows(batch.index).cpu()
+            rows = order[torch.searchsorted(known, batch.index.cpu())]
             if margins is not None:
                 self._set(margins, model, subject.model, around, batch, rows, state)
             drawn = state.draws("positive", batch.index).integers(self.k, 1)[:, 0].cpu()

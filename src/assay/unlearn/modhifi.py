@@ -39,7 +39,7 @@ class ModHiFiU(Unlearner):
 
     The features keep the class where the head alone is edited: judge it by a linear probe as well. ``control`` zeroes
     as many components (a tenth for "auto") at random and compensates all outputs. Raises InputError for a p outside
-    (0, 1) and unknown rules and layers.
+    (0, 1), unknown rules and layers, and layers whose weights are frozen.
     """
 
     p: float | Literal["auto"] = 0.1
@@ -119,7 +119,9 @@ class ModHiFiU(Unlearner):
         other = copy.deepcopy(model).eval()
         modules: dict[str, Any] = dict(other.named_modules())
         for name, order in ranking.items():
-            weight, count = modules[name].weight, math.ceil(p * len(order))
+            if not modules[name].weight.requires_grad:
+                raise InputError(f"ModHiFiU: the weights of layer {name!r} are frozen; expected ones that can change")
+            weight, count = modules[name].weight, max(math.ceil(p * len(order) - 1e-9), 1)
             rest = order[count:].sort().values
             weight[:, order[:count]] = 0.0
             if (self.compensate if compensate is None else compensate) and len(rest):

@@ -14,6 +14,7 @@ from assay.subject import Subject
 from assay.training import Plan, State, fit
 from assay.training.engine import Hook
 from assay.unlearn.base import Unlearner, keep_at
+from assay.unlearn.single import outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class NegGrad(Unlearner):
 
     SGD at a constant rate from the subject's weights: ``epochs`` >= 0 over ``forget`` at ``lr`` > 0. The ascent has no
     bound, so both stay small (Jia et al. search lr from 1e-6 to 1e-4 on CIFAR; small sets and networks need
-    more); a loss that stops being finite raises InputError. ``control`` makes the same steps downhill.
+    more); a loss that stops being finite raises InputError. A batch of one sample leaves the statistics of batch norms.
+    ``control`` makes the same steps downhill.
     """
 
     epochs: int = 5
@@ -59,7 +61,7 @@ class NegGrad(Unlearner):
         self.check(subject, forget, retain)
 
         def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
-            return sign * F.cross_entropy(model(batch.x), batch.y)
+            return sign * F.cross_entropy(outputs_of(model, batch.x), batch.y)
 
         plan = Plan(
             epochs=self.epochs,

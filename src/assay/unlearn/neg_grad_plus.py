@@ -13,6 +13,7 @@ from assay.runtime.random import derive
 from assay.subject import Subject
 from assay.training import State
 from assay.unlearn.passes import Pass, PassLoss, PassUnlearner, cycled
+from assay.unlearn.single import outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class NegGradPlus(PassUnlearner):
 
         def loss(model: nn.Module, name: str, batch: Batch, state: State) -> Tensor:
             other = cycled(forget, self.batch_size, state.step, seed=forget_seed).to(batch.x.device)
-            held, lost = F.cross_entropy(model(batch.x), batch.y), F.cross_entropy(model(other.x), other.y)
+            held, lost = (F.cross_entropy(outputs_of(model, b.x), b.y) for b in (batch, other))
             return self.beta * held + sign * (1 - self.beta) * lost
 
         return loss

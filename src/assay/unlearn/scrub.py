@@ -15,6 +15,7 @@ from assay.subject import Subject
 from assay.training import State
 from assay.unlearn.bad_teacher import divergence
 from assay.unlearn.passes import Pass, PassLoss, PassUnlearner
+from assay.unlearn.single import outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class SCRUB(PassUnlearner):
         def loss(model: nn.Module, name: str, batch: Batch, state: State) -> Tensor:
             with torch.no_grad():
                 taught = teacher(batch.x)
-            logits = model(batch.x)
+            logits = outputs_of(model, batch.x)
             far = self.temperature**2 * divergence(taught, logits, self.temperature)
             if name == "forget":
                 return far if control else -far

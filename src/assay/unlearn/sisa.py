@@ -50,10 +50,10 @@ class SISA(Unlearner):
 
     Every sample falls into one of ``shards`` shards and one of ``slices`` slices by its index and the seed, whatever
     else there is. A shard's network starts from new weights and is trained by the subject's recipe on its first slice,
-    then on its first two, and so on; each stage makes 2 / (``slices`` + 1) of the recipe's epochs, rounded, as in the
-    paper's section 7. ``aggregate``: "mean" of probabilities, or "vote". ``fit`` trains the ensemble on all the data.
-    ``forget`` of a subject whose model came from ``fit`` retrains only the stages that saw a forgotten sample; of any
-    other subject it trains the ensemble without them. Both give the same weights, bit for bit, as training on
+    then on its first two, and so on; each stage makes 2 / (``slices`` + 1) of the recipe's epochs or steps, rounded, as
+    in the paper's section 7. ``aggregate``: "mean" of probabilities, or "vote". ``fit`` trains the ensemble on all the
+    data. ``forget`` of a subject whose model came from ``fit`` retrains only the stages that saw a forgotten sample; of
+    any other subject it trains the ensemble without them. Both give the same weights, bit for bit, as training on
     ``retain`` alone: exact by construction. ``control`` is ``fit`` on all the data. Raises AccessError without a
     recipe, InputError where a shard is left with no sample.
     """
@@ -113,7 +113,9 @@ class SISA(Unlearner):
         self, subject: Subject, architecture: nn.Module, data: Data, before: Sharded | None, seed: int
     ) -> Sharded:
         recipe = recipe_of(subject, "SISA")
-        stage = replace(recipe, epochs=max(round(2 * recipe.epochs / (self.slices + 1)), 1))
+        share = 2 / (self.slices + 1)
+        steps = None if recipe.steps is None else round(share * recipe.steps)
+        stage = replace(recipe, epochs=max(round(share * recipe.epochs), 1), steps=steps)
         shard, part = self.places(data.index, seed)
         known = before.known.cpu() if before is not None else data.index
         intact = self.affected(before, known[~torch.isin(known, data.index)]) if before is not None else []

@@ -72,8 +72,8 @@ class SelectiveSynapticDampening(Unlearner):
     With the importances I_f on ``forget`` and I_D on all the training data, forgotten ones included: where I_f >
     ``alpha`` I_D, theta <- min(``lam`` I_D / I_f, 1) theta; no weight grows. ``alpha`` > 0, ``lam`` >= 0; what a good
     value is depends on network and data (Goel et al., 2024, arXiv:2402.14015, search alpha from 0.1 to 1e6).
-    ``importance`` and ``batch_size``: see ``importances``. No training; buffers stay. Raises InputError where no
-    gradient on ``forget`` is left. ``control`` takes I_f on as many random retained samples.
+    ``importance`` and ``batch_size``: see ``importances``. No training; buffers and frozen parameters stay. Raises
+    InputError where no gradient on ``forget`` is left. ``control`` takes I_f on as many random retained samples.
     """
 
     alpha: float = 10.0
@@ -102,7 +102,7 @@ class SelectiveSynapticDampening(Unlearner):
     def _dampened(self, subject: Subject, forget: Data, retain: Data, chosen: Data, seed: int) -> nn.Module:
         whole = together(self.check(subject, forget, retain), forget, retain)
         lost = self.importances(subject.model, chosen, seed)
-        if not any(v.any() for v in lost.values()):
+        if not any(lost[k].any() for k, p in subject.model.named_parameters() if p.requires_grad):
             raise InputError("SelectiveSynapticDampening: every gradient on what is forgotten is 0; expected some")
         return self.dampen(subject.model, lost, self.importances(subject.model, whole, seed))
 
@@ -120,5 +120,6 @@ class SelectiveSynapticDampening(Unlearner):
         other = copy.deepcopy(model).eval()
         with torch.no_grad():
             for name, p in other.named_parameters():
-                p.mul_(self.shrink(lost[name], whole[name]))
+                if p.requires_grad:
+                    p.mul_(self.shrink(lost[name], whole[name]))
         return other

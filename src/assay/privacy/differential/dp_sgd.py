@@ -86,7 +86,9 @@ class DPSGD(Trainer):
         return min(self.batch_size / n, 1.0)
 
     def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
-        """A trained copy of ``model``; see Trainer."""
+        """A trained copy of ``model``; see Trainer. Raises InputError for ``augment``, which no sample would pass."""
+        if options.get("augment") is not None:
+            raise InputError("DPSGD: augment is given; expected none, as every step draws its own samples")
         mixing = [k for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if mixing:
             raise InputError(f"DPSGD: layer {mixing[0]!r} normalises over the batch; expected layers within a sample")

@@ -115,8 +115,11 @@ def private_trimmed_mean(
 
 def laplace_mean(x: Float[np.ndarray, " n"], eps: float, bounds: Bounds, *, seed: int) -> float:
     """The baseline: the mean of data clipped to ``bounds`` plus Laplace noise of scale width / (n eps) (Dwork et al.,
-    2006, "Calibrating noise to sensitivity in private data analysis"); eps-DP."""
+    2006, "Calibrating noise to sensitivity in private data analysis"); eps-DP.
+    InputError for bounds that are infinite or inverted."""
     check_eps("laplace_mean", eps)
+    if not all(map(math.isfinite, bounds)):
+        raise InputError(f"laplace_mean: bounds {list(bounds)}; expected finite ones, whose width scales the noise")
     values = check_sample("laplace_mean", x, bounds)
     scale = (bounds[1] - bounds[0]) / (len(values) * eps)
     return float(values.mean() + numpy_rng(seed, "laplace").laplace(scale=scale))
