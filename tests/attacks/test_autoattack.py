@@ -295,6 +295,8 @@ def test_other_goals(digits):
         lambda: Square(schedule=0),
         lambda: AutoAttack(ball=L1(3.0)),
         lambda: AutoAttack(ball=TabularLinf(0.1)),
+        lambda: AutoAttack().run(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), X, Untargeted(Y), seed=0),
+        lambda: AutoAttack().run(HalfSpace(W, T), X, Untargeted(Y), seed=0, batch_size=0),
         lambda: AutoAttack(version="quick"),
         lambda: AutoAttack(steps=0),
         lambda: AutoAttack().run(lambda x: x, X, Untargeted(Y), seed=0),
