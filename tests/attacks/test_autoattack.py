@@ -10,7 +10,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from assay import load_data
-from assay.attacks import APGD, FAB, L1, L2, PGD, AutoAttack, Linf, Ordered, Square, Targeted, Toward, Untargeted
+from assay.attacks import (
+    APGD,
+    FAB,
+    L1,
+    L2,
+    PGD,
+    AutoAttack,
+    Linf,
+    Ordered,
+    Square,
+    TabularLinf,
+    Targeted,
+    Toward,
+    Untargeted,
+)
 from assay.attacks.apgd import checkpoints, sparse_signs
 from assay.attacks.base import OBJECTIVES, likeliest
 from assay.attacks.square import bump
@@ -280,6 +294,9 @@ def test_other_goals(digits):
         lambda: Square(ball=L1(3.0)),
         lambda: Square(schedule=0),
         lambda: AutoAttack(ball=L1(3.0)),
+        lambda: AutoAttack(ball=TabularLinf(0.1)),
+        lambda: AutoAttack().run(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), X, Untargeted(Y), seed=0),
+        lambda: AutoAttack().run(HalfSpace(W, T), X, Untargeted(Y), seed=0, batch_size=0),
         lambda: AutoAttack(version="quick"),
         lambda: AutoAttack(steps=0),
         lambda: AutoAttack().run(lambda x: x, X, Untargeted(Y), seed=0),
@@ -296,3 +313,18 @@ def test_a_saturated_softmax_does_not_stop_dlr():
     result = APGD(ball=Linf(0.3), loss="dlr", targets=9).run(model, X, Untargeted(Y), seed=0)
     assert result.success.all()
     assert F.cross_entropy(model(X), Y) == 0
+
+
+def test_autoattack_keeps_no_graph_of_the_inputs():
+    x = X.clone().requires_grad_()
+    result = AutoAttack(ball=Linf(0.3), version="rand", steps=2).run(HalfSpace(W, T), x, Untargeted(Y), seed=0)
+    assert not result.distance.requires_grad
+    assert not result.x_adv.requires_grad
+
+
+def test_autoattack_takes_samples_that_are_no_images():
+    ball = Linf(0.5 / float(W.abs().sum()))  # none is broken: every member runs
+    result = AutoAttack(ball=ball, steps=3, budget=20).run(HalfSpace(W, T), X.flatten(1), Untargeted(Y), seed=0)
+    assert not result.success.any()
+    assert result.x_adv.shape == (6, 64)
+    assert (result.queries > 20).all()

@@ -102,6 +102,41 @@ def test_enough_ends_a_sample_early_and_a_start_that_meets_the_goal_costs_nothin
     assert (wrong.gradients == 0).all()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_fmn_steps_beyond_a_linear_boundary(norm):
+    missed = 0
+    for seed in range(6):
+        model, rng = nn.Linear(D, C).double(), torch_rng(seed, "fmn")
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(C, D, generator=rng, dtype=torch.float64))
+        x = torch.rand(60, D, generator=rng, dtype=torch.float64)
+        result = FMN(norm=norm, steps=60).run(model, x, Untargeted(model(x).argmax(1)), seed=0)
+        missed += int((~result.success).sum())
+    assert missed == 0
+
+
+def test_carlini_wagner_takes_what_rounding_put_outside_the_bounds():
+    model, x = linear().float(), X.float().clone()
+    x[:, :3] = 1 + 9e-7
+    result = CarliniWagner(steps=100, searches=2, initial=1.0, learning_rate=0.1).run(
+        model, x, Untargeted(model(x).argmax(1)), seed=0
+    )
+    assert not result.x_adv.isnan().any()
+    assert result.success.any()
+
+
+def test_each_round_of_carlini_wagner_starts_adam_anew():
+    taken: list[int] = []
+
+    class Watched(CarliniWagner):
+        def _adam(self, memory, grad, k):
+            taken.append(k)
+            return super()._adam(memory, grad, k)
+
+    Watched(steps=9, searches=3).run(linear(), X, Untargeted(linear()(X).argmax(1)), seed=0)
+    assert taken == [1, 2, 3, 1, 2, 1, 2]
+
+
 def by_scipy(z: np.ndarray, w: np.ndarray, gap: float, norm: str) -> np.ndarray:
     """The least displacement onto the plane inside the unit box, by a general solver."""
     d = len(z)
@@ -168,6 +203,12 @@ def test_a_plane_beyond_the_box_is_approached_as_far_as_it_goes(norm):
         lambda: DDN(norm="linf"),
         lambda: FMN(gamma=0.0),
         lambda: CarliniWagner(steps=3),
+        lambda: CarliniWagner(restarts=2),
+        lambda: DDN(restarts=2),
+        lambda: FMN(restarts=2),
+        lambda: DeepFool(restarts=2),
+        lambda: DeepFool(loss="ce"),
+        lambda: FAB(loss="dlr"),
         lambda: FAB(targets=2).run(linear().float(), X.float(), Targeted(torch.zeros(12, dtype=torch.int64)), seed=0),
         lambda: project_to_hyperplane(X, X, X[:, 0], (0.0, 1.0), "l3"),
     ],

@@ -18,6 +18,7 @@ from assay.attacks import (
     OrderedQP,
     QuadAttack,
     Targeted,
+    Untargeted,
     ordered_constraints,
     project_ordered,
     sample_targets,
@@ -199,6 +200,18 @@ def test_a_failure_gives_the_input_back():
     assert not result.success.any()
     assert result.x_adv.equal(x)
     assert (result.distance == math.inf).all()
+
+
+def test_every_pass_is_counted():
+    passes = []
+    with seeded(0, "init"):
+        model = MLP((1, 4, 4), 10, (12,))
+    model.register_forward_hook(lambda *_: passes.append(1))
+    x = torch.rand(2, 1, 4, 4, generator=torch_rng(0, "x"))
+    for attack in (QuadAttack(steps=3), CWTopK(steps=3, binary_search_steps=2)):
+        passes.clear()
+        result = attack.run(model, x, Untargeted(torch.zeros(2, dtype=torch.int64)), seed=0)
+        assert result.queries.tolist() == [len(passes)] * 2
 
 
 def test_relative_margin_does_not_depend_on_the_scale_of_logits():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from assay.attacks import HopSkipJump, Linf, Square, Untargeted
+from assay.attacks import BoundaryAttack, HopSkipJump, Linf, Square, Untargeted
 from assay.runtime.errors import BudgetError, InputError
 from assay.runtime.random import torch_rng
 from assay.subject import Access, Oracle
@@ -82,3 +82,13 @@ def test_a_shared_oracle_budget_is_enforced_and_images_are_needed():
         HopSkipJump().run(Oracle(HalfSpace(W, T), access=Access.DECISION, budget=50), X, Untargeted(Y), seed=0)
     with pytest.raises(InputError, match="image"):
         Square().run(HalfSpace(W, T), X.flatten(1), Untargeted(Y), seed=0)
+
+
+def test_the_boundary_attack_does_not_depend_on_the_layout_in_memory() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval(), torch.rand(2, 3, 4, 4)
+    y, attack = model(x).argmax(1), BoundaryAttack(budget=150)
+    plain, last = (
+        attack.run(model, t, Untargeted(y), seed=0).x_adv for t in (x, x.to(memory_format=torch.channels_last))
+    )
+    assert torch.equal(plain, last)

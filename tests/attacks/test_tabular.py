@@ -123,3 +123,25 @@ def test_columns_of_a_table() -> None:
     cells = {"town": ["b", "a", "b"], "age": [30, 40, 50], "y": [0, 1, 0]}
     columns = Columns.of(table_data(cells, "csv:x", integer=("age",)))
     assert columns == Columns((0.0, 30.0), (1.0, 50.0), immutable=(0,), integer=(0, 1))
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_columns_wider_than_the_bounds_are_cut_to_them(norm: str) -> None:
+    ball = BALLS[norm](1.0, columns=Columns((-5.0, -5.0), (5.0, 5.0), integer=(1,)))
+    x, z = torch.tensor([[0.5, 1.0]]), torch.tensor([[9.0, -9.0]])
+    moved = ball.project(z, x, (0.0, 1.0))
+    assert ((moved >= 0) & (moved <= 1)).all()
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_whole_numbers_of_a_wide_range_stay_in_the_ball(norm: str) -> None:
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    ball = BALLS[norm](0.5, columns=Columns((0.0,), (3_999_999.0,), integer=(0,)))  # at most 1,999,999.5
+    assert ball.project(x + 1e7, x, (0.0, 1e7)) == 1_999_999
+
+
+@pytest.mark.parametrize("attack", [TabularPGD, TabularSearch])
+def test_columns_of_another_width_are_refused(attack: type[Attack]) -> None:
+    x, ball = torch.rand(2, 4), TabularLinf(0.1, columns=Columns((0.0,) * 3, (1.0,) * 3))
+    with pytest.raises(InputError, match=r"expected \(3,\)"):
+        attack(ball=ball).run(nn.Linear(4, 2), x, Untargeted(torch.tensor([0, 1])), seed=0)

@@ -56,6 +56,21 @@ def test_a_model_that_draws_is_refused() -> None:
         Intervals().bounds(Noisy(), torch.rand(2, 3), Region(eps=0.1))
 
 
+def test_what_no_margin_can_be_bounded_of_is_refused() -> None:
+    model, x, y = MLP((6,), 4, (12,)), torch.rand(3, 6), torch.tensor([0, 1, 4])
+    for ask in (IBP().certify, IBP().margins):
+        with pytest.raises(InputError, match="expected 0 to 3"):
+            ask(model, x, y)
+        with pytest.raises(InputError, match="two classes or more"):
+            ask(MLP((6,), 1), x, y * 0)
+        with pytest.raises(InputError, match="expected float32 or float64"):
+            ask(model.half(), x.half(), y * 0)
+        model.float()
+    for size in (0, -1):
+        with pytest.raises(InputError, match=f"batch_size is {size}"):
+            CROWN(batch_size=size)
+
+
 def test_crown_certifies_what_ibp_does_and_more() -> None:
     torch.manual_seed(0)
     model, x = MLP((6,), 4, (12, 12)), torch.rand(60, 6)

@@ -3,9 +3,23 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from assay.certify import RandomizedSmoothing
 from assay.certify.smoothing import lower_bound
+from assay.runtime.errors import InputError
+
+
+class Largest(TorchDispatchMode):
+    """The elements of the largest tensor that an operator gives."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numel = max(self.numel, out.numel())
+        return out
 
 
 def test_clopper_pearson() -> None:
@@ -13,6 +27,24 @@ def test_clopper_pearson() -> None:
     assert bound[0] == 0
     assert float(bound[1]) == pytest.approx(1 - 0.99 ** (1 / 50))
     assert float(bound[2]) == pytest.approx(0.01 ** (1 / 50))
+
+
+def test_counts_take_memory_of_the_classes_and_not_of_the_draws() -> None:
+    torch.manual_seed(0)
+    model, x, index = nn.Linear(3, 4), torch.rand(3, 3), torch.arange(3)
+    some, many = (
+        RandomizedSmoothing(sigma=3.0, batch_size=size).counts(model, x, 500, 0, "s", index) for size in (7, 2000)
+    )
+    assert torch.equal(some, many)
+    assert some.sum(1).tolist() == [500] * 3
+    with Largest() as seen:
+        RandomizedSmoothing(batch_size=50).counts(model, x, 2000, 0, "s", index)
+    assert seen.numel < 2000
+
+
+def test_batch_sizes_are_checked() -> None:
+    with pytest.raises(InputError, match="batch_size is 0"):
+        RandomizedSmoothing(batch_size=0)
 
 
 def test_largest_radius_and_abstention() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from assay.certify import CROWN, IBP, Region
+from assay.certify import CROWN, IBP, RandomizedSmoothing, Region
 from assay.certify.vnnlib import export_onnx, hand_over, vnnlib_query
 from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
@@ -69,8 +69,11 @@ def test_only_what_is_undecided_is_handed_over(monkeypatch: pytest.MonkeyPatch, 
     assert rows == [f"model.onnx,{i}.vnnlib,60" for i in found.undecided.tolist()]
     with pytest.raises(InputError, match="expected linf"):
         hand_over(model, x, y, Region("l2", 0.1), IBP(), tmp_path)
-    with pytest.raises(InputError, match="those of the region"):
+    with pytest.raises(InputError, match=r"decides .*eps=0.2"):
         hand_over(model, x, y, region, IBP(eps=0.2), tmp_path)
+    for other in (CROWN(eps=0.08, norm="l2"), RandomizedSmoothing()):  # neither decides the box
+        with pytest.raises(InputError, match="as is asked"):
+            hand_over(model, x, y, region, other, tmp_path)
 
 
 @pytest.mark.parametrize("make", [lambda: MLP((1, 8, 8), 10), SmallCNN])

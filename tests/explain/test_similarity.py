@@ -36,6 +36,18 @@ def test_gradient_saliency_of_a_linear_model() -> None:
     assert not gradient_saliency(model, X, Y).requires_grad
 
 
+def test_gradient_saliency_does_not_depend_on_confidence() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 2))
+    maps = []
+    for scale in (1.0, 300.0):
+        with torch.no_grad():
+            model[1].weight.copy_(scale * torch.randn(2, X[0].numel(), generator=torch_rng(0, "w")))
+            model[1].bias.zero_()
+        maps.append(gradient_saliency(model.to(X), X, model(X).argmax(1), pool=2))
+    assert (maps[0].amax((1, 2)) == 1).all()
+    torch.testing.assert_close(*maps)
+
+
 def test_maps_can_be_differentiated_once_more() -> None:
     model = linear()
     z = X[:1].clone().requires_grad_()
@@ -75,6 +87,8 @@ def test_likeness_by_hand() -> None:
     torch.testing.assert_close(found.l2, torch.tensor([0.2**0.5, 0.0]))
     torch.testing.assert_close(found.iou, torch.tensor([[2 / 3, 1 / 2], [1.0, 1.0]]))
     assert attribution_iou(a, b).equal(found.iou[:, 0])
-    for other in (b[:1], b * 2, b - 1, b[0]):
+    with pytest.raises(InputError, match="at least one"):
+        attribution_similarity(a, b, ())
+    for other in (b[:1], b * 2, b - 1, b[0], b.long()):
         with pytest.raises(InputError):
             attribution_similarity(a, other)

@@ -13,6 +13,7 @@ from sklearn.metrics import precision_recall_curve
 from torch import Tensor, nn
 
 from assay.attacks import DPatch, RP2Patch, box_iou
+from assay.attacks.patch import total_variation
 from assay.runtime.errors import InputError
 from assay.training import Plan
 from assay.vision import (
@@ -288,3 +289,9 @@ def test_bad_input() -> None:
             case()
         assert "\n" not in str(caught.value)
     assert PatchRenderer().relight == "percentile"
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 4), (3, 4, 1), (3, 1, 1)])
+def test_total_variation_of_one_row_or_column(shape: tuple[int, ...]) -> None:
+    patch = torch.arange(float(math.prod(shape))).reshape(shape)
+    assert total_variation(patch) == float(max(shape[1:]) > 1)

@@ -13,7 +13,7 @@ from assay.attacks.apgd import APGD
 from assay.attacks.balls import L2, Ball, Linf
 from assay.attacks.base import Attack, AttackResult, Goal, Untargeted, check_outputs
 from assay.attacks.fab import FAB
-from assay.attacks.square import Square
+from assay.attacks.square import AsImages, Square
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import batched
 from assay.subject.access import Access
@@ -36,7 +36,8 @@ class AutoAttack(Attack):
     with 20 passes a gradient. ``steps`` and ``budget`` are those of the members. A model of three classes gets targeted
     APGD on the cross-entropy, one of two APGD on the cross-entropy alone: DLR is not defined there. A goal that is not
     untargeted is attacked without the targeted runs. ``by`` in the result names the member that broke a sample:
-    "clean" where none was needed, "" where it holds. Shapes, ranges and errors: see Attack.
+    "clean" where none was needed, "" where it holds. Samples that are no images (c, h, w) are such of one
+    row to Square. Shapes, ranges and errors: see Attack.
     """
 
     access: ClassVar[Access] = Access.GRADIENT
@@ -49,7 +50,7 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ball, (Linf, L2)):
+        if type(self.ball) not in (Linf, L2):  # the members know no other geometry
             self.refuse("ball", repr(self.ball), "Linf(eps) or L2(eps)")
         if self.version not in VERSIONS:
             raise unknown("version of AutoAttack", self.version, VERSIONS)
@@ -91,23 +92,33 @@ class AutoAttack(Attack):
         """All samples at once: the members make batches of those that still hold."""
         if not isinstance(model, nn.Module):
             raise InputError(f"AutoAttack: the model is {type(model).__name__}; expected a torch module")
-        outputs = batched(model, x.detach(), batch_size=size, device=device)
+        if size < 1:
+            raise InputError(f"AutoAttack: batch_size is {size}; expected at least 1")
+        x = x.detach()
+        outputs = batched(model, x, batch_size=size, device=device)
         check_outputs("AutoAttack", outputs, goal)
+        if outputs.dim() != 2 or outputs.shape[1] < 2:
+            shape = tuple(outputs.shape)
+            raise InputError(
+                f"AutoAttack: the model gives shape {shape}; expected logits (n, c) of two classes or more"
+            )
         success = goal.met(outputs.to(goal.labels().device)).to(x.device)
-        x_adv, by = x.detach().clone(), ["clean" if met else "" for met in success.tolist()]
+        x_adv, by = x.clone(), ["clean" if met else "" for met in success.tolist()]
         queries = torch.ones(len(x), dtype=torch.int64, device=x.device)
         gradients = torch.zeros_like(queries)
         for name, member in self.members(outputs.shape[1], targeted=isinstance(goal, Untargeted)).items():
             rows = (~success).nonzero()[:, 0]
             if not len(rows):
                 break
-            part = member.run(model, x[rows], goal.select(rows), seed=seed, index=index[rows], batch_size=size)
+            flat = name == "square" and x.dim() != 4
+            net, given = (AsImages(model, x.shape[1:]), x.reshape(len(x), 1, 1, -1)) if flat else (model, x)
+            part = member.run(net, given[rows], goal.select(rows), seed=seed, index=index[rows], batch_size=size)
             queries[rows] += part.queries
             gradients[rows] += part.gradients
             won = part.success
             if member.guarantee == "minimum-norm":
                 won = won & (part.distance <= self.ball.eps)
-            x_adv[rows[won]], success[rows[won]] = part.x_adv[won], True
+            x_adv[rows[won]], success[rows[won]] = part.x_adv[won].reshape(-1, *x.shape[1:]), True
             for row in rows[won].tolist():
                 by[row] = name
         return AttackResult(x_adv, success, self.measure(x_adv - x), queries, gradients, by=tuple(by))

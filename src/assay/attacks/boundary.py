@@ -51,11 +51,12 @@ class BoundaryAttack(QueryAttack):
         return L2(0.0).norm(delta)
 
     def explore(self, probe: Probe, goal: Goal) -> Search:
+        probe.x = probe.x.contiguous()  # sums depend on the order in memory
         met, _ = yield from probe.ask(probe.x[None])
         if bool(met[0]):
             return
         z = yield from starting_point(probe, self.bounds)
-        z = yield from bisect(probe, z, segment, self.tol)
+        z = (yield from bisect(probe, z.contiguous(), segment, self.tol)).contiguous()
         spherical = Length(self.spherical, 0.2, 0.5, self)
         source = Length(self.source, 0.1, 0.25, self)
         noise = self._noise(probe)

@@ -33,6 +33,8 @@ class CarliniWagner(NearestAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.restarts != 1:
+            self.refuse("restarts", self.restarts, "1, as all runs start at x")
         if self.searches < 1 or self.steps < self.searches:
             self.refuse("steps, searches", (self.steps, self.searches), "at least one step a round, and one round")
         if not (self.learning_rate > 0 and self.initial > 0 and self.kappa >= 0):
@@ -53,7 +55,7 @@ class CarliniWagner(NearestAttack):
                 return self._point(memory["v"])
         c = torch.where(run.level < self.kappa, memory["c"], 0)
         slope = 2 * (run.z - run.x) - wide(c, run.x) * run.grad
-        memory["v"] = self._adam(memory, slope * (1 - memory["v"].tanh() ** 2) * self._half, k + 1)
+        memory["v"] = self._adam(memory, slope * (1 - memory["v"].tanh() ** 2) * self._half, k + (run.step == k))
         return self._point(memory["v"])
 
     def _bisect(self, memory: Memory) -> None:
@@ -78,4 +80,5 @@ class CarliniWagner(NearestAttack):
         return (self.bounds[0] + self._half * (v.tanh() + 1)).clamp_(*self.bounds)
 
     def _inverse(self, z: Tensor) -> Float[Tensor, "n ..."]:
-        return (((z - self.bounds[0]) / self._half - 1) * (1 - 1e-6)).atanh()
+        edge = 1 - max(1e-6, torch.finfo(z.dtype).eps)
+        return (((z - self.bounds[0]) / self._half - 1).clamp(-1, 1) * edge).atanh()

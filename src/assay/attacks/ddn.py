@@ -30,6 +30,8 @@ class DDN(NearestAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.restarts != 1:
+            self.refuse("restarts", self.restarts, "1, as all runs start at x")
         if not (self.initial > 0 and 0 < self.gamma < 1):
             self.refuse("initial, gamma", (self.initial, self.gamma), "initial > 0 and gamma in (0, 1)")
 

@@ -34,6 +34,10 @@ class DeepFool(NearestAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss != "margin":
+            self.refuse("loss", self.loss, "margin, which is zero on the boundary")
+        if self.restarts != 1:
+            self.refuse("restarts", self.restarts, "1, as all runs start at x")
         if not self.overshoot >= 0:
             self.refuse("overshoot", self.overshoot, "a share >= 0")
 

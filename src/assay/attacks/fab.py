@@ -41,6 +41,8 @@ class FAB(NearestAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss != "margin":
+            self.refuse("loss", self.loss, "margin, which is zero on the boundary")
         if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1):
             values = (self.alpha_max, self.eta, self.beta)
             self.refuse("alpha_max, eta, beta", values, "alpha_max in [0, 1], eta >= 1 and beta in (0, 1)")

@@ -21,7 +21,8 @@ class FMN(NearestAttack):
 
     Each step sets a sample's radius, then moves along the normalised gradient of the margin by a length that falls from
     ``alpha`` to ``alpha_last``, and projects onto the ball of that radius and into the bounds. The radius is, until a
-    point met the goal, the present distance plus that to the linearised boundary; from then on it grows by the
+    point met the goal, 1 + gamma times the present distance and that to the linearised boundary together (the paper's
+    algorithm leaves out the factor, and lands on a linear boundary but not beyond it); from then on it grows by the
     factor 1 + gamma where the goal is not met, and where it is, is the shorter of itself and the best distance times
     1 - gamma; gamma falls from ``gamma`` to ``gamma_last`` along a cosine. Lengths are in the data's units. Where a
     bound blocks the gradient, a coordinate counts neither in the direction nor in the distance: else the bounds take
@@ -39,6 +40,8 @@ class FMN(NearestAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.restarts != 1:
+            self.refuse("restarts", self.restarts, "1, as all runs start at x")
         if not 0 < self.alpha_last <= self.alpha:
             self.refuse("alpha, alpha_last", (self.alpha, self.alpha_last), "alpha >= alpha_last > 0")
         if not 0 < self.gamma_last <= self.gamma < 1:
@@ -51,7 +54,7 @@ class FMN(NearestAttack):
         gamma = cosine(self.gamma, self.gamma_last, run.step, self.steps)
         last = run.memory.get("radius", torch.full_like(run.level, math.inf))
         outside = run.level.abs() / self.dual(grad).clamp_min(1e-12) + self.measure(z - run.x)
-        missed = torch.where(best.isfinite(), last * (1 + gamma), outside)
+        missed = torch.where(best.isfinite(), last, outside) * (1 + gamma)
         radius = torch.where(run.met, torch.minimum(last, best) * (1 - gamma), missed)
         run.memory["radius"] = radius
         delta = z - run.x + cosine(self.alpha, self.alpha_last, run.step, self.steps) * unit(grad)

@@ -57,8 +57,9 @@ def box_iou(a: Float[Tensor, "p 4"], b: Float[Tensor, "q 4"]) -> Float[Tensor, "
 
 
 def total_variation(patch: Float[Tensor, "c h w"]) -> Float[Tensor, ""]:
-    """Mean absolute difference of vertical neighbours plus that of horizontal ones."""
-    return patch.diff(dim=1).abs().mean() + patch.diff(dim=2).abs().mean()
+    """Mean absolute difference of vertical neighbours plus that of horizontal ones; 0 where there are none."""
+    gaps = [patch.diff(dim=k).abs() for k in (1, 2)]
+    return gaps[0].sum() / max(gaps[0].numel(), 1) + gaps[1].sum() / max(gaps[1].numel(), 1)
 
 
 class _Patch(nn.Module):

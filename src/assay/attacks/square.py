@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from assay.attacks.balls import L2, Ball, Linf, wide
 from assay.attacks.scores import BLOCK, Climbers, ScoreSearch
@@ -16,6 +16,18 @@ from assay.runtime.errors import InputError
 from assay.runtime.random import Draws
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, section 3.2
+
+
+class AsImages(nn.Module):
+    """A model of samples of any shape as one of images (n, 1, 1, d): what a search that draws windows takes."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self.shape = model, shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x.reshape(len(x), *self.shape))
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from assay.runtime.errors import InputError
 from assay.runtime.random import Draws
 
 SHARES = ((0.0, 0.5), (0.1, 0.2), (0.3, 0.1), (0.6, 0.05))  # from this part of the budget on, this share of columns
-NEARLY = 1 + 1e-6  # a whole number that rounding in float32 missed
+ROUNDING = 4  # units in the last place by which a whole number may be missed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Columns:
         return cls(low, high, data.immutable, data.integer)
 
     def scale(self, like: Tensor) -> Float[Tensor, " d"]:
-        """The columns' ranges, 0 where a column cannot move."""
+        """The columns' ranges, 0 where a column cannot move. ``like`` (n, d)."""
+        if like.shape[1:] != (len(self.low),):
+            shape = tuple(like.shape[1:])
+            raise InputError(f"ball on columns: samples of shape {shape}; expected ({len(self.low)},)")
         width = like.new_tensor(self.high) - like.new_tensor(self.low)
         return width.masked_fill(self.mask(self.immutable, like), 0)
 
@@ -57,16 +60,14 @@ class Columns:
 
     def shares(self, delta: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Displacements as shares of the ranges; in a column that cannot move any displacement is infinite."""
-        if delta.shape[1:] != (len(self.low),):
-            shape = tuple(delta.shape[1:])
-            raise InputError(f"ball on columns: samples of shape {shape}; expected ({len(self.low)},)")
         return torch.where(delta == 0, 0, delta / self.scale(delta))
 
-    def settled(self, move: Float[Tensor, "n d"], x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """x + ``move``, no coordinate moved further than that: inside the ranges, whole where columns are."""
-        low, high = (x.new_tensor(v) for v in (self.low, self.high))
+    def settled(self, move: Float[Tensor, "n d"], x: Float[Tensor, "n d"], bounds: Bounds) -> Float[Tensor, "n d"]:
+        """x + ``move``, no coordinate moved further: in the ranges and the bounds, whole where columns are."""
+        low, high = x.new_tensor(self.low).clamp(min=bounds[0]), x.new_tensor(self.high).clamp(max=bounds[1])
         z = torch.minimum(torch.maximum(x + move, torch.minimum(low, x)), torch.maximum(high, x))
-        z = torch.where(self.mask(self.integer, x), x + ((z - x) * NEARLY).trunc(), z)
+        whole = x + ((z - x) * (1 + ROUNDING * torch.finfo(x.dtype).eps)).trunc()
+        z = torch.where(self.mask(self.integer, x), whole, z)
         return torch.where(self.scale(x) > 0, z, x)
 
 
@@ -85,7 +86,7 @@ class TabularLinf(Linf):
 
     def project(self, z: Float[Tensor, "n d"], x: Float[Tensor, "n d"], bounds: Bounds) -> Float[Tensor, "n d"]:
         reach = self.eps * self.columns.scale(x)
-        return self.columns.settled((z - x).clamp(-reach, reach), x)
+        return self.columns.settled((z - x).clamp(-reach, reach), x, bounds)
 
     def draw(self, x: Float[Tensor, "n d"], draws: Draws) -> Float[Tensor, "n d"]:
         return super().draw(x, draws) * self.columns.scale(x)
@@ -107,7 +108,7 @@ class TabularL2(L2):
         scale = self.columns.scale(x)
         share = torch.where(scale > 0, (z - x) / scale.clamp_min(1e-30), 0)
         inside = L2(self.eps).project(share, torch.zeros_like(share), (-math.inf, math.inf))
-        return self.columns.settled(inside * scale, x)
+        return self.columns.settled(inside * scale, x, bounds)
 
     def draw(self, x: Float[Tensor, "n d"], draws: Draws) -> Float[Tensor, "n d"]:
         return L2(self.eps).draw(x, draws) * self.columns.scale(x)

@@ -28,6 +28,7 @@ from assay.attacks import (
     TabularSearch,
     Untargeted,
 )
+from assay.attacks.square import AsImages
 from assay.audit.defence import around_and_through, gradient_draws, purifier_of, report
 from assay.audit.masking import SIGNS, sentences, signs_of_masking
 from assay.audit.property import Context, Cost, Plot, Property, Section
@@ -46,17 +47,6 @@ SYMBOL = {"linf": "l-infinity", "l2": "l2"}
 QUERIES = (200, 1000, 5000)  # of a search, for each sample and size, by profile
 HEADLINE = {"linf": 0.1, "l2": 1.0}
 STRONGEST = 256  # samples that AutoAttack takes, in the deep profile
-
-
-class AsImages(nn.Module):
-    """A model of samples of any shape as one of images (n, 1, 1, d): what a search that draws windows takes."""
-
-    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model, self.shape = model, shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.reshape(len(x), *self.shape))
 
 
 def _searched(access: Access) -> bool:

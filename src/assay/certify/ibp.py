@@ -15,7 +15,7 @@ from assay.certify.bounds.checked import checked_graph, run_of
 from assay.certify.bounds.graph import Graph
 from assay.certify.bounds.module import Method, lower_of, margins
 from assay.certify.bounds.perturbation import LpBall
-from assay.runtime.checks import check_inputs
+from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError
 from assay.runtime.inference import BATCH, device_of, evaluating, predict
 
@@ -41,6 +41,8 @@ class IBP(Certifier):
     def __post_init__(self) -> None:
         if not 0 < self.eps < float("inf"):
             raise InputError(f"{type(self).__name__}: eps is {self.eps}; expected a finite number above 0")
+        if self.batch_size < 1:
+            raise InputError(f"{type(self).__name__}: batch_size is {self.batch_size}; expected at least 1")
 
     @property
     def region(self) -> Region:
@@ -51,7 +53,9 @@ class IBP(Certifier):
         self, model: nn.Module, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], *, seed: int = 0
     ) -> Certificate:
         check_inputs(type(self).__name__, x, y, self.bounds)
-        prediction = predict(model, x, batch_size=self.batch_size).argmax(1)
+        logits = predict(model, x, batch_size=self.batch_size)
+        self._check(y, logits)
+        prediction = logits.argmax(1)
         robust = torch.zeros(len(x), dtype=torch.bool)
         for method in self.methods:
             left = (~robust).nonzero()[:, 0]
@@ -62,7 +66,17 @@ class IBP(Certifier):
 
     def margins(self, model: nn.Module, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Lower bounds (n,) of min over j != y of z_y - z_j, float64: the best of the methods."""
+        check_inputs(type(self).__name__, x, y, self.bounds)
+        self._check(y, predict(model, x[:1]))
         return torch.stack([self._margins(model, x, y, method) for method in self.methods]).amax(0)
+
+    def _check(self, y: Tensor, logits: Tensor) -> None:
+        """Raise InputError unless there are two classes at least, and y names some of them."""
+        where = type(self).__name__
+        if logits.dim() != 2 or logits.shape[1] < 2:
+            shape = tuple(logits.shape)
+            raise InputError(f"{where}: the model gives shape {shape}; expected logits (n, c) of two classes or more")
+        check_labels(where, y, len(y), logits.shape[1])
 
     def _margins(self, model: nn.Module, x: Tensor, y: Tensor, method: Method) -> Float[Tensor, " n"]:
         parts = []

@@ -40,6 +40,8 @@ class RandomizedSmoothing(Certifier):
             raise InputError(f"RandomizedSmoothing: n0 = {self.n0}, n = {self.n}; expected at least 1 each")
         if not 0 < self.alpha < 1:
             raise InputError(f"RandomizedSmoothing: alpha is {self.alpha}; expected 0 < alpha < 1")
+        if self.batch_size < 1:
+            raise InputError(f"RandomizedSmoothing: batch_size is {self.batch_size}; expected at least 1")
 
     @property
     def largest_radius(self) -> float:
@@ -61,7 +63,6 @@ class RandomizedSmoothing(Certifier):
         check_labels("RandomizedSmoothing: index", index, len(x))
         chosen = self.counts(model, x, self.n0, seed, "select", index).argmax(1)
         hits = self.counts(model, x, self.n, seed, "estimate", index)
-        hits = torch.nn.functional.pad(hits, (0, max(0, int(chosen.max()) + 1 - hits.shape[1])))
         bound = lower_bound(hits.gather(1, chosen[:, None])[:, 0], self.n, self.alpha)
         sure = bound > 0.5
         radius = torch.where(sure, self.sigma * torch.from_numpy(stats.norm.ppf(bound.numpy())), 0.0)
@@ -73,7 +74,7 @@ class RandomizedSmoothing(Certifier):
     ) -> Int[Tensor, "n c"]:
         """How often each class is predicted among ``draws`` noisy copies of each sample."""
         device, total = device_of(model), len(x) * draws
-        decisions = torch.empty(total, dtype=torch.int64)
+        table = torch.zeros(len(x), 0, dtype=torch.int64)
         with evaluating(model), torch.no_grad():
             for start in range(0, total, self.batch_size):
                 pair = torch.arange(start, min(start + self.batch_size, total))
@@ -82,10 +83,10 @@ class RandomizedSmoothing(Certifier):
                 scores = model((x[row] + self.sigma * noise.to(x.dtype)).to(device)).cpu()
                 if not torch.isfinite(scores).all():
                     raise InputError("RandomizedSmoothing: the model's outputs are not finite; expected finite logits")
-                decisions[pair] = scores.argmax(1)
-        classes = int(decisions.max()) + 1
-        row = torch.arange(len(x)).repeat_interleave(draws)
-        return torch.bincount(row * classes + decisions, minlength=len(x) * classes).reshape(len(x), classes)
+                if not start:
+                    table = torch.zeros(len(x), scores.shape[1], dtype=torch.int64)
+                table.index_put_((row, scores.argmax(1)), torch.ones_like(row), accumulate=True)
+        return table
 
 
 def lower_bound(hits: Int[Tensor, " n"], draws: int, alpha: float) -> Float[Tensor, " n"]:

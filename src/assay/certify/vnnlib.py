@@ -94,15 +94,15 @@ def hand_over(
 ) -> HandOver:
     """Certify, and write a query for each sample that is read as y, not certified, and not known to be ``broken``.
 
-    ``region`` is a linf ball, the one that ``certifier`` decides. Files: model.onnx, <index>.vnnlib and instances.csv
-    with ``timeout`` seconds a query.
+    ``region`` is a linf ball, and the one that ``certifier`` decides (its ``region``, as IBP and CROWN have one).
+    Files: model.onnx, <index>.vnnlib and instances.csv with ``timeout`` seconds a query.
     """
     check_inputs("hand_over", x, y, region.bounds)
     if region.norm != "linf":
         raise InputError(f"hand_over: a region in {region.norm}; expected linf, which is a box")
-    own = (getattr(certifier, "eps", region.eps), getattr(certifier, "bounds", region.bounds))
-    if own != (region.eps, region.bounds):
-        raise InputError(f"hand_over: the certifier decides eps, bounds = {own}; expected those of the region")
+    own = getattr(certifier, "region", None)
+    if own != region:
+        raise InputError(f"hand_over: {type(certifier).__name__} decides {own}; expected {region}, as is asked")
     if broken is not None and (broken.shape != (len(x),) or broken.dtype != torch.bool):
         raise InputError(
             f"hand_over: broken is {broken.dtype} of shape {tuple(broken.shape)}; expected bool ({len(x)},)"

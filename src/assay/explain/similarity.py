@@ -38,6 +38,8 @@ def attribution_similarity(
     """Differences and overlaps of two maps (n, h, w) in [0, 1], as Abdukhamidov et al. (2023, arXiv:2307.06496) compare
     the maps of benign and adversarial inputs. Raises InputError for maps of different shapes or other values."""
     _check(m1, m2)
+    if not thresholds:
+        raise InputError("attribution_similarity: no thresholds; expected at least one")
     off = (m1 - m2).flatten(1)
     iou = torch.stack([attribution_iou(m1, m2, thr) for thr in thresholds], 1)
     return AttributionSimilarity(off.abs().mean(1), off.square().mean(1).sqrt(), iou)
@@ -46,5 +48,7 @@ def attribution_similarity(
 def _check(m1: Tensor, m2: Tensor) -> None:
     if m1.shape != m2.shape or m1.dim() != 3 or not m1.numel():
         raise InputError(f"attribution maps: shapes {tuple(m1.shape)}, {tuple(m2.shape)}; expected the same (n, h, w)")
+    if not (m1.is_floating_point() and m2.is_floating_point()):
+        raise InputError(f"attribution maps: {m1.dtype} and {m2.dtype}; expected floating-point tensors")
     if not all(((m >= 0) & (m <= 1)).all() for m in (m1, m2)):
         raise InputError("attribution maps: a value is not in [0, 1]; expected maps stretched to it")

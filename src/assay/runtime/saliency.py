@@ -19,13 +19,15 @@ Saliency = Callable[[nn.Module, Tensor, Tensor], Tensor]
 def min_max(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """Each map stretched to [0, 1]; a constant map becomes 0."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(1e-8)
+    width = high - low
+    rounding = 4 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return (maps - low) * (width > rounding) / torch.where(width > rounding, width, 1)
 
 
 def gradient_saliency(
     model: nn.Module, x: Float[Tensor, "n ch h w"], y: Int[Tensor, " n"], *, pool: int = 4
 ) -> Float[Tensor, "n h' w'"]:
-    """|gradient of -log p_y|, the largest over channels, averaged over ``pool`` x ``pool`` pixels, in [0, 1].
+    """|gradient of log p_y|, the largest over channels, averaged over ``pool`` x ``pool`` pixels, in [0, 1].
 
     The saliency of Simonyan et al. (2014, arXiv:1312.6034) as Abdukhamidov et al. (2023, arXiv:2307.06496) use it.
     Where ``x`` requires a gradient, so does the map (through second derivatives); elsewhere it is detached. The model
@@ -37,8 +39,10 @@ def gradient_saliency(
     again = x.requires_grad and torch.is_grad_enabled()
     with torch.enable_grad():
         z = x if again else x.detach().requires_grad_()
-        loss = F.cross_entropy(model(z), y, reduction="sum")
-        (slope,) = torch.autograd.grad(loss, z, create_graph=again)
+        logits = model(z)
+        # A positive multiple of the gradient of log p_y, which is still there where p_y rounds to 1.
+        odds = logits.gather(1, y[:, None])[:, 0] - logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+        (slope,) = torch.autograd.grad(odds.sum(), z, create_graph=again)
     return min_max(F.avg_pool2d(slope.abs().amax(1, keepdim=True), pool)[:, 0])
 
 

@@ -70,6 +70,25 @@ def test_single_state_layers_are_torchs(kind: str, options: dict) -> None:
     assert torch.allclose(cell(x[0], h[0][:1].expand(6, 4), *weights), one(x[0], h[0][:1].expand(6, 4)), atol=1e-6)
 
 
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0].flatten(1)
+
+
+@pytest.mark.parametrize("method", ["IBP", "forward", "forward+backward", "CROWN"])
+def test_torchs_attention_layer_is_bounded(method: str) -> None:
+    torch.manual_seed(0)
+    model, x = SelfAttention().eval().double(), torch.randn(2, 3, 4).double()
+    lower, upper = BoundedModule(model, x).compute_bounds(x, LpBall(eps=0.05), method=method)
+    z = model((x + 0.05 * (torch.rand(100, *x.shape).double() * 2 - 1)).flatten(0, 1)).unflatten(0, (100, 2))
+    assert (lower <= z).all()
+    assert (z <= upper).all()
+
+
 def test_batch_norm_beside_a_rewritten_operator_is_bounded() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True), nn.LayerNorm(6), nn.Linear(6, 3))

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from assay.certify import IBP
 from assay.certify.bounds import SLACK, Layout, LpBall, graph_of
 from assay.certify.bounds.engine import backward, sweep
+from assay.certify.bounds.graph import KEPT, _kept
+from assay.certify.bounds.module import BoundedModule
 from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
 
@@ -59,6 +62,60 @@ def test_sound_and_tighter_when_refined(make) -> None:
         for lower, upper in (loose, tight):
             assert (z >= lower).all()
             assert (z <= upper).all()
+
+
+class Scaled(nn.Module):
+    """A linear layer whose outputs are shifted and scaled by what is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.shift, self.scale, self.after = nn.Linear(4, 3), torch.zeros(3), 1.0, nn.LeakyReLU(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.layer(x) * self.scale + self.shift)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m, "scale", 3.0),
+        lambda m: setattr(m, "shift", torch.ones(3)),
+        lambda m: setattr(m.after, "negative_slope", 0.7),
+        lambda m: setattr(m, "after", nn.LeakyReLU(0.5)),
+    ],
+)
+def test_a_changed_model_is_exported_again(change) -> None:
+    torch.manual_seed(0)
+    model, x = Scaled().double(), torch.randn(5, 4).double()
+    method = IBP(eps=1e-6, bounds=None)
+    BoundedModule(model, x)
+    method.margins(model, x, model(x).argmax(1))
+    change(model)
+    z = model(x)
+    y, sides = z.argmax(1), z.topk(2, 1).values
+    assert torch.allclose(method.margins(model, x, y), sides[:, 0] - sides[:, 1], atol=1e-4)
+    change(model)
+    lower, upper = BoundedModule(model, x).compute_bounds(x, LpBall(eps=0.0))
+    assert torch.allclose(lower, z, atol=1e-9)
+    assert torch.allclose(upper, z, atol=1e-9)
+
+
+def test_a_change_that_no_checked_sample_shows_is_seen() -> None:
+    model, x = nn.Sequential(nn.LeakyReLU(0.1)), torch.tensor([[1.0, 2.0], [2.0, 1.0], [-1.0, -9.0]])
+    y = torch.tensor([1, 0, 0])
+    method = IBP(eps=1e-6, bounds=None)
+    assert method.margins(model, x, y)[2] == pytest.approx(0.8, abs=1e-4)
+    model[0].negative_slope = 0.01
+    assert method.margins(model, x, y)[2] == pytest.approx(0.08, abs=1e-4)
+
+
+def test_the_graphs_of_a_model_do_not_pile_up() -> None:
+    model, x = Scaled(), torch.rand(2, 4)
+    for k in range(KEPT + 3):
+        model.scale = float(k)
+        graph_of(model, x)
+    assert len(_kept[model]) == KEPT
+    assert graph_of(model, x) is graph_of(model, x)
 
 
 class Turned(nn.Module):

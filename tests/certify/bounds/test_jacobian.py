@@ -15,6 +15,7 @@ from assay.runtime.errors import InputError
 NETS = {
     "mlp": (nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)), (3,)),
     "smooth": (nn.Sequential(nn.Linear(3, 6), nn.GELU(), nn.Linear(6, 2), nn.Softplus()), (3,)),
+    "early softplus": (nn.Sequential(nn.Linear(3, 6), nn.Softplus(2.0, threshold=0.5), nn.Linear(6, 2)), (3,)),
     "convolution": (
         nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(8, 2), nn.Sigmoid()),
         (1, 4, 4),

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assay.certify.bounds import LpBall
+from assay.certify.bounds import LpBall, register
 from assay.certify.bounds.module import BoundedModule
+from assay.certify.bounds.registry import RULES
 from assay.runtime.errors import InputError
 
 
@@ -52,6 +53,9 @@ CASES = {
     "broadcast sum": lambda h: h + h.relu().mean((2, 3), keepdim=True),
     "padding": lambda h: F.pad(h, (1, 0, 2, 1)).relu(),
     "transposed convolution": lambda h: F.conv_transpose2d(h.relu(), weight(h, 3, 2, 2, 2), stride=2),
+    "biased transposed convolution": lambda h: F.conv_transpose2d(
+        h.relu(), weight(h, 3, 2, 2, 2), weight(h, 2), stride=2
+    ),
     "strided convolution": lambda h: F.conv2d(h.relu(), weight(h, 2, 3, 2, 2), stride=3),
     "even 'same' convolution": lambda h: F.conv2d(h.relu(), weight(h, 2, 3, 2, 2), padding="same"),
     "grouped convolution": lambda h: F.conv2d(h.relu(), weight(h, 6, 1, 3, 3), groups=3),
@@ -82,6 +86,26 @@ def test_points_stay_inside(name: str) -> None:
         widths[method] = (upper - lower).mean().item()
     assert widths["CROWN"] <= widths["CROWN-IBP"] + 1e-9
     assert widths["CROWN"] < widths["IBP"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose1d(2, 3, 3, 2, 1, 1), (2, 4)),
+        (nn.ConvTranspose2d(2, 4, 3, 2, 1, groups=2), (2, 3, 4)),
+        (nn.ConvTranspose3d(2, 3, 2), (2, 2, 3, 2)),
+    ],
+)
+def test_a_transposed_convolution_keeps_its_bias_on_the_way_back(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    model, x = nn.Sequential(layer, nn.Flatten()).double(), torch.rand(2, *shape).double()
+    for method in ("IBP", "CROWN-IBP", "CROWN"):
+        for end in BoundedModule(model, x).compute_bounds(x, LpBall(eps=0.0), method=method, nested=False):
+            assert torch.allclose(end, model(x), atol=1e-9), method
+
+
+def test_an_operator_has_one_rule() -> None:
+    with pytest.raises(InputError, match=r"aten.relu.default.* has a rule"):
+        register(RULES[torch.ops.aten.relu.default, None], torch.ops.aten.relu.default)
 
 
 def test_max_pool_is_exact_where_the_largest_is_known() -> None:

@@ -127,6 +127,14 @@ def test_intervals_hold_the_curve_and_are_reached(case: Case) -> None:
     assert ((upper - high)[narrow] <= 1e-4 * (1 + high[narrow].abs())).all()
 
 
+@pytest.mark.parametrize("threshold", [0.5, -3.0])
+def test_softplus_with_a_small_threshold(threshold: float) -> None:
+    options = {"beta": 2.0, "threshold": threshold}
+    early = case("softplus", partial(F.softplus, **options), best=False, **options)
+    test_lines_are_sound_and_exact_at_points(early, torch.float64)
+    test_intervals_hold_the_curve_and_are_reached(early)
+
+
 def area(case: Case, l: Tensor, u: Tensor) -> Tensor:
     """The area between the two lines over [l, u]."""
     lines = case.relax(l, u)

@@ -30,7 +30,8 @@ SHAPES = {  # what these give depends on the shape of a perturbed tensor alone
     aten.new_full.default,
 }
 REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
-    aten.view.default: aten.reshape.default
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
 }  # tensors need not be laid out as the model's are
 LOCAL = Convolution, BatchNorm, Sum  # one entry of what these give stays in a window on the way back
 BUDGET = 2**21  # coefficients held at once in a backward pass: more is no faster on a CPU

@@ -70,23 +70,35 @@ def operation(node: fx.Node) -> Callable[..., Any]:
     return node.target
 
 
+PLAIN = (bool, int, float, str)
+KEPT = 16  # graphs of one model
 _kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, Graph]] = weakref.WeakKeyDictionary()
 
 
 def graph_of(model: nn.Module, x: Tensor) -> Graph:
-    """The graph of ``model`` for inputs shaped as ``x`` (n, ...), kept as long as the model and its modes last.
+    """The graph of ``model`` for inputs shaped as ``x`` (n, ...), kept for each of the last few states of the model.
 
-    Raises InputError where the model cannot be exported or mixes samples.
+    A state is what its modules are, their modes and the plain values that they hold (a slope, a temperature); what else
+    the graph has fixed (a tensor that is no buffer, a function) is seen after ``forget`` alone. Raises InputError where
+    the model cannot be exported or mixes samples.
     """
     kept = _kept.setdefault(model, {})
-    modes = tuple((name, type(m), m.training) for name, m in model.named_modules())
-    key = (x.shape[1:], x.dtype, x.device, hash(modes))
+    state = tuple((name, type(m), *_plain(m)) for name, m in model.named_modules())
+    key = (x.shape[1:], x.dtype, x.device, state)
     for found in (kept.get(key), kept.get((key, len(x)))):
         if found is not None:
             return found
     graph = _export(model, x)
     kept[key if graph.n is None else (key, len(x))] = graph
+    for old in list(kept)[:-KEPT]:
+        del kept[old]
     return graph
+
+
+def _plain(module: nn.Module) -> list[tuple[str, str]]:
+    """The plain values among a module's attributes, and tuples of such; its mode is one of them."""
+    items = {k: v if isinstance(v, tuple) else (v,) for k, v in vars(module).items()}
+    return [(k, repr(v)) for k, v in items.items() if all(e is None or isinstance(e, PLAIN) for e in v)]
 
 
 def forget(model: nn.Module) -> None:

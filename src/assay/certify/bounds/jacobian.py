@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from assay.certify.bounds.decompositions import DECOMPOSITIONS
 from assay.certify.bounds.module import BoundedModule, Method, bounds_of
 from assay.certify.bounds.perturbation import Perturbation
-from assay.certify.bounds.products import MatrixFactor, kept
+from assay.certify.bounds.products import kept
 from assay.certify.bounds.registry import register
 from assay.certify.bounds.unary import interval_step, relax_step
 from assay.runtime.errors import InputError
@@ -105,6 +105,11 @@ def _leaky_slope(x: Tensor, negative_slope: float, self_is_result: bool) -> Tens
     return negative_slope + (1 - negative_slope) * _step(x)
 
 
+def _softplus_slope(x: Tensor, beta: float, threshold: float) -> Tensor:
+    """The logistic function, and 1 where torch puts x for softplus."""
+    return torch.sigmoid(beta * x) + torch.sigmoid(-beta * x) * _step(beta * x - threshold)
+
+
 def _step(x: Tensor) -> Tensor:
     return torch.heaviside(x, torch.zeros((), dtype=x.dtype))
 
@@ -155,9 +160,8 @@ DECOMPOSITIONS.update(
         aten.leaky_relu_backward.default: _through(_leaky_slope),
         aten.tanh_backward.default: _through(lambda out: 1 - out.square()),
         aten.sigmoid_backward.default: _through(lambda out: 0.25 - (out - 0.5).square()),
-        aten.softplus_backward.default: _through(lambda x, beta, threshold: torch.sigmoid(beta * x)),
+        aten.softplus_backward.default: _through(_softplus_slope),
         aten.gelu_backward.default: _through(_gelu_slope),
     }
 )
 register(kept(relax_step, interval_step), aten.heaviside.default)
-register(MatrixFactor(), aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)

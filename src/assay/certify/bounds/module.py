@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from assay.certify.bounds.alpha import Alpha, tuned_lower
 from assay.certify.bounds.engine import Refine, Sweep, backward, rows_at_once, specification, sweep
-from assay.certify.bounds.graph import Graph, graph_of
+from assay.certify.bounds.graph import Graph, forget, graph_of
 from assay.certify.bounds.perturbation import LpBall, Perturbation
 from assay.runtime.errors import InputError, unknown
 
@@ -39,11 +39,13 @@ class BoundedModule:
 
     ``example`` (n, ...) fixes the shape and the precision of inputs. ``options``: "relu" is the slope below an unstable
     ReLU ("adaptive", "zero", "one", "same"). Parameters are read when bounds are computed, and bounds are
-    differentiable in them. The model is exported in the modes (training or evaluation) that it has at the time.
+    differentiable in them. So are the modes of modules (training or evaluation) and the plain values that they hold; a
+    change of anything else (a tensor that is no buffer, a function) is seen by a new BoundedModule.
     """
 
     def __init__(self, model: nn.Module, example: Float[Tensor, "n ..."], options: Mapping[str, Any] | None = None):
         self.model, self.example, self.options = model, example, dict(options or {})
+        forget(model)
         self.graph_for(example)
 
     def graph_for(self, x: Tensor) -> Graph:

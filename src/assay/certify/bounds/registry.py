@@ -158,9 +158,11 @@ def register(rule: Rule, *operators: Callable[..., Any], inputs: int | tuple[int
     """Let ``rule`` bound these operators, such as ``torch.ops.aten.relu.default``.
 
     ``inputs``: only where that many arguments are perturbed (a product of two activations: 2), or those at these
-    positions (a constant over an activation: (1,)); None: otherwise.
+    positions (a constant over an activation: (1,)); None: otherwise. InputError where there is such a rule already.
     """
     for operator in operators:
+        if (operator, inputs) in RULES:
+            raise InputError(f"bounds: {operator} with inputs {inputs} has a rule; expected an operator without one")
         RULES[operator, inputs] = rule
 
 

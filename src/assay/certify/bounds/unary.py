@@ -8,7 +8,6 @@ to the outward slack.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -265,15 +264,23 @@ def softplus(beta: float = 1.0) -> Curve:
 
 
 def relax_softplus(l: Tensor, u: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Lines:
-    """Softplus, which torch replaces by x where beta x exceeds ``threshold``: lower there by exp(-threshold) / beta."""
-    lines = softplus(beta).lines(l, u)
-    return replace(lines, lower_intercept=lines.lower_intercept - math.exp(-threshold) / beta)
+    """Softplus, which torch replaces by x where beta x exceeds ``threshold``: it falls there to threshold / beta."""
+    lines, after = softplus(beta).lines(l, u), beta * l > threshold
+    fall = torch.where(beta * u > threshold, math.log1p(math.exp(-threshold)) / beta, 0.0)
+    return Lines(
+        torch.where(after, 1.0, lines.lower_slope),
+        torch.where(after, 0.0, lines.lower_intercept - fall),
+        torch.where(after, 1.0, lines.upper_slope),
+        torch.where(after, 0.0, lines.upper_intercept),
+    )
 
 
 def interval_softplus(l: Tensor, u: Tensor, beta: float = 1.0, threshold: float = 20.0) -> tuple[Tensor, Tensor]:
     """Its range."""
-    lower, upper = softplus(beta).interval(l, u)
-    return lower - math.exp(-threshold) / beta, upper
+    value, edge = softplus(beta).value, torch.full_like(l, threshold / beta)
+    lower, upper = (torch.where(beta * end > threshold, end, value(end)) for end in (l, u))
+    falls = (beta * l <= threshold) & (beta * u > threshold)
+    return torch.where(falls, lower.minimum(edge), lower), torch.where(falls, upper.maximum(value(edge)), upper)
 
 
 def relax_clamp(l: Tensor, u: Tensor, minimum: float | None = None, maximum: float | None = None) -> Lines:
