@@ -27,6 +27,7 @@ from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
 from assay.runtime.throughput import Throughput, products, tuned
 from assay.subject import Access, Subject
+from assay.subject.code import running_code
 from assay.subject.options import options_hash
 from assay.subject.subject import model_hash
 
@@ -210,12 +211,13 @@ def run_property(name: str, subject: Subject, context: Context) -> Section:
 
 
 def fingerprint(subject: Subject) -> dict[str, Any]:
-    """What identifies a subject: hashes of weights, options and data, recipe and access."""
+    """What identifies a subject: hashes of weights, options, code and data, recipe and access."""
     recipe = spec_of(subject.recipe) if subject.recipe is not None else None
     splits = {s: getattr(subject, s) for s in ("train", "holdout", "test")}
     return {
         "weights": model_hash(subject.model),
         "options": options_hash(subject.model),
+        "code": running_code(subject.model),
         "hashes": {s: d.hash for s, d in splits.items() if d is not None},
         "sizes": {s: len(d) for s, d in splits.items() if d is not None},
         "recipe": recipe.to_dict() if recipe is not None else None,
