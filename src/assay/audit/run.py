@@ -20,7 +20,7 @@ from assay.audit.shards import Arrays, Shards
 from assay.audit.suited import divisible, suited
 from assay.data import Data
 from assay.runtime.codehash import code_hash
-from assay.runtime.errors import AccessError, BudgetError
+from assay.runtime.errors import AccessError, BudgetError, InputError
 from assay.runtime.executor import Work, run_shared
 from assay.runtime.inference import BATCH
 from assay.runtime.spec import spec_of
@@ -197,14 +197,15 @@ def _part(model: nn.Module, name: str, data: Data, context: Context, first: int)
 
 def run_property(name: str, subject: Subject, context: Context) -> Section:
     """One property of one subject: the unit of work that executors run."""
-    start = time.monotonic()
+    start, chosen = time.monotonic(), properties()[name]
     try:
-        chosen = properties()[name]
         given, notes = suited(chosen, subject, context)
         with products(given.model):
             section = chosen.measure(given, context)
         section.notes += notes if section.skipped is None else []
-    except (AccessError, BudgetError) as error:
+    except (AccessError, BudgetError, InputError) as error:
+        if isinstance(error, InputError) and chosen.passes:  # model or data are unusable for every property
+            raise
         section = Section(skipped=str(error))
     section.seconds = round(time.monotonic() - start, 3)
     return section
