@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from assay.runtime.spec import spec_of
 from assay.runtime.statistics import holm, t_interval
 from assay.runtime.store import Store
 from assay.subject import Subject
+from assay.subject.aligned import aligned
 from assay.training import Trainer
 from assay.training.distributed import fit_distributed
 from assay.unlearn import forget_set, forgetting, trained
@@ -160,6 +161,7 @@ def repair(
     """
     if seeds < 1:
         raise InputError(f"seeds={seeds}; expected at least 1")
+    subject = aligned(subject)
     check(subject, methods, forget=forget, processes=processes)
     before = audit(subject, profile=profile, seed=seed, **options)
     runs: list[Effects] = []
@@ -173,7 +175,8 @@ def repair(
             rows = _forgetting(subject, methods, repaired, forget, seed, MODELS[profile], **options)
             effects = replace(effects, forgetting=rows)
         runs.append(effects)
-    return replace(runs[0], rows=_over_seeds([r.rows for r in runs])) if seeds > 1 else runs[0]
+    sizes = {name: m.n for name, m in before.metrics.items()}
+    return replace(runs[0], rows=_over_seeds([r.rows for r in runs], sizes)) if seeds > 1 else runs[0]
 
 
 def _forgets(methods: Sequence[Any]) -> bool:
@@ -227,31 +230,55 @@ def _forgetting(
     return list(tabulate(subject, runs, references, others, forgotten, retained).rows)
 
 
-def _over_seeds(tables: Sequence[Sequence[Effect]]) -> list[Effect]:
-    """The mean difference over runs. The interval is Student's over runs where there are five, else the first run's.
+def _over_seeds(tables: Sequence[Sequence[Effect]], sizes: Mapping[str, int | None]) -> list[Effect]:
+    """The means over runs. The interval is Student's over runs where there are five, else of the first run's samples.
 
-    A difference stands when both parts say so: the samples' interval of the mean run, widened by the spread of runs.
+    A difference stands when both parts say so: the samples' interval of the mean run, widened by the spread of runs;
+    its degrees of freedom are Satterthwaite's (1946), with n - 1 for the samples (``sizes``, by metric) and K - 1 for
+    the runs.
     """
     rows = []
     for effects in zip(*tables, strict=True):
+        first = _mean_run(effects)
         d = np.array([e.difference for e in effects if e.difference is not None])
-        first = effects[0]
         if len(d) < len(effects) or first.low is None or first.high is None:
-            mean = float(d.mean()) if len(d) == len(effects) else None
-            low, high = t_interval(d) if mean is not None and len(d) >= 5 else (None, None)
+            low, high = t_interval(d) if len(d) == len(effects) and len(d) >= 5 else (None, None)
             how = f"t 95% over {len(d)} runs" if low is not None else None
-            rows.append(replace(first, difference=mean, low=low, high=high, interval=how))
+            rows.append(replace(first, low=low, high=high, interval=how))
             continue
         widths = [e.high - e.low for e in effects if e.low is not None and e.high is not None]
         within = float(np.mean(widths)) / (2 * 1.96)
         between = float(d.std(ddof=1)) / len(d) ** 0.5
         error = (within**2 + between**2) ** 0.5
-        half = float(stats.t.ppf(0.975, len(d) - 1)) * error
-        mean = float(d.mean())
-        p = float(2 * stats.t.sf(abs(mean) / error, len(d) - 1)) if error > 0 else float(mean == 0)
+        spread = _distribution(within, between, sizes.get(first.name) or 0, len(d))
+        half, mean = float(spread.ppf(0.975)) * error, float(d.mean())
+        p = float(2 * spread.sf(abs(mean) / error)) if error > 0 else float(mean == 0)
         how = f"paired bootstrap and {len(d)} runs, 95%"
-        rows.append(replace(first, difference=mean, low=mean - half, high=mean + half, p=p, interval=how))
+        rows.append(replace(first, low=mean - half, high=mean + half, p=p, interval=how))
     return _holm(rows)
+
+
+def _mean_run(effects: Sequence[Effect]) -> Effect:
+    """The first run's row with the means over runs; None where a run has none."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return float(np.mean(known)) if len(known) == len(values) else None
+
+    return replace(
+        effects[0],
+        after=mean([e.after for e in effects]),
+        control=mean([e.control for e in effects]),
+        difference=mean([e.difference for e in effects]),
+    )
+
+
+def _distribution(within: float, between: float, n: int, runs: int) -> Any:
+    """Student's t for the sum of two squared errors; the normal where runs do not differ."""
+    if between == 0:
+        return stats.norm
+    samples = within**4 / (n - 1) if n > 1 else 0.0
+    return stats.t((within**2 + between**2) ** 2 / (between**4 / (runs - 1) + samples))
 
 
 def _holm(rows: Sequence[Effect]) -> list[Effect]:

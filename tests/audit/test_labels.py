@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,3 +49,9 @@ def test_training_set_from_standard_on(subject):
     assert {m.name: m for m in section.metrics}["labels.train.error_rate"].value < 0.1
     bare = labels.measure(replace(subject, recipe=None), Context(profile="standard"))
     assert any("recipe" in n for n in bare.notes)
+
+
+def test_clean_labels_have_an_error_rate_of_exactly_zero():
+    y = np.arange(60) % 7
+    rate = labels.error_rate("rate", y, np.eye(7)[y] * 0.9 + 0.1 / 7, how="", seed=0)
+    assert (rate.value, rate.low, rate.high) == (0.0, 0.0, 0.0)

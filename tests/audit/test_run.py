@@ -281,3 +281,50 @@ def test_a_plan_runs_nothing(small: Subject, monkeypatch: pytest.MonkeyPatch) ->
     assert rows["accuracy"].skipped is None
     assert all(r.seconds == 0 for r in rows.values() if r.skipped)
     assert any(r.skipped for r in rows.values())
+
+
+def test_a_property_that_cannot_be_measured_leaves_the_rest(
+    small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Section:
+        raise InputError("hygiene: too few samples; expected more")
+
+    monkeypatch.setattr(running, "properties", lambda: properties() | {"hygiene": replaced})
+    replaced = replace(properties()["hygiene"], measure=refuse)
+    found = audit(small, only=["accuracy", "hygiene"], limit=40, store=Store(tmp_path))
+    assert found.sections["hygiene"].skipped == "hygiene: too few samples; expected more"
+    assert found.sections["accuracy"].metrics
+
+
+def test_outputs_that_are_unusable_end_the_audit(small: Subject, tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 10), torch.nan)
+
+    with pytest.raises(InputError):
+        audit(small.with_model(Broken()), only=["accuracy", "hygiene"], store=Store(tmp_path))
+
+
+def test_training_data_of_a_wider_range_and_single_samples_of_classes(small: Subject, tmp_path: Path) -> None:
+    rows = torch.stack([(small.train.y == k).nonzero()[0, 0] for k in range(10)])  # type: ignore[union-attr]
+    train = small.train[torch.cat((rows, rows[:3] + 0))]  # type: ignore[index]
+    train = replace(train, x=train.x * 2, bounds=(0.0, 2.0))
+    found = audit(replace(small, train=train), only=["privacy", "ood"], limit=20, store=Store(tmp_path))
+    assert [s.skipped for s in found.sections.values()] == [None, None]
+    assert found["ood.shuffled.mahalanobis.auroc"].value is not None
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_is_audited(small: Subject, kind: torch.dtype, tmp_path: Path) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = copy.deepcopy(small.model).to(kind)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.model(x.to(kind)).float()
+            return out
+
+    found = audit(small.with_model(Other().eval()), only=["ood", "certified.linf"], limit=20, store=Store(tmp_path))
+    assert found["ood.shuffled.msp.auroc"].value is not None
+    assert str(kind).removeprefix("torch.") in (found.sections["certified.linf"].skipped or "")

@@ -35,7 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
         "size": {"x": rng.random((40, 1, 9, 9), dtype=np.float32), "y": y},
         "bounds": {"x": x, "y": y, "bounds": np.array([0.0, 0.5])},
         "bound": {"x": x, "y": y, "bounds": np.array(1.0)},
-        "few": {"x": x, "y": y % 3},
+        "few": {"x": x, "y": y % 3, "classes": np.array(list("abc"))},
         "empty": {"x": x[:0], "y": y[:0], "classes": names},
         "good": {"x": x, "y": y},
     }
@@ -109,7 +109,7 @@ BAD = {
     "inputs of another size": ("audit --data npz:{f}/size.npz", "samples of shape (1, 8, 8); expected (1, 9, 9)"),
     "inputs out of bounds": ("audit --data npz:{f}/bounds.npz", "expected values in [0.0, 0.5]"),
     "one bound": ("audit --data npz:{f}/bound.npz", "expected samples and labels"),
-    "fewer classes than outputs": ("audit --data npz:{f}/few.npz", "expected logits of shape (2, 3)"),
+    "classes of other names": ("audit --data npz:{f}/few.npz", "expected a, b, c, as in 'npz:few.npz'"),
     "no samples": ("audit --data npz:{f}/empty.npz", "is empty"),
     "a folder for npz": ("audit --data npz:{f}", "cannot be read"),
     "damaged training data": ("audit --train npz:{f}/corrupt.npz", "cannot be read"),

@@ -338,3 +338,16 @@ def test_bad_mapped_arrays_are_one_line(arrays: Path) -> None:
     (arrays / "y.npy").unlink()
     with pytest.raises(InputError, match=r"expected x.npy and y.npy"):
         open_data(f"mmap:{arrays}")
+
+
+def test_separators_inside_json_texts_end_no_line(tmp_path: Path) -> None:
+    texts = ["a\u2028b", "c\u2029d", "e\x85f"]
+    lines = [json.dumps({"text": t, "label": k % 2}, ensure_ascii=False) for k, t in enumerate(texts)]
+    (tmp_path / "t.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert decoded(open_data(f"jsonl:{tmp_path}/t.jsonl#text=text").x) == texts
+
+
+def test_a_column_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,a,label\n1,2,3,0\n4,5,6,1\n")
+    with pytest.raises(InputError, match="column 'a' occurs twice"):
+        open_data(f"csv:{tmp_path}/t.csv")

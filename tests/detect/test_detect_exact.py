@@ -191,8 +191,10 @@ def test_out_data_give_the_layer_weights(cnn: nn.Module, train: Data) -> None:
 
 def test_mahalanobis_refuses_what_it_cannot_fit(cnn: nn.Module, train: Data) -> None:
     single = torch.cat((torch.where(train.y != 3)[0][:100], torch.where(train.y == 3)[0][:1]))
-    with pytest.raises(InputError, match="class 3 has 1 sample"):
-        Mahalanobis().fit(cnn, train[single])
+    assert len(Mahalanobis(shrinkage=0.1).fit(cnn, train[single]).gaussians_[0].mean_) == 10  # type: ignore[attr-defined]
+    firsts = torch.stack([(train.y == k).nonzero()[0, 0] for k in range(10)])
+    with pytest.raises(InputError, match="10 samples of 10 classes"):
+        Mahalanobis().fit(cnn, train[firsts])
     without = Mahalanobis().fit(cnn, train[train.y != 3])
     assert len(without.gaussians_[0].mean_) == 9  # type: ignore[attr-defined]
     for wrong in (Mahalanobis(magnitude=-1), Mahalanobis(shrinkage=2.0), Mahalanobis(aggregate="mean")):  # type: ignore[arg-type]

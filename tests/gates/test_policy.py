@@ -251,3 +251,11 @@ def test_the_interval_of_a_change_is_newcombes_and_covers_as_often_as_it_says() 
     assert 0.93 <= covered <= 0.98
     assert change(Number(1.0), Number(3.0)) == Number(2.0)
     assert change(Number(None), Number(3.0)) == Number(None)
+
+
+@pytest.mark.parametrize("name", ["accuracy.class.sea lion", "accuracy.class.a/b", "accuracy.class.x < 3 and y's"])
+def test_metrics_of_any_class_are_named_in_quotes(name: str) -> None:
+    (one, two) = (r.rule for r in parse(f'low(change("{name}")) >= 0.5 and calibration.ece < 1'))
+    assert one == Bound(name, ">=", 0.5, "low", of_change=True)
+    assert two == Bound("calibration.ece", "<", 1)
+    assert [r.rule for r in parse(str(one))] == [one]

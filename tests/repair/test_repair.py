@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import assay
-from assay.audit import Effects
+from assay.audit import Effect, Effects
 from assay.calibrate import TemperatureScaling
 from assay.compress import MagnitudePruning
 from assay.defenses import TRADES
 from assay.methods import CATALOGUE, catalogue, exported, from_text
-from assay.repair import describe
+from assay.repair import _over_seeds, describe
 from assay.runtime.errors import AccessError, InputError
 from assay.subject import Subject
 from assay.subject.subject import model_hash
@@ -167,3 +168,20 @@ def test_without_a_recipe_there_is_nothing_to_compare_with(digits: Subject) -> N
     result = assay.repair(bare, FineTune(epochs=1, lr=0.002), forget="class=3", only=["accuracy"])  # type: ignore[operator]
     assert [r["model"] for r in result.forgetting] == ["subject", "unlearned"]
     assert result.forgetting[1]["gap"] is None
+
+
+def _runs(differences: list[float]) -> list[Effect]:
+    rows = [[Effect("a", 0.5, 0.5 + d, 0.5 - d, d, d - 0.0196, d + 0.0196, 0.5)] for d in differences]
+    return _over_seeds(rows, {"a": 1000})
+
+
+def test_runs_that_agree_keep_the_samples_interval() -> None:
+    (row,) = _runs([0.1, 0.1])
+    assert (row.low, row.high) == pytest.approx((0.0804, 0.1196), abs=1e-5)
+
+
+def test_rows_over_seeds_are_means_with_satterthwaites_interval() -> None:
+    (row,) = _runs([0.1, 0.12])
+    assert (row.before, row.after, row.control) == pytest.approx((0.5, 0.61, 0.39))
+    freedom = 0.0002**2 / (0.0001**2 / 1 + 0.0001**2 / 999)  # both squared errors are 0.01 squared
+    assert row.high - row.difference == pytest.approx(stats.t.ppf(0.975, freedom) * 0.0002**0.5, rel=1e-6)  # type: ignore[operator]

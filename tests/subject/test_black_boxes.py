@@ -28,6 +28,7 @@ from assay.runtime.errors import AccessError, BudgetError, InputError
 from assay.runtime.random import numpy_rng
 from assay.subject import Access, Oracle, from_callable, load
 from assay.subject.adapters.apart import Apart
+from assay.subject.adapters.function import Budget
 from assay.subject.adapters.tree_dump import forest, scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -413,3 +414,13 @@ def test_a_library_that_dies_or_hangs_is_said_to_have(
     monkeypatch.setattr("assay.subject.adapters.apart.SECONDS", 0.01)
     with pytest.raises(InputError, match=r"no answer within 0\.01 s"):
         Apart("xgboost", path, "xgboost:m.json")
+
+
+def test_what_a_budget_refuses_is_not_spent() -> None:
+    budget = Budget(10)
+    budget.take(6)
+    with pytest.raises(BudgetError, match="4 are left"):
+        budget.take(5)
+    budget.take(4)
+    with pytest.raises(BudgetError, match="0 are left"):
+        budget.take(1)

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import assay
-from assay.data import load_data
+from assay.data import Data, load_data
 from assay.nets import MLP, ResNet, SmallCNN
 from assay.runtime.errors import AccessError, BudgetError, InputError
 from assay.runtime.inference import predict
 from assay.subject import Access, Oracle, Subject, fresh
+from assay.subject.aligned import aligned
 from assay.subject.subject import model_hash
 
 
@@ -148,3 +149,27 @@ def test_models_that_differ_only_in_their_code_have_other_hashes() -> None:
 
 def test_models_of_every_float_type_are_hashed() -> None:
     assert len({model_hash(bare().to(t)) for t in (torch.float32, torch.bfloat16, torch.float16)}) == 3
+
+
+def _split(classes: str, name: str, high: float = 1.0) -> Data:
+    y = torch.arange(40) % len(classes)
+    x = torch.zeros(40, 3).scatter_(1, y[:, None] % 3, high)
+    return Data(x, y, tuple(classes), (0.0, high), name)
+
+
+def test_labels_of_splits_are_matched_by_the_names_of_their_classes() -> None:
+    test, train = _split("abc", "te"), _split("cab", "tr", 2.0)
+    subject = aligned(Subject(nn.Linear(3, 3), test, train=train))
+    assert subject.train is not None
+    assert subject.train.classes == ("a", "b", "c")
+    assert [subject.train.classes[k] for k in subject.train.y] == [train.classes[k] for k in train.y]
+    assert (subject.train.bounds, subject.test.bounds) == ((0.0, 2.0), (0.0, 1.0))
+    assert aligned(subject) is subject
+    with pytest.raises(InputError, match=r"classes a, b, C; expected a, b, c, as in 'te'"):
+        aligned(Subject(nn.Linear(3, 3), test, train=_split("abC", "tr")))
+
+
+@pytest.mark.parametrize(("test", "train"), [("abc", "ab"), ("ab", "abc")])
+def test_numbered_classes_that_a_split_lacks_are_added(test: str, train: str) -> None:
+    subject = aligned(Subject(nn.Linear(3, 3), _split(test, "te"), train=_split(train, "tr")))
+    assert {d.classes for d in (subject.test, subject.train, subject.holdout) if d} == {("a", "b", "c")}

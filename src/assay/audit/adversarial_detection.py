@@ -41,7 +41,7 @@ def measure(subject: Subject, context: Context) -> Section:
     _bare(section, subject, data, plain)
     table: dict[str, dict[str, float]] = {}
     chosen = detectors(subject, section)
-    if subject.train is not None:
+    if subject.train is not None and other_precision(subject) is None:
         chosen["lid"] = LID()
     if len(data.shape) == 3:
         chosen["squeezing"] = FeatureSqueezing(bits=1 if data.shape[0] == 1 else 5)

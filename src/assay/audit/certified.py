@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section, other_precision
 from assay.certify import IBP, RandomizedSmoothing, propagation_tightness
 from assay.data import Data
 from assay.runtime.errors import InputError
@@ -26,8 +26,11 @@ def _linf_data(subject: Subject, context: Context) -> Data:
 
 
 def measure_linf(subject: Subject, context: Context) -> Section:
-    """Certified accuracy in linf balls, by interval bound propagation; skipped where an operator has no rule."""
+    """Certified accuracy in linf balls, by interval bound propagation; skipped where an operator has no rule, or
+    the model computes in another type of numbers than its inputs."""
     data = _linf_data(subject, context)
+    if (found := other_precision(subject)) is not None:
+        return Section(skipped=f"bounds are in {str(data.x.dtype).removeprefix('torch.')}; the model holds {found}")
     low, high = data.bounds
     section = Section(headline=["certified.linf.accuracy@0.01"])
     index, rates = data.index.numpy(), []

@@ -22,15 +22,20 @@ FOLDS = 5
 
 
 def error_rate(name: str, labels: np.ndarray, probs: np.ndarray, *, how: str, seed: int) -> Metric:
-    """The estimated share of wrong labels, 1 - trace of the joint, with a percentile bootstrap from n >= 50."""
-    value, low, high, interval = 1 - float(np.trace(estimate_joint(labels, probs))), None, None, None
+    """The estimated share of wrong labels: what the joint holds off its diagonal; percentile bootstrap from n >= 50."""
+    value, low, high, interval = _off_diagonal(labels, probs), None, None, None
     if len(labels) >= 50:
         rng = numpy_rng(seed, name)
         rows = (rng.integers(0, len(labels), len(labels)) for _ in range(RESAMPLES))
-        draws = [1 - np.trace(estimate_joint(labels[r], probs[r])) for r in rows]
-        low, high = (max(0.0, float(q)) for q in np.quantile(draws, [0.025, 0.975]))
+        draws = [_off_diagonal(labels[r], probs[r]) for r in rows]
+        low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
         interval = f"bootstrap 95%, {RESAMPLES} resamples"
-    return Metric(name, max(0.0, value), low, high, interval, len(labels), better="lower", how=how)
+    return Metric(name, value, low, high, interval, len(labels), better="lower", how=how)
+
+
+def _off_diagonal(labels: np.ndarray, probs: np.ndarray) -> float:
+    joint = estimate_joint(labels, probs)
+    return float(joint[~np.eye(len(joint), dtype=bool)].sum())  # exactly 0 of a diagonal, unlike 1 - trace
 
 
 def measure(subject: Subject, context: Context) -> Section:

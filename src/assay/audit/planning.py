@@ -21,6 +21,7 @@ from assay.runtime.executor import workers_of
 from assay.runtime.inference import device_of, evaluating, pick_device
 from assay.subject import Access, Subject
 from assay.subject.adapters.base import asks_afar
+from assay.subject.aligned import aligned
 
 CLUSTER = 6.0  # seconds that a Ray cluster on this machine takes to start, before its workers do
 
@@ -34,7 +35,8 @@ def checked(profile: Profile, only: Iterable[str] | None, limit: int | None) -> 
 
 
 def prepared(subject: Subject, limit: int | None, seed: int, device: str | None) -> Subject:
-    """The subject on its device, with a model that is seen to work on one sample."""
+    """The subject on its device, with aligned splits and a model that is seen to work on one sample."""
+    subject = aligned(subject)
     model = subject.model
     if device is not None:
         chosen = pick_device(device)

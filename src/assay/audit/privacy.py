@@ -45,7 +45,7 @@ def _pool(subject: Subject, context: Context) -> tuple[Data, np.ndarray, np.ndar
         torch.cat((inside.x, outside.x)),
         torch.cat((inside.y, outside.y)),
         subject.test.classes,
-        subject.test.bounds,
+        (min(inside.bounds[0], outside.bounds[0]), max(inside.bounds[1], outside.bounds[1])),
         f"{n} of {inside.name} and {n} of {outside.name}",
     )
     names = torch.cat((inside.index, -1 - outside.index)).numpy()

@@ -125,6 +125,13 @@ def retrains(subject: Subject) -> bool:
     return subject.recipe is not None and any(True for _ in subject.model.parameters())
 
 
+def other_precision(subject: Subject) -> str | None:
+    """The type of numbers that the model computes in, where that is not the type of its inputs."""
+    held = (*subject.model.parameters(), *subject.model.buffers())
+    types = {t.dtype for t in held if t.is_floating_point()} - {subject.test.x.dtype}
+    return str(min(types, key=str)).removeprefix("torch.") if types else None
+
+
 @dataclass(frozen=True)
 class Property:
     """One property of a subject. ``measure(subject, context)`` returns its Section; ``cost`` what it will run.

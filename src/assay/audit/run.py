@@ -20,13 +20,14 @@ from assay.audit.shards import Arrays, Shards
 from assay.audit.suited import divisible, suited
 from assay.data import Data
 from assay.runtime.codehash import code_hash
-from assay.runtime.errors import AccessError, BudgetError
+from assay.runtime.errors import AccessError, BudgetError, InputError
 from assay.runtime.executor import Work, run_shared
 from assay.runtime.inference import BATCH
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
 from assay.runtime.throughput import Throughput, products, tuned
 from assay.subject import Access, Subject
+from assay.subject.code import running_code
 from assay.subject.options import options_hash
 from assay.subject.subject import model_hash
 
@@ -196,26 +197,28 @@ def _part(model: nn.Module, name: str, data: Data, context: Context, first: int)
 
 def run_property(name: str, subject: Subject, context: Context) -> Section:
     """One property of one subject: the unit of work that executors run."""
-    start = time.monotonic()
+    start, chosen = time.monotonic(), properties()[name]
     try:
-        chosen = properties()[name]
         given, notes = suited(chosen, subject, context)
         with products(given.model):
             section = chosen.measure(given, context)
         section.notes += notes if section.skipped is None else []
-    except (AccessError, BudgetError) as error:
+    except (AccessError, BudgetError, InputError) as error:
+        if isinstance(error, InputError) and chosen.passes:  # model or data are unusable for every property
+            raise
         section = Section(skipped=str(error))
     section.seconds = round(time.monotonic() - start, 3)
     return section
 
 
 def fingerprint(subject: Subject) -> dict[str, Any]:
-    """What identifies a subject: hashes of weights, options and data, recipe and access."""
+    """What identifies a subject: hashes of weights, options, code and data, recipe and access."""
     recipe = spec_of(subject.recipe) if subject.recipe is not None else None
     splits = {s: getattr(subject, s) for s in ("train", "holdout", "test")}
     return {
         "weights": model_hash(subject.model),
         "options": options_hash(subject.model),
+        "code": running_code(subject.model),
         "hashes": {s: d.hash for s, d in splits.items() if d is not None},
         "sizes": {s: len(d) for s, d in splits.items() if d is not None},
         "recipe": recipe.to_dict() if recipe is not None else None,

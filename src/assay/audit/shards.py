@@ -15,7 +15,7 @@ from torch import nn
 
 from assay.audit.property import Context, Section
 from assay.data import Data
-from assay.runtime.errors import AccessError, BudgetError
+from assay.runtime.errors import AccessError, BudgetError, InputError
 from assay.runtime.random import seeded
 from assay.runtime.throughput import products
 from assay.subject import Subject
@@ -58,7 +58,7 @@ class Shards:
         try:
             with seeded(context.seed, name, first), products(model):
                 arrays = self.part(model, data, context)
-        except (AccessError, BudgetError) as error:
+        except (AccessError, BudgetError, InputError) as error:
             arrays = {"skipped": np.array(str(error))}
         return {**arrays, "seconds": np.array(time.monotonic() - start)}
 

@@ -168,7 +168,9 @@ def read_csv(path: Path) -> Table:
     except pa.ArrowException as error:
         line = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({line}); expected a CSV file with a header") from error
-    for field in table.schema:
+    for k, field in enumerate(table.schema):
+        if field.name in table.column_names[:k]:
+            raise InputError(f"{path}: column {field.name!r} occurs twice in the header; expected names that differ")
         if pa.types.is_binary(field.type):  # what pyarrow makes of a text in another encoding
             raise InputError(f"{path}: column {field.name!r} is not UTF-8; expected a CSV file in that encoding")
     return _arrow(table)
@@ -190,7 +192,7 @@ def read_jsonl(path: Path) -> Table:
     """One JSON object a line, all with the keys of the first."""
     rows: list[dict[str, Any]] = []
     try:
-        lines = _existing(path, "a file with one JSON object a line").read_text(encoding="utf-8").splitlines()
+        lines = _existing(path, "a file with one JSON object a line").read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 ({error.reason}); expected one JSON object a line") from error
     for number, line in enumerate(lines, 1):

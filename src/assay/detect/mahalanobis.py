@@ -48,9 +48,8 @@ class TiedGaussian:
         if not torch.isfinite(f).all():
             raise InputError("Mahalanobis: the features hold NaN or infinite values; expected finite")
         present, which, count = y.unique(return_inverse=True, return_counts=True)
-        if int(count.min()) < 2:
-            few = int(present[count.argmin()])
-            raise InputError(f"Mahalanobis: class {few} has 1 sample; expected at least 2 in each class that occurs")
+        if len(f) <= len(present):
+            raise InputError(f"Mahalanobis: {len(f)} samples of {len(present)} classes; expected more samples")
         mean = f.new_zeros(len(present), f.shape[1]).index_add_(0, which, f) / count[:, None]
         centred = f - mean[which]
         covariance = centred.T @ centred / len(f)
@@ -151,7 +150,8 @@ class Mahalanobis(Detector):
     Without out-data the layers are joined by ``aggregate``: "sum" adds the layers' scores, each standardised by its
     mean and standard deviation on the data fitted to; "last" takes the last layer alone. ``FittedMahalanobis.with_out``
     gives the paper's logistic weights. ``shrinkage`` in [0, 1] and ``rcond``: see TiedGaussian. Classes that do not
-    occur in the data have no Gaussian. Shapes and errors: see Detector; also InputError for a class with one sample.
+    occur in the data have no Gaussian. Shapes and errors: see Detector; also InputError for no more samples than
+    classes that occur.
     """
 
     layers: str = "all"

@@ -2,7 +2,8 @@
 
 Expression: ``METRIC OP NUMBER`` joined by ``and``, with OP one of <=, >=, <, >. ``low(METRIC)`` and ``high(METRIC)``
 take an end of the interval in place of the value; ``change(METRIC)``, ``low(change(METRIC))`` and
-``high(change(METRIC))`` the paired change of a repair or a comparison.
+``high(change(METRIC))`` the paired change of a repair or a comparison. A METRIC of other characters than letters,
+digits, ``_.@-`` stands in quotes, single or double.
 
 Policy (TOML): ``policy = 1`` with ``require = ["EXPRESSION", ..]``, or ``policy = 2`` with ``[[require]]`` tables:
 ``that`` (an expression), or ``metric``, ``worse_by`` and ``baseline`` (a recorded report); and for both ``reason`` and
@@ -26,8 +27,10 @@ State = Literal["met", "failed", "undecided"]
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 SEVERITIES = ("error", "warning")
 UNDECIDED = ("pass", "fail")
-_TERM = re.compile(r"^\s*([\w.@()\s-]+?)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
-_LEFT = re.compile(r"^(?:(low|high)\(\s*)?(?:(change)\(\s*)?([\w.@-]+)([\s)]*)$")
+_TERM = re.compile(r"^\s*((?:\"[^\"]*\"|'[^']*'|[\w.@()\s-])+?)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+_LEFT = re.compile(r"^(?:(low|high)\(\s*)?(?:(change)\(\s*)?(\"[^\"]+\"|'[^']+'|[\w.@-]+)([\s)]*)$")
+_PLAIN = re.compile(r"[\w.@-]+")
+_AND = re.compile(r"\sand\s(?=(?:[^\"']|\"[^\"]*\"|'[^']*')*$)")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Bound:
     of_change: bool = False
 
     def __str__(self) -> str:
-        name = f"change({self.metric})" if self.of_change else self.metric
+        quoted = self.metric if _PLAIN.fullmatch(self.metric) else f'"{self.metric}"'
+        name = f"change({quoted})" if self.of_change else quoted
         return f"{name if self.part == 'value' else f'{self.part}({name})'} {self.op} {self.bound:g}"
 
     def judge(self, found: Evidence) -> tuple[State, str]:
@@ -184,7 +188,7 @@ def parse(text: str) -> list[Requirement]:
 
 def bounds(text: str) -> list[Bound]:
     """The bounds of an expression."""
-    return [_bound(t) for t in " ".join(text.split()).split(" and ")]
+    return [_bound(t) for t in _AND.split(text)]
 
 
 def _bound(text: str) -> Bound:
@@ -192,10 +196,12 @@ def _bound(text: str) -> Bound:
     left = _LEFT.match(match[1]) if match is not None else None
     if match is None or left is None or left[4].count(")") != (left[1] is not None) + (left[2] is not None):
         raise InputError(
-            f"--require: cannot read {text.strip()!r}; expected METRIC OP NUMBER such as calibration.ece<=0.05"
+            f"--require: cannot read {' '.join(text.split())!r}; expected METRIC OP NUMBER such as "
+            "calibration.ece<=0.05"
         )
     try:
-        return Bound(left[3], match[2], float(match[3]), left[1] or "value", left[2] is not None)
+        name = left[3][1:-1] if left[3][0] in "\"'" else left[3]
+        return Bound(name, match[2], float(match[3]), left[1] or "value", left[2] is not None)
     except ValueError as error:
         raise InputError(f"--require: {match[3]!r} is no number") from error
 

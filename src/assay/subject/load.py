@@ -29,6 +29,7 @@ from assay.runtime.spec import Spec, build, resolve, spec_of
 from assay.runtime.toml import read_toml
 from assay.subject.access import Access
 from assay.subject.admit import admit
+from assay.subject.aligned import aligned
 from assay.subject.subject import Subject
 
 SCHEMA = "assay/1"
@@ -264,12 +265,17 @@ def load(
     "sklearn:FILE.skops", "onnx:FILE", "export:FILE.pt2", "xgboost:FILE.json", "lightgbm:FILE.txt" and an http(s)
     address that answers predictions; these are bare models and need ``data``. ``data``, ``holdout`` and ``train`` are
     data sources (see ``assay.load_data``) that replace the subject's own. ``trust`` names modules whose
-    factories a folder may import, and types that a skops file may hold.
+    factories a folder may import, and types that a skops file may hold. Labels of the splits are matched by the names
+    of their classes.
     """
     given = {
         k: _given(v, d) for k, v, d in (("test", data, "test"), ("holdout", holdout, "test"), ("train", train, "train"))
     }
     same_columns([d for d in given.values() if d is not None])
+    return aligned(_loaded(source, given, trust, seed))
+
+
+def _loaded(source: str | Path | None, given: dict[str, Data | None], trust: Collection[str], seed: int) -> Subject:
     text = "digits" if source is None else str(source)
     kind, _, rest = text.partition(":")
     if (
@@ -280,7 +286,8 @@ def load(
         kind, rest = "hf", text
     if kind in ADAPTERS and not os.path.exists(os.path.join(text, "subject.toml")):
         also = {"trust": trust} if kind in TRUSTING else {}
-        return resolve(ADAPTERS[kind])(rest, given, **also)
+        adapted: Subject = resolve(ADAPTERS[kind])(rest, given, **also)
+        return adapted
     if text in EMBEDDED:
         subject = resolve(EMBEDDED[text])(seed)
     elif os.path.isdir(text):  # never raises, whatever the name

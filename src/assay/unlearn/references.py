@@ -14,6 +14,7 @@ from assay.runtime.codehash import code_hash, source_path
 from assay.runtime.spec import spec_of
 from assay.runtime.store import Store, key_of
 from assay.subject import Subject, fresh
+from assay.subject.code import running_code
 from assay.subject.subject import model_hash
 from assay.training import Trainer
 from assay.unlearn.base import recipe_of
@@ -55,4 +56,5 @@ def _key(recipe: Trainer, start: nn.Module, data: Data, seed: int) -> str | None
     if spec is None or source_path(module) is None:
         return None
     code = [code_hash(__name__), code_hash(module)]
-    return key_of(kind="trained", start=model_hash(start), recipe=spec.to_dict(), data=data.hash, seed=seed, code=code)
+    given = {"start": [model_hash(start), running_code(start)], "recipe": spec.to_dict(), "data": data.hash}
+    return key_of(kind="trained", **given, seed=seed, code=code)

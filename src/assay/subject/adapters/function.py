@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import weakref
@@ -39,15 +40,18 @@ class Budget:
         self.path = path
 
     def take(self, n: int) -> None:
-        """Count n samples as asked."""
+        """Count n samples as asked; none where fewer are left."""
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(handle, bytes(n))  # appending is atomic: the file's size counts for all processes
-            spent = os.fstat(handle).st_size
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed; the file's size counts for all processes
+            left = self.most - os.fstat(handle).st_size
+            if n > left:
+                raise BudgetError(
+                    f"the budget of {self.most} queries is spent ({n} more were asked for, {left} are left)"
+                )
+            os.write(handle, bytes(n))
         finally:
             os.close(handle)
-        if spent > self.most:
-            raise BudgetError(f"the budget of {self.most} queries is spent ({n} more were asked for)")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Budget, (self.most, self.path)
