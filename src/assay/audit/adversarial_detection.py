@@ -40,7 +40,7 @@ def measure(subject: Subject, context: Context) -> Section:
     plain = pgd.run(subject.model, data.x, Untargeted(data.y), seed=context.seed, index=data.index)
     _bare(section, subject, data, plain)
     table: dict[str, dict[str, float]] = {}
-    chosen = detectors(subject, section)
+    chosen = detectors(subject, section, len(fit_data))
     if subject.train is not None and other_precision(subject) is None:
         chosen["lid"] = LID()
     if len(data.shape) == 3:

@@ -22,8 +22,11 @@ def _budget(context: Context) -> int:
     return context.limit or context.pick(1000, 5000, 20000)
 
 
-def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
-    """By the name in the metrics; those that read features where weights and training data are at hand."""
+def detectors(subject: Subject, section: Section, size: int) -> dict[str, Detector]:
+    """By the name in the metrics; those that read features where weights and training data are at hand.
+
+    ``size``: how many samples they are fitted on.
+    """
     found: dict[str, Detector] = {"msp": MSP()}
     if normalised(subject.model):
         section.notes.append(
@@ -38,7 +41,7 @@ def detectors(subject: Subject, section: Section) -> dict[str, Detector]:
     elif (precision := other_precision(subject)) is not None:
         section.notes.append(f"Mahalanobis and KNN left out: the model holds {precision}, unlike its inputs.")
     else:
-        found |= {"mahalanobis": Mahalanobis(), "knn": KNN(k=min(50, max(len(subject.train) // 20, 1)))}
+        found |= {"mahalanobis": Mahalanobis(), "knn": KNN(k=min(50, max(size // 20, 1)))}
     return found
 
 
@@ -57,10 +60,10 @@ def measure(subject: Subject, context: Context) -> Section:
     """AUROC and FPR at 95% TPR of each detector on each out-set; in-distribution is the test set."""
     section = Section()
     data = subject.test.limit(_budget(context), seed=context.seed)
-    chosen, sets = detectors(subject, section), _outsets(data, context, section)
     holdout = subject.holdout
     assert holdout is not None
     fit_data = (subject.train if subject.train is not None else holdout).limit(_budget(context) * 5, seed=context.seed)
+    chosen, sets = detectors(subject, section, len(fit_data)), _outsets(data, context, section)
     table: dict[str, dict[str, float]] = {}
     for name, detector in chosen.items():
         fitted = detector.fit(subject.model, fit_data, holdout)
