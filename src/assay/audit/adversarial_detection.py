@@ -7,7 +7,7 @@ from torch import Tensor
 
 from assay.attacks import PGD, AttackResult, Linf, Untargeted
 from assay.audit.ood import auroc, detectors
-from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section, other_precision
 from assay.data import Data
 from assay.detect import LID, FeatureSqueezing
 from assay.detect.base import FittedDetector

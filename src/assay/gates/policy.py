@@ -27,10 +27,11 @@ State = Literal["met", "failed", "undecided"]
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 SEVERITIES = ("error", "warning")
 UNDECIDED = ("pass", "fail")
-_TERM = re.compile(r"^\s*((?:\"[^\"]*\"|'[^']*'|[\w.@()\s-])+?)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
-_LEFT = re.compile(r"^(?:(low|high)\(\s*)?(?:(change)\(\s*)?(\"[^\"]+\"|'[^']+'|[\w.@-]+)([\s)]*)$")
+_TERM = re.compile(r"^\s*([\w.@()\s\0-]+?)\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$")
+_LEFT = re.compile(r"^(?:(low|high)\(\s*)?(?:(change)\(\s*)?(\0\d+\0|[\w.@-]+)([\s)]*)$")
 _PLAIN = re.compile(r"[\w.@-]+")
-_AND = re.compile(r"\sand\s(?=(?:[^\"']|\"[^\"]*\"|'[^']*')*$)")
+_QUOTED = re.compile(r"\"[^\"]+\"|'[^']+'")
+_HIDDEN = re.compile(r"\0(\d+)\0")
 
 
 @dataclass(frozen=True)
@@ -188,19 +189,25 @@ def parse(text: str) -> list[Requirement]:
 
 def bounds(text: str) -> list[Bound]:
     """The bounds of an expression."""
-    return [_bound(t) for t in _AND.split(text)]
+    names: list[str] = []
+
+    def hidden(quoted: re.Match[str]) -> str:
+        names.append(quoted[0][1:-1])
+        return f"\0{len(names) - 1}\0"
+
+    plain = " ".join(_QUOTED.sub(hidden, text.replace("\0", " ")).split())
+    return [_bound(term, names) for term in plain.split(" and ")]
 
 
-def _bound(text: str) -> Bound:
+def _bound(text: str, names: Sequence[str]) -> Bound:
+    """``METRIC OP NUMBER`` with a number between NULs in place of each of the quoted ``names``."""
     match = _TERM.match(text)
     left = _LEFT.match(match[1]) if match is not None else None
     if match is None or left is None or left[4].count(")") != (left[1] is not None) + (left[2] is not None):
-        raise InputError(
-            f"--require: cannot read {' '.join(text.split())!r}; expected METRIC OP NUMBER such as "
-            "calibration.ece<=0.05"
-        )
+        written = _HIDDEN.sub(lambda found: f'"{names[int(found[1])]}"', text)
+        raise InputError(f"--require: cannot read {written!r}; expected METRIC OP NUMBER such as calibration.ece<=0.05")
     try:
-        name = left[3][1:-1] if left[3][0] in "\"'" else left[3]
+        name = names[int(left[3][1:-1])] if left[3][0] == "\0" else left[3]
         return Bound(name, match[2], float(match[3]), left[1] or "value", left[2] is not None)
     except ValueError as error:
         raise InputError(f"--require: {match[3]!r} is no number") from error
