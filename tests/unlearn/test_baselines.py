@@ -310,10 +310,10 @@ def test_sisa_shortens_steps_as_it_does_epochs(subject: Subject, monkeypatch: py
         return model
 
     monkeypatch.setattr(Supervised, "fit", fit)
-    for steps in (None, 30, 0):
+    for steps in (None, 30, 1, 0):
         given = replace(subject, recipe=Supervised(epochs=10, steps=steps))
         SISA(shards=1, slices=4).fit(given, subject.training("the test"), seed=0)
-    assert asked == [(4, None)] * 4 + [(4, 12)] * 4 + [(4, 0)] * 4
+    assert asked == [(4, None)] * 4 + [(4, 12)] * 4 + [(4, 1)] * 4 + [(4, 0)] * 4
 
 
 @pytest.mark.parametrize("slices", [1, 3])

@@ -114,7 +114,7 @@ class SISA(Unlearner):
     ) -> Sharded:
         recipe = recipe_of(subject, "SISA")
         share = 2 / (self.slices + 1)
-        steps = None if recipe.steps is None else round(share * recipe.steps)
+        steps = None if recipe.steps is None else max(round(share * recipe.steps), min(recipe.steps, 1))
         stage = replace(recipe, epochs=max(round(share * recipe.epochs), 1), steps=steps)
         shard, part = self.places(data.index, seed)
         known = before.known.cpu() if before is not None else data.index
