@@ -34,7 +34,7 @@ figures: dev
 	$(BIN)/python docs/readme.py
 
 reproduce: dev  # only papers whose present code has no recorded run; an interrupted one goes on where it was
-	$(BIN)/assay reproduce --all --record --jobs 2
+	$(BIN)/assay reproduce --all --record --confirm --jobs 2
 
 gallery: dev
 	$(BIN)/python docs/gallery.py

@@ -95,11 +95,19 @@ def _recorded(row: dict[str, Any], run: dict[str, Any]) -> str:
     for name, claims in run["shams"].items():
         named = [_claim(c) for c in claims if name in c["refuted_by"]]
         parts += [f"**Sham {name}**: {row['shams'].get(name, '')}\n", _table(head, named), ""]
+    same = run.get("confirms")
+    again = (
+        f" Recorded {same['at'][:10]}; since then library code has changed, and seed {same['seed']} of 0 to "
+        f"{len(run['tables']) - 1} was run again and gave the same tables."
+        if same
+        else ""
+    )
     spent = run["seconds"]["setup"] + run["seconds"]["real"] + sum(run["seconds"]["shams"].values())
     return "\n".join(
         [
             *parts,
-            f"Scale {run['scale']}, base seed {run['base_seed']}, {spent:.0f} s, {run['at'][:10]}: {run['outcome']}.\n",
+            f"Scale {run['scale']}, base seed {run['base_seed']}, {spent:.0f} s, {run['at'][:10]}: {run['outcome']}."
+            f"{again}\n",
         ]
     )
 

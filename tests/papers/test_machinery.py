@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from assay.papers import catalogue, hashing, ledger, page, runner, status
+from assay.papers.confirm import confirm
 from assay.papers.model import Claim, Paper, Scale, Table, outcome
 from assay.runtime import codehash
 from assay.runtime.codehash import source_path
@@ -200,6 +201,30 @@ class TestLedger:
         assert len(ledger.read("comp-sum", tmp_path)) == 2
         with pytest.raises(InputError, match="base seed"):
             runner.record(runner.reproduce("comp-sum", scale="smoke", seed=run.base_seed + 1), tmp_path)
+
+    def test_one_seed_confirms_a_run_whose_tables_come_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "check_recordable", lambda slug: None)
+        assert confirm("comp-sum", "smoke", root=tmp_path) is None  # nothing is recorded
+        first = runner.record(runner.reproduce("comp-sum", scale="smoke"), tmp_path)
+        for source in ("aaaaaaaa0", "bbbbbbbb1"):  # library code has changed, twice
+            monkeypatch.setattr("assay.papers.confirm.run_hash", lambda *a, source=source: source)
+            row = confirm("comp-sum", "smoke", root=tmp_path)
+            assert row == ledger.read("comp-sum", tmp_path)[-1]
+            assert (row["source"], row["outcome"], row["claims"]) == (source, first["outcome"], first["claims"])
+            assert row["confirms"] == {"run": first["key"], "commit": first["commit"], "at": first["at"], "seed": 0}
+
+    @pytest.mark.parametrize("changed", ["judgement", "tables", "known"])
+    def test_a_whole_run_is_due_where_the_seed_shows_nothing(
+        self, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner, "check_recordable", lambda slug: None)
+        row = runner.reproduce("comp-sum", scale="smoke").to_dict()
+        other = {"judgement": {"judgement": "x"}, "tables": {"tables": ["x"]}, "known": {"tables": [None]}}[changed]
+        ledger.append("comp-sum", {**row, **other}, tmp_path)
+        assert confirm("comp-sum", "smoke", root=tmp_path) is None
+        assert len(ledger.read("comp-sum", tmp_path)) == 1
 
     def test_damaged(self, tmp_path: Path) -> None:
         row = '{"key": "k", "scale": "claim", "claims": [], "source": "s", "outcome": "fine"}'

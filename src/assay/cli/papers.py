@@ -71,6 +71,9 @@ def reproduce_command(
     scale: Annotated[str, typer.Option("--scale", help="smoke, claim or gpu.")] = "claim",
     seed: Annotated[int | None, typer.Option("--seed", help="Base seed; else it follows from the claims.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Append the run to the ledger.")] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="With --record: one seed, where the tables it gave before come again.")
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", help="Worker processes.")] = 1,
     on: Annotated[str, typer.Option("--on", help="local, ray or ray://host:port.")] = "local",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for one page a paper.")] = None,
@@ -85,12 +88,16 @@ def reproduce_command(
         raise InputError(
             "reproduce: --record with --seed; expected one of them, a recorded seed follows from the claims"
         )
+    if confirm and (out is not None or not record):
+        raise InputError("reproduce: --confirm; expected it with --record and without --out: a page needs a whole run")
     from assay.papers import catalogue
 
     chosen = list(dict.fromkeys(slugs)) if slugs else catalogue.written()
     for slug in chosen:  # a wrong name fails before the work, not in the middle of it
         catalogue.load(slug).PAPER.scale(scale)
-    documents = [_one(s, scale, seed, record=record, jobs=jobs, on=on, out=out, quiet=json) for s in chosen]
+    documents = [
+        _one(s, scale, seed, record=record, confirm=confirm, jobs=jobs, on=on, out=out, quiet=json) for s in chosen
+    ]
     if json:
         document = {"schema": SCHEMA, "kind": "reproductions", "runs": documents}
         sys.stdout.write(jsonlib.dumps(document, indent=1) + "\n")
@@ -98,7 +105,16 @@ def reproduce_command(
 
 
 def _one(
-    slug: str, scale: str, seed: int | None, *, record: bool, jobs: int, on: str, out: Path | None, quiet: bool
+    slug: str,
+    scale: str,
+    seed: int | None,
+    *,
+    record: bool,
+    confirm: bool,
+    jobs: int,
+    on: str,
+    out: Path | None,
+    quiet: bool,
 ) -> dict[str, Any]:
     from assay.papers import page, runner
     from assay.runtime.store import Store
@@ -109,6 +125,8 @@ def _one(
         if found is not None and out is None:
             print(f"assay: {slug} is recorded at {scale} scale: {found['outcome']}", file=sys.stderr)
             return found
+        if found is None and confirm and (same := _confirmed(slug, scale, on)) is not None:
+            return same
     else:
         found = None
 
@@ -122,6 +140,17 @@ def _one(
         _show(run)
         if written is not None:
             sys.stdout.write(f"page: {written}\n")
+    return row
+
+
+def _confirmed(slug: str, scale: str, on: str) -> dict[str, Any] | None:
+    from assay.papers.confirm import confirm
+    from assay.runtime.store import Store
+
+    row = confirm(slug, scale, store=Store(), on=on)
+    if row is not None:
+        seed, of = row["confirms"]["seed"], len(row["tables"])
+        print(f"assay: {slug}: seed {seed} of 0 to {of - 1} as recorded before: {row['outcome']}", file=sys.stderr)
     return row
 
 

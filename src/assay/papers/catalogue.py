@@ -13,7 +13,7 @@ from assay.papers.hashing import run_hash
 from assay.papers.model import check_module
 from assay.runtime.errors import InputError, unknown
 
-MACHINERY = {"catalogue", "hashing", "ledger", "model", "page", "runner", "status"}
+MACHINERY = {"catalogue", "confirm", "hashing", "ledger", "model", "page", "runner", "status"}
 PLANNED = Path(__file__).with_name("planned.json")
 
 

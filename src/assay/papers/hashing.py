@@ -20,6 +20,11 @@ def experiment_hash(module: str) -> str:
     return source_hash(module, ("setup", "experiment"))
 
 
+def judgement_hash(module: str) -> str:
+    """Hash of the code that draws the claims from the tables."""
+    return source_hash(module, ("claims",))
+
+
 def run_hash(module: str, scale: Scale) -> str:
     """Hash of all that a recorded run at a scale follows from: experiment, claims, and the scale's own sizes.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ ROOT = Path(__file__).with_name("ledger")
 def entry_key(slug: str, scale: str, base_seed: int, source: str) -> str:
     """What a recorded run is found by."""
     return key_of(slug=slug, scale=scale, base_seed=base_seed, source=source)[:16]
+
+
+def fingerprint(arms: Mapping[str, Any]) -> str:
+    """Of the rows that the real experiment and every sham gave for one seed: another cell is another fingerprint."""
+    return hashlib.sha256(json.dumps(arms, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read(slug: str, root: Path = ROOT) -> list[dict[str, Any]]:

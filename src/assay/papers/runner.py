@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from assay.papers import catalogue, ledger
-from assay.papers.hashing import claims_hash, experiment_hash, run_hash
+from assay.papers.hashing import claims_hash, experiment_hash, judgement_hash, run_hash
 from assay.papers.model import Claim, Paper, Table, outcome
 from assay.runtime.codehash import closure, source_path
 from assay.runtime.errors import InputError
@@ -41,12 +41,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Run:
-    """One reproduction of a paper at a scale from a base seed."""
+    """One reproduction of a paper at a scale from a base seed; ``tables`` has a fingerprint a seed."""
 
     paper: Paper
     scale: str
     base_seed: int
     source: str
+    judgement: str
+    tables: Sequence[str]
     real: Arm
     shams: Mapping[str, Arm]
     setup_seconds: float
@@ -77,6 +79,8 @@ class Run:
             "scale": self.scale,
             "base_seed": self.base_seed,
             "source": self.source,
+            "judgement": self.judgement,
+            "tables": list(self.tables),
             "commit": self.commit,
             "outcome": self.outcome,
             "claims": [c.to_dict() for c in self.real.claims],
@@ -134,6 +138,8 @@ def reproduce(
         scale=scale,
         base_seed=base,
         source=source,
+        judgement=judgement_hash(module.__name__),
+        tables=[print_of(done[i]) for i in sorted(done)],
         real=arms[""],
         shams={n: arms[n] for n in paper.shams},
         setup_seconds=sum(r["setup"] for r in done.values()),
@@ -180,6 +186,11 @@ def run_seed(slug: str, scale: str, seed: int, *, store: str | None = None) -> d
             _keep(kept, key, found)
         arms[name] = found
     return {"arms": arms, "setup": max(a["setup"] for a in arms.values()), "peak_mb": _peak_mb()}
+
+
+def print_of(ran: Mapping[str, Any]) -> str:
+    """The fingerprint of what ``run_seed`` returned."""
+    return ledger.fingerprint({name: arm["rows"] for name, arm in ran["arms"].items()})
 
 
 def _fetch(store: Store | None, key: str) -> dict[str, Any] | None:
