@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 from assay.data import Data, load_data
 from assay.data.outsets import gaussian_noise, pixel_shuffled, uniform_noise
-from assay.detect import MSP, Energy, Mahalanobis
+from assay.detect import KNN, LID, MSP, Energy, Mahalanobis
+from assay.detect.base import Detector
 from assay.detect.layers import chosen_layers, rectified_layers
 from assay.detect.mahalanobis import TiedGaussian
 from assay.nets import MLP, ResNet, SmallCNN
@@ -139,6 +142,25 @@ def test_layers_after_a_relu_are_found_once() -> None:
         assert chosen_layers(SmallCNN(), "body.1, body.3", x) == ["body.1", "body.3"]
         with pytest.raises(InputError, match="no layer 'nose'"):
             chosen_layers(SmallCNN(), "nose", x)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.25)])
+@pytest.mark.parametrize("detector", [Mahalanobis(), KNN(k=5), LID(k=10)], ids=lambda d: type(d).__name__)
+def test_models_of_another_precision_are_scored(
+    cnn: nn.Module, train: Data, detector: Detector, kind: torch.dtype, tolerance: float
+) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Dropout(), copy.deepcopy(cnn)).to(kind)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.to(kind)).float()
+
+    other, x = Other().eval(), load_data("digits:test").x[:40]
+    assert rectified_layers(other, train.x[:64]) == [f"inner.1.{n}" for n in rectified_layers(cnn, train.x[:64])]
+    plain, found = (detector.fit(model, train).score(x) for model in (cnn, other))
+    assert float((found - plain).abs().mean()) < tolerance * float(plain.std())
 
 
 def test_layers_are_joined_as_stated(cnn: nn.Module, train: Data) -> None:

@@ -108,6 +108,8 @@ def test_ldam_is_cross_entropy_of_lowered_logits() -> None:
         lambda: SupConLoss(0.0),
         lambda: SupConLoss(reduction="median"),
         lambda: SupConLoss()(torch.randn(3, 4), torch.arange(3), torch.randn(2, 5), torch.arange(2)),
+        lambda: SupConLoss()(torch.randn(3, 4), torch.arange(3), torch.randn(2, 4)),
+        lambda: SupConLoss()(torch.randn(3, 4), torch.arange(3), key_target=torch.arange(2)),
         lambda: class_balanced_weights(torch.tensor([3, 0])),
         lambda: class_balanced_weights(torch.tensor([3, 1]), 1.0),
         lambda: DeferredReweighting(defer=-1),

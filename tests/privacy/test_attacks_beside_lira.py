@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
-from torch import nn
+from torch import Tensor, nn
 
 from assay.data import Data
 from assay.privacy import RMIA, AttackP, LossThreshold, QuantileMIA, Reference, Shadows
@@ -182,6 +182,22 @@ def test_quantile_regression_keeps_its_rate_and_its_place(loss: str) -> None:
     spread = [torch.corrcoef(torch.stack([rank, s]))[0, 1].item() for s in (raw, left)]
     if loss == "gaussian":
         assert abs(spread[1]) < spread[0] - 0.3
+
+
+def test_quantiles_are_learned_anew_where_only_an_attribute_differs() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.inner, self.by = linear(0), by
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) * self.by
+
+    fitted = QuantileMIA(epochs=1).fit(Reference(data=normal(40, 22)), seed=1)
+    first, second = (fitted.score(Scaled(by), normal(9, 5)) for by in (1.0, 4.0))
+    # Scores are standardised, so that a common factor changes nothing.
+    assert torch.allclose(first, second, atol=1e-4)
+    assert len(fitted.regressors_) == 2
 
 
 def test_pinball_is_least_at_the_quantile() -> None:

@@ -135,6 +135,9 @@ def test_refuses(data: Data) -> None:
     mixing = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(InputError, match="layer '1' normalises"):
         DPSGD(steps=1).fit(mixing, data, seed=0)
+    keeping = nn.Sequential(nn.Linear(6, 3), nn.InstanceNorm1d(3, track_running_stats=True))
+    with pytest.raises(InputError, match="layer '1' keeps statistics"):
+        DPSGD(steps=1).fit(keeping, data, seed=0)
     with pytest.raises(InputError, match="delta in"):
         DPSGD().epsilon(100, delta=0.0)
     assert DPSGD(noise=0.0).epsilon(100, delta=1e-5) == math.inf

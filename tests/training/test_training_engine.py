@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from assay.data import Batch, Data, load_data
 from assay.nets import MLP
 from assay.runtime.errors import InputError
-from assay.runtime.random import Draws, seeded
+from assay.runtime.random import Draws, seeded, torch_rng
 from assay.training import Plan, Player, State, fit, fit_players
 
 
@@ -234,6 +235,38 @@ def test_steps_epochs_and_a_dropped_last_batch(data: Data) -> None:
     assert count(Plan(epochs=0)) == (0, set())
 
 
+def test_a_last_batch_of_one_under_batch_norm_reads_the_running_statistics(data: Data) -> None:
+    seen: list[Tensor] = []
+
+    def keep(models: Mapping[str, nn.Module], state: State) -> None:
+        norm = models["model"][2]
+        assert norm.training
+        seen.append(norm.running_mean.clone())
+
+    plan = Plan(epochs=1, batch_size=50, optimizer="sgd", momentum=0.0, lr=0.1, schedule="constant", clip=1e9)
+    before = fit(network(), data[:101], cross_entropy, replace(plan, steps=2), seed=0)
+    after = fit(network(), data[:101], cross_entropy, plan, seed=0, hooks=[keep])
+    assert len(seen) == 3
+    assert torch.equal(seen[2], seen[1])
+    last = data[:101][torch.randperm(101, generator=torch_rng(0, "order", 0))[100:]]
+    loss = F.cross_entropy(before.eval()(last.x), last.y)
+    (gradient,) = torch.autograd.grad(loss, [before[1].weight])
+    assert torch.allclose(after[1].weight, before[1].weight - 0.1 * gradient, atol=1e-6)
+    assert not after[2]._forward_hooks
+    assert not after[2]._forward_pre_hooks
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10, track_running_stats=False))
+    with pytest.raises(InputError, match="a batch of one sample"):
+        fit(bare, data[:101], cross_entropy, plan, seed=0)
+
+
+def test_batch_norms_of_maps_train_on_one_sample_as_torch_does(data: Data) -> None:
+    with seeded(0, "test"):
+        net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10))
+    plan = Plan(steps=1, batch_size=1, optimizer="sgd", momentum=0.0, lr=0.1, schedule="constant")
+    found = fit(net, data[:1], cross_entropy, plan, seed=0)
+    assert float(found[0].running_mean) == pytest.approx(0.1 * float(data.x[0].mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_training(data: Data, value: float) -> None:
     def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
@@ -246,15 +279,17 @@ def test_a_loss_that_is_not_finite_stops_training(data: Data, value: float) -> N
 @given(order=st.permutations(range(12)), size=st.integers(1, 12))
 @settings(max_examples=30)
 def test_memory_is_by_index_whatever_the_batches(order: list[int], size: int) -> None:
-    index = torch.tensor([40, 3, 17, 8, 99, 1, 2, 60, 5, 77, 30, 12])
+    index = torch.tensor([40, 3, 17, 8, 10**15, 1, 2, 60, 5, 77, 30, 12])
     samples = Data(torch.zeros(12, 1), torch.zeros(12, dtype=torch.int64), ("a", "b"), index=index)
     state, value = State(0, samples, 1), index.float()[:, None] * torch.tensor([1.0, -2.0])
     for expected in (0.25, 0.25 + 0.75 * 0.25):
         for batch in samples.batches(size, order=torch.tensor(order)):
             rows = torch.tensor([index.tolist().index(i) for i in batch.index.tolist()])
+            assert torch.equal(state.rows(batch.index), rows)
             moved = state.ema("m", batch.index, value[rows], momentum=0.75)
             assert torch.allclose(moved, expected * value[rows])
         assert torch.allclose(state.memory["m"], expected * value)
+    assert state.rows(torch.tensor([[0, 3], [10**16, 12]])).tolist() == [[-1, 1], [-1, 11]]
 
 
 def test_augmentation_draws_do_not_depend_on_the_batch(data: Data) -> None:

@@ -32,6 +32,7 @@ from assay.unlearn import (
     NegGradPlus,
     RandomLabel,
     Retrain,
+    SalUn,
     SelectiveSynapticDampening,
     fisher_diagonal,
     forget_set,
@@ -261,11 +262,13 @@ def test_norms_without_weights_and_frozen_layers_stay(parts: tuple[Data, Data], 
         ).eval()
     net[6].requires_grad_(False)
     given = subject.with_model(net)
-    for method in (CFk(layers=1, epochs=1), EUk(layers=1)):
-        before, found = net.state_dict(), method.forget(given, *parts, seed=0)
-        after = found.state_dict()
-        assert {k for k in before if not torch.equal(before[k], after[k])} == {"4.weight", "4.bias"}
-        assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in net.parameters()]
+    averaged = replace(given, recipe=Supervised(epochs=1, ema=0.5))
+    for subject_, method in ((given, CFk(layers=1, epochs=2)), (given, EUk(layers=1)), (averaged, EUk(layers=1))):
+        before = net.state_dict()
+        for found in method.stages(subject_, *parts, seed=0):
+            after = found.state_dict()
+            assert {k for k in before if not torch.equal(before[k], after[k])} == {"4.weight", "4.bias"}
+            assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in net.parameters()]
     with pytest.raises(InputError, match="the model has 2"):
         CFk(layers=3).forget(given, *parts, seed=0)
 
@@ -290,7 +293,11 @@ def test_indices_may_be_of_any_size(subject: Subject, parts: tuple[Data, Data]) 
 
 
 @pytest.mark.parametrize(
-    "method", [NegGrad(epochs=1), NegGradPlus(epochs=1), SCRUB(epochs=1, max_epochs=1), BoundaryShrink(epochs=1)]
+    "method",
+    [
+        *(NegGrad(epochs=1), NegGradPlus(epochs=1), SCRUB(epochs=1, max_epochs=1), BoundaryShrink(epochs=1)),
+        *(RandomLabel(epochs=1), SalUn(epochs=1, sparsity=1.0)),
+    ],
 )
 def test_one_sample_is_forgotten_under_batch_norm(method: Any, subject: Subject) -> None:
     with seeded(0, "norm"):

@@ -111,7 +111,9 @@ def logistic() -> tuple[nn.Module, Subject, Data, Data]:
 
 def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     loss = F.cross_entropy(model(x), y)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    return torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])]
+    )
 
 
 def test_exact_influence_is_the_dense_solve() -> None:
@@ -129,6 +131,22 @@ def test_exact_influence_is_the_dense_solve() -> None:
     moved = InfluenceUnlearn(alpha=0.5).forget(subject, forget, retain, seed=0)
     flat = torch.cat([(a - b).flatten() for a, b in zip(moved.parameters(), model.parameters(), strict=True)])
     assert torch.allclose(flat, 0.5 * dense, rtol=1e-6)
+
+
+def test_frozen_parameters_stay_and_count_in_no_gradient() -> None:
+    model, subject, forget, retain = logistic()
+    model.bias.requires_grad_(False)
+    rows, lost = (
+        torch.stack([gradient(model, x[None], y[None]) for x, y in zip(d.x, d.y, strict=True)])
+        for d in (retain, forget)
+    )
+    expected = fisher_solve(rows, lost.sum(0) / 70 - 20 / (70 * 50) * rows.sum(0))
+    moved = InfluenceUnlearn(alpha=0.5).forget(subject, forget, retain, seed=0)
+    assert torch.allclose((moved.weight - model.weight).flatten(), 0.5 * expected, rtol=1e-6)
+    assert torch.equal(moved.bias, model.bias)
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match="no parameter"):
+        InfluenceUnlearn().forget(subject, forget, retain, seed=0)
 
 
 def test_the_step_raises_what_is_forgotten_and_holds_what_is_retained() -> None:
@@ -173,6 +191,30 @@ def test_masked_entries_are_exactly_zero(subject: Subject, parts: tuple[Data, Da
     assert any(bool((weights[n] != dict(found.sparse_.named_parameters())[n]).any()) for n in weights)
     assert size_of(found.model).sparsity > 0.7
     assert not found.model.training
+
+
+def test_pruning_leaves_frozen_weights_and_reaches_shared_ones(subject: Subject, parts: tuple[Data, Data]) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.utils.parametrizations.weight_norm(nn.Linear(64, 8))
+            self.second, self.third, self.frozen = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 10)
+            self.third.weight = self.second.weight
+            self.frozen.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.frozen(self.third(self.second(self.first(x.flatten(1)).relu()).relu()).relu())
+
+    with seeded(0, "shared"):
+        net = Shared().eval()
+    method = PruneFirstThenUnlearn(pruner=MagnitudePruning(sparsity=0.75), unlearner=FineTune(epochs=1))
+    found = method.fit(subject.with_model(net), *parts, seed=0)
+    assert {k: int((~m).sum()) for k, m in found.mask_.items()} == {"second.weight": 48}
+    for model in (found.model, found.sparse_):
+        assert same(model.frozen, net.frozen)
+        assert model.third.weight is model.second.weight
+        assert int((model.third.weight == 0).sum()) == 48
+    assert not same(found.model.first, net.first)
 
 
 def test_the_mask_is_that_of_torch_and_rewinding_starts_there(subject: Subject, parts: tuple[Data, Data]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from assay.attacks import PGD, AttackResult, Linf, Untargeted
 from assay.audit.ood import auroc, detectors
-from assay.audit.property import MOST, Context, Cost, Plot, Property, Section, other_precision
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.detect import LID, FeatureSqueezing
 from assay.detect.base import FittedDetector
@@ -41,7 +41,7 @@ def measure(subject: Subject, context: Context) -> Section:
     _bare(section, subject, data, plain)
     table: dict[str, dict[str, float]] = {}
     chosen = detectors(subject, section, len(fit_data))
-    if subject.train is not None and other_precision(subject) is None:
+    if subject.train is not None:
         chosen["lid"] = LID()
     if len(data.shape) == 3:
         chosen["squeezing"] = FeatureSqueezing(bits=1 if data.shape[0] == 1 else 5)

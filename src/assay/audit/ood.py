@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section, other_precision
+from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Property, Section
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
 from assay.detect import KNN, MSP, Energy, Mahalanobis
@@ -38,8 +38,6 @@ def detectors(subject: Subject, section: Section, size: int) -> dict[str, Detect
         section.notes.append(f"Mahalanobis and KNN left out: need WEIGHTS access; {subject.access.name} is granted.")
     elif subject.train is None:
         section.notes.append("Mahalanobis and KNN left out: need the training data; the subject has none.")
-    elif (precision := other_precision(subject)) is not None:
-        section.notes.append(f"Mahalanobis and KNN left out: the model holds {precision}, unlike its inputs.")
     else:
         found |= {"mahalanobis": Mahalanobis(), "knn": KNN(k=min(50, max(size // 20, 1)))}
     return found

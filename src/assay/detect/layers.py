@@ -65,7 +65,12 @@ def rectified_layers(model: nn.Module, probe: Tensor) -> list[str]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+    """Whether the two agree, to the precision of the coarser of their types."""
+    if a.shape != b.shape:
+        return False
+    grain = {t: torch.finfo(t).eps if t.is_floating_point else 0.0 for t in (a.dtype, b.dtype)}
+    coarse = max(grain, key=grain.__getitem__)
+    return torch.allclose(a.to(coarse), b.to(coarse), rtol=max(1e-5, 2 * grain[coarse]), atol=1e-7)
 
 
 def chosen_layers(model: nn.Module, text: str, probe: Tensor) -> list[str]:

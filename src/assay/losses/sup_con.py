@@ -22,7 +22,7 @@ class SupConLoss(nn.Module):
     ``features`` (n, d), d >= 2, finite; ``target`` (n,) int64. ``keys`` (m, d) with ``key_target`` (m,), features of
     earlier batches, join A and P of every anchor. Returns a scalar, 0 with a gradient of 0 where no anchor has a
     positive; under ``reduction="none"`` (n,), 0 for anchors without; "sum" is their sum. Raises InputError for
-    ``tau`` <= 0 and other shapes.
+    ``tau`` <= 0, other shapes and keys without labels or labels without keys.
     """
 
     kind: ClassVar[str] = "loss"
@@ -48,6 +48,8 @@ class SupConLoss(nn.Module):
         """The loss of ``features`` under ``target``."""
         self._check(features, target)
         others, labels = features, target
+        if (keys is None) != (key_target is None):
+            raise InputError("SupConLoss: one of keys and key_target is given; expected both or none")
         if keys is not None and key_target is not None:
             if keys.dim() != 2 or keys.shape[1] != features.shape[1]:
                 raise InputError(f"SupConLoss: keys {tuple(keys.shape)}; expected (m, {features.shape[1]})")

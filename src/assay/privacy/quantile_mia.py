@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,7 +19,6 @@ from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import device_of, predict
 from assay.runtime.random import derive, seeded
 from assay.subject import fresh
-from assay.subject.subject import model_hash
 from assay.training import Plan, State, fit
 
 LOSSES = ("gaussian", "pinball")
@@ -52,7 +52,8 @@ class Regressor:
 class FittedQuantileMIA:
     """``data_`` holds non-members in two parts: what the regressors learn from, and what their level is set on.
 
-    ``regressors_`` has the regressor of every target that was scored, by the hash of its weights.
+    ``regressors_`` has the regressor of every target that was scored, by the hash of its scores on these, on which
+    alone it depends.
     """
 
     data_: tuple[Data, Data]
@@ -76,14 +77,14 @@ class FittedQuantileMIA:
 
     def regressor(self, model: nn.Module) -> Regressor:
         """The regressor for this target, trained where there is none yet."""
-        name = model_hash(model)
+        scores = [self._confidence(model, part) for part in self.data_]
+        name = hashlib.sha256(torch.cat(scores).numpy().tobytes()).hexdigest()
         if name not in self.regressors_:
-            self.regressors_[name] = self._learn(model)
+            self.regressors_[name] = self._learn(model, scores[0])
         return self.regressors_[name]
 
-    def _learn(self, model: nn.Module) -> Regressor:
+    def _learn(self, model: nn.Module, scores: Float[Tensor, " n"]) -> Regressor:
         learn, held = self.data_
-        scores = self._confidence(model, learn)
         mean, deviation = scores.mean(), scores.std().clamp_min(1e-12)
         table = replace(learn, fields={"score": ((scores - mean) / deviation).float()})
 

@@ -93,7 +93,7 @@ class Draws:
         return philox(counter, self.key).flatten(1)[:, :size]
 
     def uniform(self, *shape: int) -> Float[Tensor, n * shape]:
-        """Uniform in (0, 1), float32, ``shape`` per sample."""
+        """Uniform in (0, 1], float32, ``shape`` per sample: 1.0 is what the largest of 2**24 values rounds to."""
         u = ((self._words(shape) >> 8).float() + 0.5) * 2.0**-24
         return u.reshape(-1, *shape)
 

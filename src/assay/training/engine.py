@@ -7,13 +7,15 @@ import hashlib
 import math
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from assay.data import Batch, Data
 from assay.runtime.errors import InputError, unknown
@@ -36,6 +38,8 @@ class Plan:
     ``optimizer`` is "sgd" (Nesterov when momentum > 0), "adam", "adamw", or a function of the parameters.
     "multistep" divides the rate by ten at 2/5, 3/5 and 4/5 of the steps.
     ``ema`` is the decay of a weight average that is returned in place of the last weights.
+    Where a step has one sample, as the last of an epoch may, batch norms that get one value a channel, which has no
+    variance, use their running statistics for it and leave them; all others work as ever.
     """
 
     epochs: int = 20
@@ -105,14 +109,15 @@ class State:
     step: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
-    _rows: Tensor | None = None
+    _sorted: tuple[Tensor, Tensor] | None = None
 
     def rows(self, index: Tensor) -> Tensor:
-        """Positions in the training set of samples named by ``index``."""
-        if self._rows is None:
-            self._rows = torch.full((int(self.data.index.max()) + 1,), -1, dtype=torch.int64)
-            self._rows[self.data.index] = torch.arange(len(self.data))
-        return self._rows.to(index.device)[index]
+        """Positions in the training set of samples named by ``index``, -1 for one that is not there."""
+        if self._sorted is None:
+            self._sorted = self.data.index.sort(stable=True)
+        names, order = (t.to(index.device) for t in self._sorted)
+        at = (torch.searchsorted(names, index.contiguous(), right=True) - 1).clamp_min(0)
+        return torch.where(names[at] == index, order[at], -1)
 
     def ema(self, name: str, index: Tensor, value: Tensor, momentum: float) -> Tensor:
         """Move the running average of each named sample to ``value`` (b, ...) and return it; it starts at zero."""
@@ -263,17 +268,50 @@ def _step(
     if augment is not None:
         x = augment(batch.x, state.draws("augment", batch.index))
         batch = Batch(x, batch.y, batch.index, batch.fields)
-    for name, run in runs.items():
-        if state.step % run.player.every:
-            continue
-        bf16 = run.player.plan.precision == "bf16"
-        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bf16):
-            loss = run.player.objective(models, batch, state)
-        if not torch.isfinite(loss):
-            raise InputError(f"training: the loss of {name!r} is {loss.item()} at step {state.step}; expected finite")
-        run.update(loss, state.step, state.total)
-        state.log.append({"step": state.step, name: loss.item()})
+    lone = [m for model in models.values() for m in model.modules()] if len(batch.x) == 1 else []
+    with _lone_values([m for m in lone if isinstance(m, _BatchNorm)]):
+        for name, run in runs.items():
+            if state.step % run.player.every:
+                continue
+            bf16 = run.player.plan.precision == "bf16"
+            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bf16):
+                loss = run.player.objective(models, batch, state)
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"training: the loss of {name!r} is {loss.item()} at step {state.step}; expected finite"
+                )
+            run.update(loss, state.step, state.total)
+            state.log.append({"step": state.step, name: loss.item()})
     state.step += 1
+
+
+@contextmanager
+def _lone_values(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Within, each of ``norms`` is in evaluation mode for a batch of one value a channel."""
+    switched: set[int] = set()
+
+    def before(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not norm.training or inputs[0].numel() != norm.num_features:
+            return
+        if norm.running_mean is None:
+            raise InputError(
+                "training: a batch of one sample under a batch norm without running statistics; expected another "
+                "batch_size, or drop_last"
+            )
+        switched.add(id(norm))
+        norm.eval()
+
+    def after(norm: nn.Module, _inputs: object, _output: object) -> None:
+        if id(norm) in switched:
+            switched.remove(id(norm))
+            norm.train()
+
+    handles = [h for n in norms for h in (n.register_forward_pre_hook(before), n.register_forward_hook(after))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _origin(runs: Mapping[str, _Run], data: Data, state: State, seed: int) -> str:

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 
 from assay.data import Data
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import device_of, evaluating
+from assay.runtime.inference import BATCH, device_of, evaluating
 from assay.runtime.random import torch_rng
 from assay.subject import Subject
 from assay.unlearn.base import Unlearner
@@ -24,9 +24,11 @@ from assay.unlearn.base import Unlearner
 CHUNK = 64
 
 
-def gradients(model: nn.Module, data: Data) -> Iterator[Float[Tensor, "b p"]]:
-    """Per-sample gradients of the cross-entropy in all parameters, in evaluation mode, float64, in chunks."""
-    free, device = {k: p.detach() for k, p in model.named_parameters()}, device_of(model)
+def gradients(model: nn.Module, data: Data, *, frozen: bool = True) -> Iterator[Float[Tensor, "b p"]]:
+    """Per-sample gradients of the cross-entropy in all parameters, or all but the ``frozen`` ones, in evaluation mode,
+    float64, in chunks.
+    """
+    free, device = _weights(model, frozen), device_of(model)
 
     def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(model, weights, (x[None],)), y[None])
@@ -35,6 +37,25 @@ def gradients(model: nn.Module, data: Data) -> Iterator[Float[Tensor, "b p"]]:
         for batch in data.batches(CHUNK):
             each = vmap(grad(loss), in_dims=(None, 0, 0))(free, batch.x.to(device), batch.y.to(device))
             yield torch.cat([g.flatten(1) for g in each.values()], 1).double()
+
+
+def total_gradient(model: nn.Module, data: Data) -> Float[Tensor, " p"]:
+    """The sum over samples of ``gradients``, frozen parameters left out, batch by batch."""
+    free, device = _weights(model, False), device_of(model)
+
+    def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, weights, (x,)), y, reduction="sum")
+
+    total = torch.zeros(sum(p.numel() for p in free.values()), dtype=torch.float64, device=device)
+    with evaluating(model):
+        for batch in data.batches(BATCH):
+            each = grad(loss)(free, batch.x.to(device), batch.y.to(device))
+            total += torch.cat([g.flatten() for g in each.values()])
+    return total
+
+
+def _weights(model: nn.Module, frozen: bool) -> dict[str, Tensor]:
+    return {k: p.detach() for k, p in model.named_parameters() if frozen or p.requires_grad}
 
 
 def fisher_solve(g: Float[Tensor, "m p"], v: Float[Tensor, " p"], damping: float = 1e-3) -> Float[Tensor, " p"]:
@@ -73,7 +94,8 @@ class InfluenceUnlearn(Unlearner):
     damping ``damping`` > 0 times its mean diagonal (``fisher_solve``), "fast" is the official code's recursion, which
     is not that inverse (``running_solve``). ``alpha`` >= 0 is tuned: the paper's 1 to 20 go with "fast", whose step is
     about v; an exact step grows as 1 / lambda, so that networks that fit their data need far less. Evaluation mode, so
-    that batch norms stay. Memory: n_fisher times the parameters. ``control`` steps the other way.
+    that batch norms stay; frozen parameters stay and count in no gradient. Raises InputError where all are frozen and
+    for steps that are not finite. Memory: n_fisher times the parameters. ``control`` steps the other way.
     """
 
     alpha: float = 1.0
@@ -100,12 +122,14 @@ class InfluenceUnlearn(Unlearner):
         return self._move(subject, forget, retain, -1.0, seed)
 
     def step(self, model: nn.Module, forget: Data, retain: Data, *, seed: int) -> Float[Tensor, " p"]:
-        """H^-1 v, float64, in the order of ``model.parameters()``."""
+        """H^-1 v, float64, in the order of those ``model.parameters()`` that are not frozen."""
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InputError("InfluenceUnlearn: no parameter requires a gradient; expected at least one to move")
         n, kept = len(forget) + len(retain), len(retain)
-        lost, held = (torch.stack([g.sum(0) for g in gradients(model, part)]).sum(0) for part in (forget, retain))
+        lost, held = total_gradient(model, forget), total_gradient(model, retain)
         v = lost / n - len(forget) / (n * kept) * held
         drawn = torch.randperm(kept, generator=torch_rng(seed, "fisher"))[: self.n_fisher].sort().values
-        g = torch.cat(list(gradients(model, retain[drawn])))
+        g = torch.cat(list(gradients(model, retain[drawn], frozen=False)))
         return fisher_solve(g, v, self.damping) if self.mode == "exact" else running_solve(g, v)
 
     def _move(self, subject: Subject, forget: Data, retain: Data, sign: float, seed: int) -> nn.Module:
@@ -115,6 +139,7 @@ class InfluenceUnlearn(Unlearner):
             raise InputError("InfluenceUnlearn: the step is not finite; expected finite gradients (or more damping)")
         moved = copy.deepcopy(subject.model).eval()
         with torch.no_grad():
-            for p, part in zip(moved.parameters(), step.split([p.numel() for p in moved.parameters()]), strict=True):
+            free = [p for p in moved.parameters() if p.requires_grad]
+            for p, part in zip(free, step.split([p.numel() for p in free]), strict=True):
                 p.add_(part.view_as(p).to(p))
         return moved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,13 +66,18 @@ def _trained(
         for k, b in m.named_buffers(recurse=False)
     }
 
-    def restore(models: dict[str, nn.Module], state: State) -> None:
+    def restored(model: nn.Module) -> nn.Module:
         with torch.no_grad():
-            for name, b in models["model"].named_buffers():
+            for name, b in model.named_buffers():
                 if name in held:
                     b.copy_(held[name])
+        return model
 
-    return _flags(trainer.fit(frozen, data, seed=seed, hooks=[restore, *hooks] if held else hooks), start)
+    def restore(models: Mapping[str, nn.Module], state: State) -> None:
+        restored(models["model"])
+
+    trained = trainer.fit(frozen, data, seed=seed, hooks=[restore, *hooks] if held else hooks)
+    return _flags(restored(trained), start)  # a weight average took the buffers in before the hook
 
 
 def _check(who: str, layers: int | None) -> None:
@@ -95,6 +100,10 @@ class CFk(FineTune):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check("CFk", self.layers)
+
+    def stages(self, subject: Subject, forget: Data, retain: Data, *, seed: int) -> list[nn.Module]:
+        """See FineTune."""
+        return [_flags(m, subject.model) for m in super().stages(subject, forget, retain, seed=seed)]
 
     def _train(self, subject: Subject, data: Data, seed: int, hooks: Sequence[Hook] = ()) -> nn.Module:
         blocks = _held(subject.model, self.layers)

@@ -46,10 +46,11 @@ class PruneFirstThenUnlearn(Unlearner):
     """Prune the model, train what is left, then unlearn with the mask fixed (Jia et al., 2023, arXiv:2304.04934,
     section 4).
 
-    ``pruner`` gives the mask (the paper's default: the globally smallest 95%, one-shot). With ``retrain`` the surviving
-    weights are trained by the subject's recipe on all the data, from where they are or from ``rewind``, a state dict of
-    an early epoch (the paper rewinds to epoch 8). ``unlearner`` is any other; Retrain trains new weights under the
-    mask. Masked entries are exactly 0 throughout. Raises AccessError where ``retrain`` or Retrain lacks a recipe.
+    ``pruner`` gives the mask (the paper's default: the globally smallest 95%, one-shot); frozen weights are none of its
+    and stay. With ``retrain`` the surviving weights are trained by the subject's recipe on all the data, from where
+    they are or from ``rewind``, a state dict of an early epoch (the paper rewinds to epoch 8). ``unlearner`` is any
+    other; Retrain trains new weights under the mask. Masked entries are exactly 0 throughout. Raises AccessError where
+    ``retrain`` or Retrain lacks a recipe.
     """
 
     pruner: Pruning = field(default_factory=lambda: MagnitudePruning(sparsity=0.95))
@@ -80,7 +81,7 @@ class PruneFirstThenUnlearn(Unlearner):
 
     def _sparse(self, subject: Subject, forget: Data, retain: Data, seed: int) -> tuple[Masks, nn.Module]:
         train = self.check(subject, forget, retain)
-        masks = self.pruner.masks(subject.model, seed=seed)
+        masks = self.pruner.masks(_prunable(subject.model), seed=seed)
         if empty := [name for name, mask in masks.items() if not mask.any()]:
             raise InputError(f"PruneFirstThenUnlearn: the mask empties {empty[0]!r}; expected a lower sparsity")
         start = copy.deepcopy(subject.model)
@@ -93,22 +94,37 @@ class PruneFirstThenUnlearn(Unlearner):
         return masks, _plain(trained, subject.model)
 
 
+def _prunable(model: nn.Module) -> nn.Module:
+    """A copy whose frozen parameters are buffers, which pruning leaves alone; the model itself where it has none."""
+    if all(p.requires_grad for p in model.parameters()):
+        return model
+    other = copy.deepcopy(model)
+    for module in other.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            if not p.requires_grad:
+                delattr(module, name)
+                module.register_buffer(name, p.detach())
+    return other
+
+
 def _masked(model: nn.Module, masks: Masks) -> nn.Module:
     """A copy whose masked weights are zero and stay so under any training."""
     held = apply(masks, copy.deepcopy(model))
-    modules = dict(held.named_modules())
-    for name, mask in masks.items():
-        path, _, leaf = name.rpartition(".")
-        parametrize.register_parametrization(modules[path], leaf, _Masked(mask))
+    masked = {id(p): masks[name] for name, p in held.named_parameters() if name in masks}
+    for module in list(held.modules()):
+        for leaf, p in list(module.named_parameters(recurse=False)):
+            if id(p) in masked:  # in every layer that shares it
+                parametrize.register_parametrization(module, leaf, _Masked(masked[id(p)]))
     return held
 
 
 def _plain(model: nn.Module, like: nn.Module) -> nn.Module:
     """The masked model's weights in a copy of ``like``: no parametrisation, clean names."""
     held = copy.deepcopy(model)
-    for module in held.modules():
-        if parametrize.is_parametrized(module):
-            parametrize.remove_parametrizations(module, "weight")
+    for module in list(held.modules()):
+        for leaf, steps in dict(getattr(module, "parametrizations", {})).items():
+            if isinstance(steps[0], _Masked):
+                parametrize.remove_parametrizations(module, leaf)
     out = copy.deepcopy(like).eval()
     out.load_state_dict(held.state_dict())
     return out

@@ -53,7 +53,8 @@ class DPSGD(Trainer):
 
     of cross-entropies; what the optimiser makes of it (momentum, Adam) is post-processing. ``batch_size`` is an
     expected size; above n it is n. ``chunk`` samples have their gradients in memory at once. ``noise`` 0 with ``clip``
-    inf is SGD, and not private. Models whose layers mix samples (batch normalisation) are refused with InputError.
+    inf is SGD, and not private. Models with layers that mix samples (batch normalisation) or keep statistics of them
+    are refused with InputError.
 
     ``epsilon`` is what the accountants of Opacus say of the sampled Gaussian mechanism (Mironov et al., 2019,
     arXiv:1908.10530; Gopi et al., 2021, arXiv:2106.02848), for data sets that differ by one sample added or removed and
@@ -89,9 +90,11 @@ class DPSGD(Trainer):
         """A trained copy of ``model``; see Trainer. Raises InputError for ``augment``, which no sample would pass."""
         if options.get("augment") is not None:
             raise InputError("DPSGD: augment is given; expected none, as every step draws its own samples")
-        mixing = [k for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if mixing:
-            raise InputError(f"DPSGD: layer {mixing[0]!r} normalises over the batch; expected layers within a sample")
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                raise InputError(f"DPSGD: layer {name!r} normalises over the batch; expected layers within a sample")
+            if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+                raise InputError(f"DPSGD: layer {name!r} keeps statistics of the data without noise; expected none")
         return super().fit(model, data, seed=seed, **options)
 
     def repair(self, subject: Subject, *, seed: int) -> nn.Module:
