@@ -226,6 +226,14 @@ class TestLedger:
         assert confirm("comp-sum", "smoke", root=tmp_path) is None
         assert len(ledger.read("comp-sum", tmp_path)) == 1
 
+    def test_a_fingerprint_is_of_six_digits(self) -> None:
+        def of(value: object) -> str:
+            return ledger.fingerprint({"": [{"arm": "a", "value": value}]})
+
+        assert of(0.1234567) == of(0.1234567 * (1 + 1e-12)) != of(0.123458)
+        assert of(1e-16) == of(-1e-15) == of(0.0)
+        assert len({of(v) for v in (1.0, None, "1", float("nan"), float("inf"), 2e9)}) == 6
+
     def test_damaged(self, tmp_path: Path) -> None:
         row = '{"key": "k", "scale": "claim", "claims": [], "source": "s", "outcome": "fine"}'
         for text in ("{}", "{", row):

@@ -1,7 +1,7 @@
 """A recorded verdict after library code has changed: one recorded seed is run again and compared cell by cell.
 
 The base seed of a run follows from the paper's module and its sizes, so only what the module calls can have changed. If
-the tables of a seed, shams included, are the same to the last digit, the change did not reach what the paper measures
+the tables of a seed, shams included, are the same to six digits, the change did not reach what the paper measures
 there, and the verdict is recorded for the present code with the seed that shows it. Otherwise the whole run is due.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -23,8 +24,19 @@ def entry_key(slug: str, scale: str, base_seed: int, source: str) -> str:
 
 
 def fingerprint(arms: Mapping[str, Any]) -> str:
-    """Of the rows that the real experiment and every sham gave for one seed: another cell is another fingerprint."""
-    return hashlib.sha256(json.dumps(arms, sort_keys=True).encode()).hexdigest()[:12]
+    """Of the rows that the real experiment and every sham gave for one seed: another cell is another fingerprint.
+
+    Numbers count to six significant digits, and to 1e-9: what the order of a sum changes is no difference.
+    """
+    return hashlib.sha256(json.dumps(_rounded(arms), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(v) for v in value]
+    return round(float(f"{value:.6g}"), 9) + 0.0 if isinstance(value, float) and math.isfinite(value) else value
 
 
 def read(slug: str, root: Path = ROOT) -> list[dict[str, Any]]:
