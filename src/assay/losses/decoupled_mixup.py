@@ -152,8 +152,9 @@ class DecoupledBCELoss(_MixedLoss):
     arXiv:2203.10761, DM(BCE)), summed over classes as in the authors' code.
 
     h(l) = (l / ``xi``)^``t`` below ``xi``, else 1: both classes can reach 1. A share of 0 stays 0 at every ``t``; a
-    sample with a = b has the label h of the larger share. Where a label is not ``true`` its plain share stands in place of h. The defaults are not confirmed.
-    Arguments, result and errors are those of ``DecoupledMixupLoss``; c = 2 is allowed.
+    sample with a = b has the label h of the larger share. Where a label is not ``true`` its plain share stands in place
+    of h. The defaults are not confirmed. Arguments, result and errors are those of ``DecoupledMixupLoss``; c = 2 is
+    allowed.
     """
 
     kind: ClassVar[str] = "loss"

@@ -44,10 +44,10 @@ def gradient_penalty(
 ) -> Float[Tensor, ""]:
     """Mean of (|grad f|_2 - 1)^2, the gradient by x and y together (WGAN-GP: Gulrajani et al., 2017, arXiv:1704.00028).
 
-    Taken at (x, eps y + (1 - eps) y_neg), between a joint and a product sample, eps uniform in [0, 1] from torch's
-    CPU generator unless given; with ``x_neg`` also at (eps x + (1 - eps) x_neg, y). Off ``two_sided`` only norms above 1
-    count. ``critic(x, y) -> (n,)``, row by row: no batch norm. Differentiable by the critic's parameters. Raises
-    InputError for integers, for lengths that differ and for a critic of another shape.
+    Taken at (x, eps y + (1 - eps) y_neg), between a joint and a product sample, eps (n,) uniform in [0, 1] from torch's
+    generator of the CPU unless given; with ``x_neg`` also at (eps x + (1 - eps) x_neg, y). Off ``two_sided`` only norms
+    above 1 count. ``critic(x, y) -> (n,)``, row by row: no batch norm. Differentiable by the critic's parameters.
+    Raises InputError for integers, for lengths that differ and for a critic of another shape.
     """
     norms = critic_gradients(critic, x, _between(y, y_neg, eps))
     if x_neg is not None:
