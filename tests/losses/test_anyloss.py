@@ -206,3 +206,15 @@ def test_bad_parameters() -> None:
 def test_soft_confusion_of_the_middle() -> None:
     cells = soft_confusion(torch.full((4,), 0.5), torch.tensor([1, 0, 0, 0]))
     assert [float(c) for c in cells] == [0.5, 0.5, 1.5, 1.5]
+
+
+@pytest.mark.parametrize("metric", ["fbeta", "gmean", "balanced-accuracy"])
+@pytest.mark.parametrize("sqrt", [False, True])
+def test_without_eps_a_batch_that_lacks_a_class_has_a_loss_of_one(metric: str, sqrt: bool) -> None:
+    p = torch.zeros(5, requires_grad=True)
+    with pytest.warns(RuntimeWarning, match="lacks a class"):
+        loss = AnyLoss(metric, L=None, beta=3.0, eps=0.0, from_logits=False, sqrt=sqrt)(p, torch.zeros(5).long())
+    assert float(loss.detach()) == pytest.approx(1)
+    assert torch.isfinite(torch.autograd.grad(loss, p)[0]).all()
+    z, y = _sample()
+    assert torch.allclose(AnyLoss(metric, eps=0.0)(z, y), AnyLoss(metric, eps=1e-12)(z, y))

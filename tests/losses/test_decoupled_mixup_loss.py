@@ -105,12 +105,20 @@ def test_extreme_scores_stay_finite() -> None:
         assert torch.isfinite(gradient).all()
 
 
+def test_a_class_without_a_share_has_label_zero_whatever_the_power() -> None:
+    logits, a, b = _batch()
+    for lam, label in ((1.0, a), (0.0, b)):
+        whole = F.binary_cross_entropy_with_logits(logits, F.one_hot(label, logits.shape[1]).to(logits))
+        assert torch.allclose(DecoupledBCELoss(t=0.0)(logits, a, b, lam), whole * logits.shape[1])
+
+
 def test_bad_input() -> None:
     logits, a, b = _batch()
     for loss in (DecoupledMixupLoss(), DecoupledBCELoss()):
         for bad in (
             (logits, a, b, 1.5), (logits, a + 5, b, 0.5), (logits, a, b - 5, 0.5), (logits, a, b[:-1], 0.5),
             (logits * torch.nan, a, b, 0.5), (logits, a, b, 0.5, torch.ones(9, 1).bool()),
+            (logits, a, b, torch.rand(4)), (logits, a, b, torch.rand(9, 1)),
         ):  # fmt: skip
             with pytest.raises(InputError):
                 loss(*bad)

@@ -90,6 +90,16 @@ def test_the_loss_is_the_sum_of_its_parts_and_without_weight_that_of_cpc() -> No
         assert phi.weight.grad is not None
 
 
+def test_the_penaltys_points_are_drawn_alike_for_every_device() -> None:
+    critic = lambda x, y: x.sum(1) + y.sum(1)  # noqa: E731
+    states = []
+    for device in ("cpu", "meta"):
+        with seeded(0, "eps"):
+            gradient_penalty(critic, *(t.to(device) for t in (X, Y, Z)))
+            states.append(torch.random.get_rng_state())
+    assert torch.equal(*states)
+
+
 def test_bad_input() -> None:
     for call in (
         lambda: CPCLoss()(draw("s", 3, 4)),
@@ -98,6 +108,7 @@ def test_bad_input() -> None:
         lambda: gradient_penalty(linear, X.long(), Y, Z),
         lambda: gradient_penalty(linear, X[:3], Y, Z),
         lambda: gradient_penalty(linear, X, Y, Z[:3]),
+        lambda: gradient_penalty(linear, X, Y, Z, eps=torch.rand(3)),
         lambda: gradient_penalty(lambda x, y: x, X, Y, Z),
         lambda: WPCLoss(-1.0),
         lambda: WPCLoss()(nn.Identity(), nn.Identity(), Y[:1], Z[:1]),

@@ -126,3 +126,10 @@ def test_zero_one_bound_and_gap() -> None:
     ):
         with pytest.raises(InputError):
             call()
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 1.5, 2.0])
+def test_a_class_that_never_occurs_adds_nothing_to_the_regret(tau: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert conditional_regret([[1.0, 0.0]], [[2000.0, 0.0]], tau).tolist() == [0]

@@ -63,6 +63,20 @@ def test_ignored_entries_do_not_count() -> None:
         assert torch.equal(loss(s, y), loss(s, torch.eye(5, 8, dtype=torch.bool)))
 
 
+def test_an_ignored_row_does_not_count() -> None:
+    s, y = _scores(), torch.arange(5)
+    padding = torch.zeros(5, 8, dtype=torch.bool)
+    padding[3:] = True
+    for loss in (MultipleNegativesLoss(), MannWhitneyLoss(), MannWhitneyLoss(pairs="within_query")):
+        assert torch.allclose(loss(s, y, padding), loss(s[:3], y[:3]))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 16}, {"reduction": "paper"}, {"pairs": "within_query"}])
+def test_many_pairs_in_half_precision_do_not_overflow(options: dict[str, object]) -> None:
+    s, loss = _scores(256, 300).half(), MannWhitneyLoss(**options)  # type: ignore[arg-type]
+    assert torch.equal(loss(s, torch.arange(256)), loss(s.float(), torch.arange(256)))
+
+
 def test_a_sample_of_the_negatives_is_unbiased() -> None:
     s, y = _scores(), torch.arange(5)
     loss = MannWhitneyLoss(sample=7, generator=torch.Generator().manual_seed(0))

@@ -89,3 +89,22 @@ def test_options() -> None:
         TCMLoss()
     with pytest.raises(InputError, match="zero"):
         TCMLoss()(torch.zeros(3, 2), torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ([0], [12], [0], [1]),
+        ([-1], [1], [0], [1]),
+        ([0, 1, 2], [1, 2], [0], [1]),
+        ([0], [1], [0.0], [1]),
+        ([[0]], [1], [0], [1]),
+        ([0], [1], [0]),
+    ],
+)
+def test_pairs_that_name_no_pairs(pairs: tuple[list[int], ...]) -> None:
+    z, y = _batch()
+    with pytest.raises(InputError, match="expected"):
+        TCMLoss()(z, y, tuple(torch.tensor(i) for i in pairs))
+    empty = torch.zeros(0, dtype=torch.int64)
+    assert TCMLoss()(z, y, (empty,) * 4) == 0

@@ -141,6 +141,21 @@ def test_layer_leaves_its_inputs_and_takes_hidden_layers_that_learn() -> None:
     assert not torch.equal(other.weight(), SphericalLinear(4, 9, seed=1).weight())
 
 
+@pytest.mark.parametrize("lr", [0.5, 0.4999999])
+def test_a_step_that_has_no_inverse_is_that_of_dense_sgd(lr: float) -> None:
+    """With |h| = 1 and lr = 1/2 the squared error's step takes a direction out of W."""
+    layer = SphericalLinear(3, 5, OneHotSquaredLoss(), lr=lr)
+    g = torch.Generator().manual_seed(0)
+    batches = [
+        (F.normalize(torch.randn(1, 3, generator=g, dtype=torch.float64), dim=1), torch.tensor([k])) for k in (4, 0, 2)
+    ]
+    expected = dense(layer.weight(), batches, OneHotSquaredLoss(), lr)
+    for h, y in batches:
+        layer.step(h, y)
+    assert torch.allclose(layer.weight(), expected, atol=1e-13)
+    assert torch.allclose(layer.q, expected.T @ expected, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -102,7 +102,7 @@ def test_the_sweep_reports_what_it_is_given() -> None:
 
 
 def test_bad_input() -> None:
-    z = draw("z", 5, 3)
+    z, digits = draw("z", 5, 3), load_data("digits:train")
     for call in (
         lambda: penalty_distribution(z, 0.0),
         lambda: penalty_entropy(z * torch.nan, 1.0),
@@ -111,6 +111,7 @@ def test_bad_input() -> None:
         lambda: uniformity(z * 0),
         lambda: tolerance(z, torch.arange(4)),
         lambda: tolerance(z, torch.arange(5)),
+        lambda: temperature_sweep(lambda tau: nn.Flatten(), [0.1], digits.limit(4), digits.limit(80)),
         lambda: ContrastivePretraining(bank=0).fit(MLP(), load_data("digits:train").limit(4), seed=0),
     ):
         with pytest.raises(InputError, match="expected"):

@@ -78,6 +78,14 @@ def test_a_class_without_samples_is_not_predicted_and_constant_features_are_name
         NaiveBayesProbe(var_smoothing=0.0).fit(x, y)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_both_solvers_have_one_objective(classes: int) -> None:
+    x, y = points(60)
+    x, y = x[y < classes], y[y < classes]
+    sgd, lbfgs = (LogisticProbe(C=0.02, scaler=None, solver=name).fit(x, y) for name in ("sgd", "lbfgs"))
+    assert np.allclose(sgd.coef_, lbfgs.coef_, atol=5e-3)
+
+
 def test_the_logistic_probe_is_scikit_learns_and_sgd_finds_the_same() -> None:
     x, y = points(60)
     plain = LogisticRegression(C=0.5, max_iter=1000).fit(x, y)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +67,33 @@ def test_training_orders_the_embedding_and_leaves_its_input() -> None:
     y = data.fields["target"]
     before, after = (ordinality(F.normalize(predict(m, data.x), dim=1), y) for m in (encoder, trained))
     assert after > max(before, 0.9)
+
+
+def test_order_and_continuity_do_not_depend_on_where_the_points_lie() -> None:
+    g = torch.Generator().manual_seed(0)
+    z, y = torch.randint(1000, (60, 20), generator=g).double(), torch.rand(60, generator=g)
+    for measure in (ordinality, continuity):
+        assert measure(z + 2.0**33, y) == measure(z, y)
+
+
+def test_a_frozen_encoder_is_read_as_it_evaluates_and_keeps_its_statistics() -> None:
+    data = _circle()
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4)).eval()
+    net[0].weight.requires_grad_(False)
+    for tune in (False, True):
+        fitted = embedding_regressor(net, data, "l1", tune=tune, plan=Plan(epochs=1))
+        kept = [torch.equal(v, net.state_dict()[k]) for k, v in fitted.encoder.state_dict().items()]
+        assert all(kept) != tune
+        assert [p.requires_grad for p in fitted.encoder.parameters()] == [p.requires_grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["ridge", "l1"])
+def test_double_precision_stays(kind: Any) -> None:
+    data, encoder = _circle(8), _encoder().double()
+    double = replace(data, x=data.x.double())
+    assert embedding_regressor(encoder, double, kind, plan=Plan(epochs=1))(double.x).dtype == torch.float64
+    trained = replace(_method(epochs=1), augment=lambda x, draws: x).fit(encoder, double, seed=0)
+    assert trained(double.x).dtype == torch.float64
 
 
 def test_a_projection_is_thrown_away() -> None:

@@ -184,6 +184,29 @@ def test_training_agrees_more_leaves_its_inputs_and_is_repeatable() -> None:
     assert losses[1] < losses[0] - 0.3, losses
 
 
+def test_the_noise_does_not_depend_on_the_layout_of_the_images() -> None:
+    data = load_data("digits:train").limit(8)
+    data = replace(data, x=data.x.repeat(1, 3, 1, 1))
+    last = replace(data, x=data.x.contiguous(memory_format=torch.channels_last))
+    with seeded(0, "net"):
+        encoder = NoiseConditionedEncoder(FiLMConvNet((3, 8, 8), (2,), 4))
+    method = replace(SHORT, steps=1, batch_size=8, average=None)
+    one, two = (predict_at(method.fit(encoder, d, seed=0), data.x) for d in (data, last))
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_double_precision_stays() -> None:
+    data = load_data("digits:train").limit(8)
+    double = replace(data, x=data.x.double())
+    assert predict_at(replace(SHORT, steps=1).fit(_encoder().double(), double, seed=0), double.x).dtype == torch.float64
+
+
+def predict_at(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Representations at a level of 0.5."""
+    with torch.no_grad():
+        return encoder(x, torch.full((len(x),), 0.5))
+
+
 def test_the_target_follows_and_the_ablation_drops_one_term() -> None:
     data = load_data("digits:train").limit(64)
     parts = [replace(SHORT, weights=w).fit(_encoder(), data, seed=0) for w in ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0))]

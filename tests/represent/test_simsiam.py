@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,16 @@ def test_bad_options() -> None:
         SHORT.fit(backbone(), data[:1], seed=0)
     with pytest.raises(InputError, match="widths"):
         SimSiam(dim=0).fit(backbone(), data[:4], seed=0)
+    with pytest.raises(InputError, match="batches of 2"):
+        SimSiam(batch_size=1).fit(backbone(), data[:4], seed=0)
+    maps = nn.Conv2d(1, 2, 3)
+    for call in (lambda: SHORT.fit(maps, data[:4], seed=0), lambda: linear_classifier(maps, data[:4], seed=0)):
+        with pytest.raises(InputError, match=r"expected \(., w\)"):
+            call()
+
+
+def test_double_precision_stays() -> None:
+    data, net = load_data("digits:train").limit(8), backbone().double()
+    double = replace(data, x=data.x.double())
+    assert replace(SHORT, epochs=1).fit(net, double, seed=0)(double.x).dtype == torch.float64
+    assert linear_classifier(net, double, seed=0, epochs=1).weight.dtype == torch.float64

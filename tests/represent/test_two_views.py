@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,31 @@ def test_bad_input(method: TwoViews) -> None:
         method.__class__(**{**vars(method), "projector": (0,)}).fit(backbone(), data, seed=0)
 
 
+@methods
+def test_single_images_a_batch_and_features_that_are_no_rows_are_refused(method: TwoViews) -> None:
+    data = load_data("digits:train").limit(8)
+    with pytest.raises(InputError, match="batches of 2"):
+        method.__class__(**{**vars(method), "batch_size": 1}).fit(backbone(), data, seed=0)
+    with pytest.raises(InputError, match=r"expected \(1, w\)"):
+        method.fit(nn.Conv2d(1, 2, 3), data, seed=0)
+
+
+@methods
+def test_the_loss_can_be_on_the_features_of_a_backbone_without_linear_layers(method: TwoViews) -> None:
+    data = load_data("digits:train").limit(8)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    trained = method.__class__(**{**vars(method), "projector": (), "steps": 1}).fit(net, data, seed=0)
+    assert trained(data.x).shape == (8, 3)
+
+
+@methods
+def test_double_precision_stays(method: TwoViews) -> None:
+    data = load_data("digits:train").limit(8)
+    double = replace(data, x=data.x.double())
+    trained = method.__class__(**{**vars(method), "steps": 1}).fit(backbone().double(), double, seed=0)
+    assert trained(double.x).dtype == torch.float64
+
+
 def test_simclr_is_cross_entropy_over_all_other_views() -> None:
     z = draw("z", 12, 5)
     unit = F.normalize(z, dim=1)
@@ -93,7 +119,7 @@ def _state() -> State:
 
 def test_moco_keeps_the_latest_keys_first_in_first_out() -> None:
     method, state = MoCo(projector=(), queue=10, temperature=0.2), _state()
-    model = method.network(_Encoder())
+    model = method.network(_Encoder(), torch.zeros(1, 3))
     batches = [(draw(f"q{k}", 4, 3), draw(f"k{k}", 4, 3)) for k in range(3)]
     with seeded(0, "queue"):
         for query, key in batches:

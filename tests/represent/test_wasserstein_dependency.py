@@ -128,6 +128,8 @@ def test_bad_input() -> None:
     for call in (
         lambda: exact_wdm(x.numpy(), y.numpy(), np.zeros(6, int)),
         lambda: exact_wdm(x.numpy(), y[:4].numpy(), np.arange(6)),
+        lambda: exact_wdm(x[:0].numpy(), y[:0].numpy(), np.arange(0)),
+        lambda: exact_wdm(x.numpy() * np.nan, y.numpy(), np.arange(6)),
         lambda: WassersteinDependency(lam=-1.0).fit(critic, x, y, seed=0),
         lambda: WassersteinDependency().fit(critic, x.long(), y, seed=0),
         lambda: WassersteinDependency().fit(critic, x[:1], y[:1], seed=0),

@@ -50,7 +50,8 @@ class AnyLoss(nn.Module):
     ``sqrt`` takes its root. ``L`` > 0 is the slope of the amplification: 73, the paper's, leaves values next to 0 and 1
     apart from them in double precision; None leaves probabilities as they are (for "fbeta" this is soft Dice). It acts
     on probabilities around 0.5: a confident error has almost no gradient, so that training starts well from small
-    weights, or from weights trained with BinaryCrossEntropy. ``eps`` >= 0 keeps denominators positive.
+    weights, or from weights trained with BinaryCrossEntropy. ``eps`` >= 0 keeps denominators positive, at 0
+    as the root of the smallest normal number.
 
     ``scores``, finite: (n,), (n, 1) or (n, 2) logits, or where not ``from_logits`` probabilities of class 1 in [0, 1],
     which two columns hold last; ``target`` (n,) int64 in {0, 1}. Not from the paper: (n, c) scores, c >= 3, give the
@@ -90,7 +91,7 @@ class AnyLoss(nn.Module):
         """The loss of ``scores`` under ``target``."""
         p, t = self._arguments(scores, target)
         self._check_sides(t)
-        return 1 - self._macro(self.amplify(p), t, self.eps, self.sqrt)
+        return 1 - self._macro(self.amplify(p), t, self.eps or torch.finfo(p.dtype).tiny ** 0.5, self.sqrt)
 
     def amplify(self, p: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Probabilities pushed towards 0 and 1."""

@@ -57,7 +57,10 @@ class _MixedLoss(nn.Module):
         where = type(self).__name__
         check_logits(where, logits, target)
         check_labels(where, target_b, len(logits), logits.shape[1])
-        share = torch.as_tensor(lam, dtype=logits.dtype, device=logits.device).expand(len(logits))
+        share = torch.as_tensor(lam, dtype=logits.dtype, device=logits.device)
+        if share.shape not in ((), (1,), (len(logits),)):
+            raise InputError(f"{where}: lam has shape {tuple(share.shape)}; expected one number or ({len(logits)},)")
+        share = share.expand(len(logits))
         if not ((share >= 0) & (share <= 1)).all():
             raise InputError(f"{where}: lam spans [{share.min():.4g}, {share.max():.4g}]; expected shares in [0, 1]")
         mask = torch.ones_like(share, dtype=torch.bool)[:, None].expand(-1, 2) if true is None else true
@@ -148,9 +151,10 @@ class DecoupledBCELoss(_MixedLoss):
     """Binary cross-entropy of sigmoids under two-hot labels h(lam) e_a + h(1 - lam) e_b (Liu et al., 2023,
     arXiv:2203.10761, DM(BCE)), summed over classes as in the authors' code.
 
-    h(l) = (l / ``xi``)^``t`` below ``xi``, else 1: both classes can reach 1. A sample with a = b has the label h of the
-    larger share. Where a label is not ``true`` its plain share stands in place of h. The defaults are not confirmed.
-    Arguments, result and errors are those of ``DecoupledMixupLoss``; c = 2 is allowed.
+    h(l) = (l / ``xi``)^``t`` below ``xi``, else 1: both classes can reach 1. A share of 0 stays 0 at every ``t``; a
+    sample with a = b has the label h of the larger share. Where a label is not ``true`` its plain share stands in place
+    of h. The defaults are not confirmed. Arguments, result and errors are those of ``DecoupledMixupLoss``; c = 2 is
+    allowed.
     """
 
     kind: ClassVar[str] = "loss"
@@ -172,7 +176,7 @@ class DecoupledBCELoss(_MixedLoss):
     ) -> Float[Tensor, ...]:
         """The loss of ``logits`` under the two labels of each mixture."""
         shares, mask = self._pair(logits, target, target_b, lam, true)
-        hot = torch.where(mask, rescaled(shares, self.xi, self.t), shares)
+        hot = torch.where(mask & (shares > 0), rescaled(shares, self.xi, self.t), shares)
         labels = torch.stack((target, target_b), 1)
         two_hot = torch.zeros_like(logits).scatter_reduce(1, labels, hot, "amax")
         loss = F.binary_cross_entropy_with_logits(logits, two_hot, reduction="none").sum(1)

@@ -44,10 +44,10 @@ def gradient_penalty(
 ) -> Float[Tensor, ""]:
     """Mean of (|grad f|_2 - 1)^2, the gradient by x and y together (WGAN-GP: Gulrajani et al., 2017, arXiv:1704.00028).
 
-    Taken at (x, eps y + (1 - eps) y_neg), between a joint and a product sample, eps uniform in [0, 1] from torch's
-    generator unless given; with ``x_neg`` also at (eps x + (1 - eps) x_neg, y). Off ``two_sided`` only norms above 1
-    count. ``critic(x, y) -> (n,)``, row by row: no batch norm. Differentiable by the critic's parameters. Raises
-    InputError for integers, for lengths that differ and for a critic of another shape.
+    Taken at (x, eps y + (1 - eps) y_neg), between a joint and a product sample, eps (n,) uniform in [0, 1] from torch's
+    generator of the CPU unless given; with ``x_neg`` also at (eps x + (1 - eps) x_neg, y). Off ``two_sided`` only norms
+    above 1 count. ``critic(x, y) -> (n,)``, row by row: no batch norm. Differentiable by the critic's parameters.
+    Raises InputError for integers, for lengths that differ and for a critic of another shape.
     """
     norms = critic_gradients(critic, x, _between(y, y_neg, eps))
     if x_neg is not None:
@@ -60,7 +60,9 @@ def _between(a: Tensor, b: Tensor, eps: Float[Tensor, " n"] | None) -> Tensor:
     """eps a + (1 - eps) b, row by row; eps is drawn where it is None."""
     if a.shape != b.shape:
         raise InputError(f"gradient_penalty: {tuple(a.shape)} and {tuple(b.shape)}; expected the same shape")
-    share = torch.rand(len(a), device=a.device) if eps is None else eps
+    share = torch.rand(len(a)) if eps is None else eps  # on the CPU: the same numbers for every device
+    if share.shape != (len(a),):
+        raise InputError(f"gradient_penalty: eps {tuple(share.shape)}; expected ({len(a)},)")
     return b + share.to(a).view(-1, *[1] * (a.dim() - 1)) * (a - b)
 
 

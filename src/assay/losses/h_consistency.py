@@ -99,8 +99,10 @@ def conditional_regret(p: ArrayLike, logits: ArrayLike, tau: float) -> np.ndarra
     if scores.shape != q.shape or not np.isfinite(scores).all():
         raise InputError(f"conditional_regret: logits of shape {scores.shape}; expected finite numbers {q.shape}")
     log_s = scores - logsumexp(scores, axis=1, keepdims=True)
-    losses = -log_s if tau == 1 else -np.expm1((tau - 1) * log_s) / (tau - 1)
-    return (q * losses).sum(1) - conditional_optimum(q, tau)
+    with np.errstate(over="ignore"):
+        losses = -log_s if tau == 1 else -np.expm1((tau - 1) * log_s) / (tau - 1)
+    expected = np.multiply(q, losses, out=np.zeros_like(q), where=q > 0)  # no 0 times infinity
+    return expected.sum(1) - conditional_optimum(q, tau)
 
 
 def minimizability_gap(best_risk: float, p: ArrayLike, tau: float) -> float:

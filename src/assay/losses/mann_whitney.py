@@ -28,8 +28,8 @@ class MannWhitneyLoss(nn.Module):
     chunk's terms anew in the backward pass: the same value in less memory.
 
     ``scores`` (b, m), finite; ``target`` (b,) int64 names each row's positive column, or is a mask (b, m) of positives;
-    ``ignore`` (b, m) marks entries that are neither. Returns a scalar > 0. Raises InputError for other options and
-    shapes, and where no positive or no negative is left.
+    ``ignore`` (b, m) marks entries that are neither, whatever ``target`` says of them. Returns a scalar > 0, summed in
+    float32 at least. Raises InputError for other options and shapes, and where no positive or no negative is left.
     """
 
     kind: ClassVar[str] = "loss"
@@ -61,7 +61,7 @@ class MannWhitneyLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss of ``scores`` whose positives ``target`` names."""
         positive, negative = sides("MannWhitneyLoss", scores, target, ignore)
-        scaled = scores / self.temperature
+        scaled = scores.to(torch.promote_types(scores.dtype, torch.float32)) / self.temperature
         ours = scaled[positive]
         if self.pairs == "within_query":
             row = positive.nonzero()[:, 0]

@@ -21,9 +21,9 @@ class MultipleNegativesLoss(nn.Module):
     eq. 4; the contrastive loss of dual encoders).
 
     ``scores`` (b, m), finite: of b queries with m documents; ``target`` (b,) int64 names each row's positive column, or
-    is a mask (b, m) of positives; ``ignore`` (b, m) marks entries that are neither (known false negatives). A constant
-    added to all scores of a query leaves the loss as it is. Returns a scalar >= 0. Raises InputError for
-    ``temperature`` <= 0, other shapes, and where no positive or no negative is left.
+    is a mask (b, m) of positives; ``ignore`` (b, m) marks entries that are neither (known false negatives, padding),
+    whatever ``target`` says of them. A constant added to all scores of a query leaves the loss as it is. Returns a
+    scalar >= 0. Raises InputError for ``temperature`` <= 0, other shapes, and where no positive or no negative is left.
     """
 
     kind: ClassVar[str] = "loss"
@@ -62,7 +62,9 @@ def sides(
         if mask is not None and (mask.shape != scores.shape or mask.dtype != torch.bool):
             shape = f"{mask.dtype} {tuple(mask.shape)}"
             raise InputError(f"{where}: {name} is {shape}; expected a bool mask {tuple(scores.shape)}")
-    negative = ~positive if ignore is None else ~(positive | ignore)
+    negative = ~positive
+    if ignore is not None:
+        positive, negative = positive & ~ignore, negative & ~ignore
     if not positive.any() or not negative.any():
         found = f"{int(positive.sum())} positives, {int(negative.sum())} negatives"
         raise InputError(f"{where}: {found}; expected at least one of each")

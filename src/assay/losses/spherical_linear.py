@@ -28,7 +28,8 @@ class SphericalLinear:
     H (m, d), the gradient in the scores is alpha 1^T + diag(beta) O + sum gamma_i e_(c_i), of which the second term
     multiplies W from the right by M = I - lr H^T diag(beta) H and so goes into U, the first into omega, and the third
     into the targets' rows of V, through the *new* U^-1. The result is that of dense SGD up to rounding. U is multiplied
-    out when its determinant has left [1e-3, 1e3] and every 1000 steps, in O(D d^2).
+    out when its determinant has left [1e-3, 1e3] and every 1000 steps, in O(D d^2); so is a step whose M alone is below
+    1e-3, which may have no inverse.
 
     ``loss`` is averaged over the batch; momentum and adaptive rates have no such form. ``lr`` > 0 may be set between
     steps. W starts uniform in +-1/sqrt(d), as torch's linear layer, drawn from ``seed``. InputError for sizes below 1
@@ -120,11 +121,15 @@ class SphericalLinear:
         self.w = self.w - lr * (self.classes * alpha + beta * s + gamma) @ h
         scaled = lr * beta[:, None] * h
         kernel = torch.eye(len(h)).to(h) - scaled @ h.T
+        drift, rows = float(torch.linalg.slogdet(kernel).logabsdet), gamma[:, None] * h
         old_inverse, self.u = self.u_inverse, self.u - (self.u @ h.T) @ scaled
-        self.u_inverse = old_inverse + h.T @ torch.linalg.solve(kernel, scaled @ old_inverse)
         self.omega = self.omega - h.T @ (scaled @ self.omega) - lr * alpha @ h
-        self.v.index_add_(0, target, (gamma[:, None] * h) @ self._row_inverse(old_inverse), alpha=-lr)
-        self.drift += float(torch.linalg.slogdet(kernel).logabsdet)
+        if drift < -DRIFT:
+            self._start(self.weight().index_add_(0, target, rows, alpha=-lr))
+            return
+        self.u_inverse = old_inverse + h.T @ torch.linalg.solve(kernel, scaled @ old_inverse)
+        self.v.index_add_(0, target, rows @ self._row_inverse(old_inverse), alpha=-lr)
+        self.drift += drift
         self.steps += 1
         if abs(self.drift) > DRIFT or self.steps >= REFACTOR:
             self.refactor()

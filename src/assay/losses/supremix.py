@@ -43,9 +43,12 @@ def make_mixtures(
     ``mix_pos``: for every j, k with y_j < y_i < y_k, both less than ``window`` from y_i, alpha = (y_k - y_i) /
     (y_k - y_j), so that the label is y_i; at most ``max_pos`` of them an anchor, spread evenly over its pairs from a
     random start. Labels within ``tolerance`` count as equal. Memory grows with the number of mixtures: found by
-    searching sorted labels, not by going through all triples. ``generator`` draws (torch's own unless given).
+    searching sorted labels, not by going through all triples. ``generator`` draws (torch's own unless given). Raises
+    InputError for labels that are not finite or not (n,), and for options out of range.
     """
     _check("make_mixtures", window, beta, max_pos)
+    if labels.dim() != 1 or not torch.isfinite(labels).all():
+        raise InputError(f"make_mixtures: labels {tuple(labels.shape)}; expected finite numbers (n,)")
     y = labels.detach().double().cpu()
     seed = int(torch.randint(2**62, (), generator=generator))
     rng = np.random.default_rng(seed)

@@ -26,9 +26,9 @@ class TCMLoss(nn.Module):
     gradient of 0.
 
     ``embeddings`` (n, d), d >= 2, finite and not zero; ``target`` (n,) int64. ``pairs`` names the pairs instead:
-    indices (anchor, positive, anchor, negative), each int64. Returns a scalar >= 0. Raises InputError for other shapes,
-    margins outside [-1, 1] or with ``neg_margin`` above ``pos_margin`` (RuntimeWarning where they are equal), negative
-    weights.
+    indices (anchor, positive, anchor, negative), each int64 (k,). Returns a scalar >= 0. Raises InputError for other
+    shapes and indices, margins outside [-1, 1] or with ``neg_margin`` above ``pos_margin`` (RuntimeWarning where they
+    are equal), negative weights.
     """
 
     kind: ClassVar[str] = "loss"
@@ -57,7 +57,7 @@ class TCMLoss(nn.Module):
         self._check(embeddings, target)
         unit = F.normalize(embeddings, dim=1)
         if pairs is not None:
-            anchor, positive, other, negative = pairs
+            anchor, positive, other, negative = _checked(pairs, len(unit))
             near, far = ((unit[a] * unit[b]).sum(1) for a, b in ((anchor, positive), (other, negative)))
             return self._terms(near, torch.ones_like(near).bool(), far, torch.ones_like(far).bool())
         similarity, same = unit @ unit.T, target[:, None] == target
@@ -86,6 +86,18 @@ class TCMLoss(nn.Module):
             f"pos_margin={self.pos_margin}, neg_margin={self.neg_margin}, "
             f"lam_pos={self.lam_pos}, lam_neg={self.lam_neg}"
         )
+
+
+def _checked(pairs: Pairs, n: int) -> Pairs:
+    """``pairs``; InputError unless they are indices in [0, n), as many anchors as partners."""
+    given = [f"{i.dtype} {tuple(i.shape)}" for i in pairs]
+    if len(pairs) != 4 or any(i.dtype != torch.int64 or i.dim() != 1 for i in pairs):
+        raise InputError(f"TCMLoss: pairs {given}; expected four of int64 (k,)")
+    if len(pairs[0]) != len(pairs[1]) or len(pairs[2]) != len(pairs[3]):
+        raise InputError(f"TCMLoss: pairs {given}; expected as many anchors as partners")
+    if any(len(i) and not 0 <= int(i.min()) <= int(i.max()) < n for i in pairs):
+        raise InputError(f"TCMLoss: an index of pairs is out of range; expected 0 to {n - 1}")
+    return pairs
 
 
 def _mean(excess: Tensor, pairs: Tensor) -> Tensor:

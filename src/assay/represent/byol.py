@@ -40,9 +40,9 @@ class BYOL(TwoViews):
             given = f"hidden={self.hidden}, momentum={self.momentum}"
             raise InputError(f"BYOL: {given}; expected hidden >= 1, momentum in [0, 1]")
 
-    def network(self, encoder: SelfSupervised) -> nn.Module:
-        width = next(m.out_features for m in reversed(list(encoder.modules())) if isinstance(m, nn.Linear))
-        return Followed(encoder, head((width, self.hidden, width)))
+    def network(self, encoder: SelfSupervised, features: Float[Tensor, "1 w"]) -> nn.Module:
+        width = self.projector[-1] if self.projector else features.shape[1]
+        return Followed(encoder, head((width, self.hidden, width)).to(features.dtype))
 
     def momentum_at(self, step: int, total: int) -> float:
         """The target's momentum after ``step`` of ``total`` steps."""

@@ -75,6 +75,6 @@ class ContrastivePretraining:
         others = torch.ones(len(bank), dtype=torch.bool, device=bank.device)
         others[rows] = len(rows) == len(bank)
         free = others.nonzero()[:, 0]
-        chosen = bank[free[torch.randperm(len(free), device=bank.device)[: self.bank]]]
+        chosen = bank[free[torch.randperm(len(free))[: self.bank].to(bank.device)]]
         bank[rows] = F.normalize(bank[rows] + F.normalize(z, dim=1), dim=1)
         return chosen

@@ -94,6 +94,8 @@ def representation_report(encoder: nn.Module, tau: float, data: Data, test: Data
     """The row of one encoder without its temperature: see ``temperature_sweep``."""
     known, z = predict(encoder, data.x), predict(encoder, test.x)
     unit = _unit("temperature_sweep", z)
+    if len(known) < NEIGHBOURS:
+        raise InputError(f"temperature_sweep: {len(known)} samples; expected at least {NEIGHBOURS}, the neighbours")
     nearest = KNeighborsClassifier(NEIGHBOURS).fit(F.normalize(known, dim=1).numpy(), data.y.numpy())
     return {
         "uniformity": uniformity(z),

@@ -13,6 +13,7 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from assay.data import Batch, Data
+from assay.represent.simsiam import first_features
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import predict
@@ -58,9 +59,10 @@ def embedding_regressor(
     """A regressor of ``data``'s targets on a copy of ``encoder``.
 
     "ridge" fits the linear map alone in closed form, its penalty chosen by leave-one-out error; nothing is random.
-    "l1" minimises the mean absolute error under ``plan`` (by default 100 epochs), of the linear map alone or, with
-    ``tune``, of the encoder too; from an untrained encoder that is plain supervised regression. ``augment`` changes the
-    images of "l1". Targets as ``targets``. Raises InputError for another kind and ``tune`` with "ridge".
+    "l1" minimises the mean absolute error under ``plan`` (by default 100 epochs), of the linear map alone, the encoder
+    in evaluation mode, or with ``tune`` of the encoder too; from an untrained one that is plain supervised regression.
+    ``augment`` changes the images of "l1". Parameters of the encoder require a gradient as before. Targets as
+    ``targets``. Raises InputError for another kind and ``tune`` with "ridge".
     """
     check_inputs("embedding_regressor", data.x, data.y, data.bounds)
     if kind not in ("ridge", "l1"):
@@ -68,10 +70,12 @@ def embedding_regressor(
     if kind == "ridge" and tune:
         raise InputError("embedding_regressor: tune with 'ridge'; expected 'l1', which trains by gradients")
     y = targets(data)
+    features = first_features("embedding_regressor", encoder, data.x)
     embedded = F.normalize(predict(encoder, data.x), dim=1)
     spread = float(y.std()) if len(y) > 1 else 0.0
     with seeded(seed, "regressor"):
         model = UnitRegressor(copy.deepcopy(encoder), embedded.shape[1], float(y.mean()), spread or 1.0)
+    model.linear.to(features.dtype)
     if kind == "ridge":
         fitted = RidgeCV(PENALTIES).fit(embedded.double().numpy(), ((y - model.centre) / model.scale).double().numpy())
         with torch.no_grad():
@@ -82,10 +86,13 @@ def embedding_regressor(
         model.encoder.requires_grad_(False)
 
     def objective(net: nn.Module, batch: Batch, state: State) -> Tensor:
+        net.get_submodule("encoder").train(tune)
         wanted = batch.fields.get("target", batch.y).float()
         return (net(batch.x)[:, 0] - wanted).abs().mean()
 
     trained = fit(model, data, objective, plan or Plan(epochs=100, lr=1e-3), seed=seed, augment=augment)
     if not isinstance(trained, UnitRegressor):
         raise TypeError(f"training gave {type(trained).__name__}")
-    return trained.requires_grad_(True)
+    for new, given in zip(trained.encoder.parameters(), encoder.parameters(), strict=True):
+        new.requires_grad_(given.requires_grad)
+    return trained

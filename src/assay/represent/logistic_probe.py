@@ -28,11 +28,11 @@ RATES = (0.01, 0.1, 1.0)  # step sizes that the search of "sgd" tries
 class LogisticProbe(ClassifierMixin, BaseEstimator):
     """Multinomial logistic regression, the discriminative probe (Zheng et al., 2023, arXiv:2302.02334).
 
-    Minimises C x the summed cross-entropy + |W|^2 / 2; the bias is free. ``scaler="minmax"`` brings each feature to
-    [0, 1] by the training samples (constant ones to 0), None leaves them. ``solver="lbfgs"`` is the setting of the
-    paper's code with at most ``max_iter`` iterations (whether it converged is in ``converged_``); ``"sgd"`` trains
-    ``epochs`` epochs with momentum 0.9 at the rate of ``RATES`` that ends with the least objective, from zero weights,
-    batches drawn by ``seed``.
+    Minimises C x the summed cross-entropy + |W|^2 / 2, W of one row where there are two classes, as scikit-learn's; the
+    bias is free. ``scaler="minmax"`` brings each feature to [0, 1] by the training samples (constant ones to 0), None
+    leaves them. ``solver="lbfgs"`` is the setting of the paper's code with at most ``max_iter`` iterations (whether it
+    converged is in ``converged_``); ``"sgd"`` trains ``epochs`` epochs with momentum 0.9 at the rate of ``RATES`` that
+    ends with the least objective, from zero weights, batches drawn by ``seed``.
 
     A scikit-learn classifier. Learned: ``classes_`` (K,), ``coef_`` (K, n) and ``intercept_`` (K,) on scaled features,
     with two classes the row of the second less that of the first. Raises InputError for a single class, for features
@@ -132,9 +132,13 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         return self._mean(model, batch.x, batch.y, len(state.data))
 
     def _mean(self, model: nn.Module, x: Tensor, y: Tensor, m: int) -> Tensor:
-        """The objective divided by C m: mean cross-entropy + |W|^2 / (2 C m)."""
+        """The objective divided by C m: mean cross-entropy + |W|^2 / (2 C m).
+
+        Of two classes the rows are w / 2 and -w / 2, which start from 0 and stay so: |w|^2 is twice their squares.
+        """
         weight = model.get_parameter("weight")
-        return F.cross_entropy(model(x), y) + weight.square().sum() / (2 * self.C * m)
+        square = weight.square().sum() * (2 if len(weight) == 2 else 1)
+        return F.cross_entropy(model(x), y) + square / (2 * self.C * m)
 
 
 class _Momentum:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.losses import InfoNCE
@@ -42,7 +43,7 @@ class MoCo(TwoViews):
             given = f"queue={self.queue}, momentum={self.momentum}"
             raise InputError(f"MoCo: {given}; expected queue >= 1, momentum in [0, 1]")
 
-    def network(self, encoder: SelfSupervised) -> nn.Module:
+    def network(self, encoder: SelfSupervised, features: Float[Tensor, "1 w"]) -> nn.Module:
         return Followed(encoder, nn.Identity())
 
     def hooks(self) -> Sequence[Hook]:

@@ -21,7 +21,8 @@ def ordinality(z: Float[Tensor, "n d"], y: Float[Tensor, " n"]) -> float:
     """
     points, labels = _checked("ordinality", z, y, 3)
     rows, columns = np.triu_indices(len(points), 1)
-    apart = torch.cdist(torch.from_numpy(points), torch.from_numpy(points)).numpy()[rows, columns]
+    x = torch.from_numpy(points)
+    apart = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").numpy()[rows, columns]
     gap = np.abs(labels[rows] - labels[columns])
     if np.ptp(apart) == 0 or np.ptp(gap) == 0:
         raise InputError("ordinality: all distances are equal; expected points and labels that differ")
@@ -36,7 +37,7 @@ def continuity(z: Float[Tensor, "n d"], y: Float[Tensor, " n"], k: int = 5) -> f
     points, labels = _checked("continuity", z, y, 3)
     if not 2 <= k < len(points):
         raise InputError(f"continuity: k={k}; expected 2 to {len(points) - 1}")
-    near = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(return_distance=False)
+    near = NearestNeighbors(n_neighbors=k).fit(points - points.mean(0)).kneighbors(return_distance=False)
     return float(labels[near].var(1).mean())
 
 

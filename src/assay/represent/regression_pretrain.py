@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from assay.data import Batch, Data
 from assay.losses import SupReMixLoss, WeightedSupConRegressionLoss
 from assay.represent.augment import Augmentation
+from assay.represent.simsiam import first_features
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
-from assay.runtime.inference import device_of, predict
+from assay.runtime.inference import device_of
 from assay.runtime.random import Draws, seeded
 from assay.training import Plan, State, fit
 
@@ -48,9 +49,9 @@ class ContrastiveRegressionPretrainer:
             raise InputError(f"ContrastiveRegressionPretrainer: {given}; expected 2 samples or more, widths >= 2")
         head: nn.Module = nn.Identity()
         if self.projection is not None:
-            width = predict(encoder, data.x[:1]).shape[1]
+            features = first_features("ContrastiveRegressionPretrainer", encoder, data.x)
             with seeded(seed, "projection"):
-                head = nn.Linear(width, self.projection).to(device_of(encoder))
+                head = nn.Linear(features.shape[1], self.projection).to(device_of(encoder), features.dtype)
         plan = Plan(
             epochs=self.epochs,
             batch_size=min(self.batch_size, len(data)),

@@ -179,7 +179,7 @@ class RRCMPretrainer:
         views = (augment(batch.x, state.draws(name, batch.index)) for name in ("one", "two"))
         low, high = state.data.bounds
         x, one, two = (2 * (v - low) / (high - low) - 1 for v in (x, *views))
-        noise = torch.randn_like(x)
+        noise = torch.randn(x.shape, dtype=x.dtype).to(x.device)  # the same numbers on every device
         terms = rrcm_loss(
             model.online, model.target, x, (one, two), levels, index, noise, tau=self.tau, consistency=self.agree
         )
@@ -202,10 +202,10 @@ class RRCMPretrainer:
         """Three linear layers with layer norm and ReLU between them."""
         device = device_of(encoder)
         with evaluating(encoder), torch.no_grad():
-            width = encoder(data.x[:2].to(device), torch.ones(2, device=device)).shape[1]
+            features = encoder(data.x[:2].to(device), torch.ones(2, device=device))
         hidden, last = self.projection
         with seeded(seed, "head"):
             layers: list[nn.Module] = []
-            for size in (width, hidden):
+            for size in (features.shape[1], hidden):
                 layers += [nn.Linear(size, hidden, bias=False), nn.LayerNorm(hidden), nn.ReLU()]
-            return nn.Sequential(*layers, nn.Linear(hidden, last, bias=False)).to(device)
+            return nn.Sequential(*layers, nn.Linear(hidden, last, bias=False)).to(device, features.dtype)

@@ -31,6 +31,15 @@ def simsiam_loss(
     return -(F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1.detach()).mean()) / 2
 
 
+def first_features(where: str, backbone: nn.Module, x: Float[Tensor, "n ..."]) -> Float[Tensor, "1 w"]:
+    """What ``backbone`` makes of the first sample. Raises InputError unless that is a row."""
+    with evaluating(backbone):
+        found = batched(backbone, x[:1], device=device_of(backbone))
+    if found.dim() != 2:
+        raise InputError(f"{where}: the backbone gives {tuple(found.shape)} for one sample; expected (1, w)")
+    return found
+
+
 class SelfSupervised(nn.Module):
     """``backbone`` and ``projector``; the representation of x is projector(backbone(x)), (n, d)."""
 
@@ -45,16 +54,16 @@ class SelfSupervised(nn.Module):
 class _Siamese(nn.Module):
     """The encoder with SimSiam's heads (section 3): a projector of three layers and a predictor of two."""
 
-    def __init__(self, backbone: nn.Module, width: int, dim: int, pred_dim: int) -> None:
+    def __init__(self, backbone: nn.Module, features: Float[Tensor, "1 w"], dim: int, pred_dim: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for k, size in enumerate((width, dim, dim)):
+        for k, size in enumerate((features.shape[1], dim, dim)):
             layers += [nn.Linear(size, dim, bias=False), nn.BatchNorm1d(dim, affine=k < 2)]
             layers += [nn.ReLU()] if k < 2 else []
-        self.encoder = SelfSupervised(backbone, nn.Sequential(*layers))
+        self.encoder = SelfSupervised(backbone, nn.Sequential(*layers).to(features.dtype))
         self.predictor = nn.Sequential(
             nn.Linear(dim, pred_dim, bias=False), nn.BatchNorm1d(pred_dim), nn.ReLU(), nn.Linear(pred_dim, dim)
-        )
+        ).to(features.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +89,12 @@ class SimSiam:
     def fit(self, backbone: nn.Module, data: Data, *, seed: int) -> SelfSupervised:
         """The trained encoder, in evaluation mode."""
         check_inputs("SimSiam", data.x, data.y, data.bounds)
-        if len(data) < 2 or self.dim < 1 or self.pred_dim < 1:
-            given = f"{len(data)} samples, dim={self.dim}, pred_dim={self.pred_dim}"
-            raise InputError(f"SimSiam: {given}; expected at least 2 samples and widths >= 1")
-        with evaluating(backbone):
-            width = batched(backbone, data.x[:1], device=device_of(backbone)).shape[1]
+        if min(len(data), self.batch_size) < 2 or self.dim < 1 or self.pred_dim < 1:
+            given = f"{len(data)} samples, batch_size={self.batch_size}, dim={self.dim}, pred_dim={self.pred_dim}"
+            raise InputError(f"SimSiam: {given}; expected at least 2 samples, batches of 2 and widths >= 1")
+        features = first_features("SimSiam", backbone, data.x)
         with seeded(seed, "heads"):
-            start = _Siamese(backbone, width, self.dim, self.pred_dim).to(device_of(backbone))
+            start = _Siamese(backbone, features, self.dim, self.pred_dim).to(device_of(backbone))
         plan = Plan(
             epochs=self.epochs,
             batch_size=min(self.batch_size, len(data)),
@@ -120,6 +128,8 @@ def linear_classifier(
         images += [augment(data.x, content_draws(seed, f"view/{k}", data.x)) for k in range(views)]
     with evaluating(backbone):
         found = [batched(backbone, x, device=device_of(backbone)) for x in images]
+    if found[0].dim() != 2:
+        raise InputError(f"linear_classifier: the backbone gives {tuple(found[0].shape)}; expected (n, w)")
     features = Data(
         x=torch.cat(found),
         y=data.y.repeat(len(images)),
@@ -128,7 +138,7 @@ def linear_classifier(
         name="features",
     )
     with seeded(seed, "linear"):
-        start = nn.Linear(features.x.shape[1], len(data.classes))
+        start = nn.Linear(features.x.shape[1], len(data.classes)).to(features.x.dtype)
     trained = Supervised(epochs=epochs, lr=1e-2).fit(start, features, seed=seed)
     if not isinstance(trained, nn.Linear):
         raise TypeError(f"training gave {type(trained).__name__}")

@@ -9,14 +9,15 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.represent.augment import Augmentation
-from assay.represent.simsiam import SelfSupervised
+from assay.represent.simsiam import SelfSupervised, first_features
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
-from assay.runtime.inference import batched, device_of, evaluating
+from assay.runtime.inference import device_of
 from assay.runtime.random import seeded
 from assay.training import Plan, State, fit
 from assay.training.engine import Hook
@@ -72,8 +73,10 @@ class TwoViews:
         """The loss of the two views (n, ...) of a batch."""
         raise TypeError(f"{type(self).__name__} states no loss")
 
-    def network(self, encoder: SelfSupervised) -> nn.Module:
-        """What is trained: the encoder, with what the loss needs besides."""
+    def network(self, encoder: SelfSupervised, features: Float[Tensor, "1 w"]) -> nn.Module:
+        """What is trained: the encoder, with what the loss needs besides, in the width and type of ``features``, which
+        the backbone gives for one sample.
+        """
         return encoder
 
     def hooks(self) -> Sequence[Hook]:
@@ -84,15 +87,13 @@ class TwoViews:
         """The trained encoder, in evaluation mode."""
         who = type(self).__name__
         check_inputs(who, data.x, data.y, data.bounds)
-        if len(data) < 2 or min(self.projector, default=1) < 1:
-            raise InputError(
-                f"{who}: {len(data)} samples, projector={self.projector}; expected at least 2, widths >= 1"
-            )
-        with evaluating(backbone):
-            width = batched(backbone, data.x[:1], device=device_of(backbone)).shape[1]
+        if min(len(data), self.batch_size) < 2 or min(self.projector, default=1) < 1:
+            given = f"{len(data)} samples, batch_size={self.batch_size}, projector={self.projector}"
+            raise InputError(f"{who}: {given}; expected at least 2, batches of 2, widths >= 1")
+        features = first_features(who, backbone, data.x)
         with seeded(seed, "heads"):
-            projector = head((width, *self.projector), self.norm)
-            start = self.network(SelfSupervised(backbone, projector)).to(device_of(backbone))
+            projector = head((features.shape[1], *self.projector), self.norm).to(features.dtype)
+            start = self.network(SelfSupervised(backbone, projector), features).to(device_of(backbone))
         plan = Plan(
             epochs=self.epochs,
             steps=self.steps,

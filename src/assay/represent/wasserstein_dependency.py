@@ -91,8 +91,10 @@ def exact_wdm(x: Float[np.ndarray, "n ..."], y: Float[np.ndarray, "n ..."], perm
     """W1 between the pairs (x_i, y_i) and (x_i, y_perm(i)), both with weights 1 / n: the linear program's value.
 
     For equal weights an optimal plan is an assignment, found exactly in O(n^3). Euclidean metric of the flattened pair.
-    InputError unless ``perm`` is a permutation and lengths agree.
+    InputError unless ``perm`` is a permutation, lengths agree and samples are finite, one at least.
     """
+    if not len(x) or not len(y) or not np.isfinite(x).all() or not np.isfinite(y).all():
+        raise InputError(f"exact_wdm: {np.shape(x)} and {np.shape(y)}; expected finite samples, one at least")
     left, right = (np.asarray(v, float).reshape(len(v), -1) for v in (x, y))
     order = np.asarray(perm)
     if len(left) != len(right) or not np.array_equal(np.sort(order), np.arange(len(left))):
