@@ -111,7 +111,8 @@ def test_attached_classifier_has_the_models_type_and_leaves_modes() -> None:
     other = attach_etf(model, "2")
     assert other(torch.randn(5, 4, dtype=torch.float64)).dtype == torch.float64
     assert [m.training for m in other.model] == [True, False, True]
-    assert other.training and not attach_etf(model.eval(), "2").training
+    assert other.training
+    assert not attach_etf(model.eval(), "2").training
 
 
 @pytest.mark.parametrize("loss", ["dot-regression", "cross-entropy"])
