@@ -200,6 +200,20 @@ def test_units_do_not_matter_where_there_is_a_box() -> None:
     torch.testing.assert_close((scaled.x - low) / (high - low), unit.x, rtol=0, atol=1e-6)
 
 
+def test_rounding_takes_no_point_out_of_the_box() -> None:
+    low, high = torch.full((3,), 0.3, dtype=torch.float64), torch.full((3,), 0.9, dtype=torch.float64)
+    assert bool((low + (high - low) > high).all())
+    seen: list[Tensor] = []
+
+    def f(x: Tensor) -> float:
+        seen.append(x)
+        return float(x.sum())
+
+    found = CDSM(max_evals=200).maximize(f, (low + high) / 2, (low, high))
+    assert all(bool(((x >= low) & (x <= high)).all()) for x in seen)
+    assert torch.allclose(found.x, high)
+
+
 def test_what_is_not_finite_is_infeasible() -> None:
     def broken(x: Tensor) -> float:
         return math.nan if x[0] > 0.1 else math.inf if x[1] > 0.1 else float(x.sum())
