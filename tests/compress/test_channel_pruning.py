@@ -209,6 +209,35 @@ def test_channels_on_the_last_axis_are_cut_where_that_is_what_is_read(tokens: in
     assert torch.allclose(pruned.model(x), masked(wide, dict(pruned.mask_))(x), atol=1e-5)
 
 
+def test_taylor_scores_of_tokens_are_means_over_them() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.tanh(self.a(x))).flatten(1, -2).mean(1)
+
+    with seeded(4, "tokens"):
+        model, y = Mean(), torch.arange(12) % 3
+        for shape in ((12, 7, 5), (12, 2, 7, 5)):
+            x = torch.rand(shape)
+            a = torch.tanh(model.a(x)).detach().requires_grad_()
+            loss = F.cross_entropy(model.b(a).flatten(1, -2).mean(1), y, reduction="sum")
+            product = (a * torch.autograd.grad(loss, a)[0]).flatten(1, -2)
+            kept = TaylorChannels(keep=0.5).prune(model, x, y).mask_["b"]
+            assert set(kept.nonzero()[:, 0].tolist()) == set(product.mean(1).abs().mean(0).topk(4).indices.tolist())
+
+
+def test_equal_scores_leave_no_layer_without_channels() -> None:
+    model = MLP((4,), 3, (64, 8))
+    for p in model.parameters():
+        nn.init.constant_(p, 0.1)
+    mask = L1Channels(keep=0.1, scope="global").prune(model, torch.rand(10, 4)).mask_
+    assert sum(int(m.sum()) for m in mask.values()) == 7
+    assert all(m.any() for m in mask.values())
+
+
 def test_layers_that_are_called_twice_keep_their_channels() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -119,6 +119,25 @@ def test_shared_weights_are_counted_once() -> None:
     assert zeros(pruned) == [(18, 36)]
 
 
+class _TiedEmbedding(nn.Module):
+    """A head that shares the table of the embedding, which comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(4, 6), nn.Linear(6, 4, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(x[:, 0].long()))
+
+
+@pytest.mark.parametrize("cls", [MagnitudePruning, RandomPruning])
+def test_a_head_tied_to_an_embedding_is_pruned_with_it(cls: type[MagnitudePruning]) -> None:
+    pruned = cls(sparsity=0.5).compress(_TiedEmbedding(), None, seed=0)
+    assert pruned.head.weight is pruned.table.weight
+    assert size_of(pruned).nonzero == 12
+
+
 def test_errors(subject: Subject) -> None:
     for bad in (-0.1, 1.0, float("nan")):
         with pytest.raises(InputError, match="sparsity"):

@@ -200,6 +200,20 @@ def test_units_do_not_matter_where_there_is_a_box() -> None:
     torch.testing.assert_close((scaled.x - low) / (high - low), unit.x, rtol=0, atol=1e-6)
 
 
+def test_rounding_takes_no_point_out_of_the_box() -> None:
+    low, high = torch.full((3,), 0.3, dtype=torch.float64), torch.full((3,), 0.9, dtype=torch.float64)
+    assert bool((low + (high - low) > high).all())
+    seen: list[Tensor] = []
+
+    def f(x: Tensor) -> float:
+        seen.append(x)
+        return float(x.sum())
+
+    found = CDSM(max_evals=200).maximize(f, (low + high) / 2, (low, high))
+    assert all(bool(((x >= low) & (x <= high)).all()) for x in seen)
+    assert torch.allclose(found.x, high)
+
+
 def test_what_is_not_finite_is_infeasible() -> None:
     def broken(x: Tensor) -> float:
         return math.nan if x[0] > 0.1 else math.inf if x[1] > 0.1 else float(x.sum())
@@ -238,6 +252,23 @@ def test_constraints_without_derivatives_are_left_to_the_barrier() -> None:
         scaling(1.0, 1.0), toward(2.0, 0.0), vector(0.0, 0.0), lambda y: torch.floor(y[:1] / 0.5)
     )
     assert result.x[0] < 0.5
+
+
+def test_steps_have_no_slope_and_one_constraint_may_be_a_number() -> None:
+    with seeded(0, "net"):
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    box = (-torch.ones(3), torch.ones(3))
+    start = net(torch.zeros(1, 3)).detach()[0]
+    method = HybridAttackSearch(cdsm=CDSM(max_evals=200))
+    steps = method.maximize(net, lambda y: (10 * y[0]).floor(), torch.zeros(3), bounds=box)
+    counts = method.maximize(net, lambda y: (y > start).sum().double(), torch.zeros(3), bounds=box)
+    assert steps.value > float((10 * start[0]).floor())
+    assert counts.value == 2
+    limit = float(start[1]) + 0.05
+    for least in (lambda y: y[1] - limit, lambda y: (y[1] - limit)[None]):
+        found = method.maximize(net, lambda y: y[0], torch.zeros(3), least, box)
+        assert net(found.x[None].float())[0, 1].item() <= limit + 1e-6
+    assert method.maximize(net, lambda y: y[0], torch.zeros(3), lambda y: torch.tensor([-0.05]), box).value > start[0]
 
 
 def test_the_hybrid_moves_where_attacks_alone_are_stuck() -> None:

@@ -250,6 +250,25 @@ def test_covariance_against_its_definition(cls: type[NeuralUCB]) -> None:
                 policy.update(context, torch.tensor([arm]), torch.tensor([1.0]))
 
 
+def test_thompson_samples_have_the_papers_variance() -> None:
+    policy = ConfidencePolicy(NeuralTS(width=4, depth=1, nu=0.5, lam=4.0), arms=3, features=6, seeds=tuple(range(2000)))
+    yhat, width = torch.zeros(2000, 3), torch.ones(2000, 3)
+    found = policy.learner.scores(yhat, width, policy)
+    assert float(found.std()) == pytest.approx(2.0, rel=0.03)  # sqrt(lam) times the width
+
+
+def test_a_window_does_not_follow_a_buffer_that_is_filled_again() -> None:
+    thetas = []
+    for reuse in (False, True):
+        net = PerturbedNet(6, width=5, c_p=0.0)
+        online, buffer = OnlineRegressor(net, window=4), torch.empty(1, 1, 6)
+        for row in inputs(1, 6, 6).float()[0]:
+            x = buffer.copy_(row[None, None]) if reuse else row[None, None]
+            online.update(x, torch.ones(1, 1))
+        thetas.append(net.theta.detach())
+    assert torch.equal(*thetas)
+
+
 def test_linear_models_are_depth_zero() -> None:
     x = inputs(200, 3).float()
     env = ClassificationBandit(x / x.norm(dim=1, keepdim=True), (x[:, 0] > 0).long(), seeds=(0, 1))
@@ -324,6 +343,10 @@ def test_bad_input() -> None:
         lambda: OnlineRegressor(PerturbedNet(3), lr=0.0),
         lambda: OnlineRegressor(PerturbedNet(3), seeds=(0, 1)),
         lambda: OnlineRegressor(PerturbedNet(3), loss="hinge"),  # type: ignore[arg-type]
+        lambda: square_gamma(3, 10, 0.0, 1.0),
+        lambda: square_gamma(3, 10, -1.0),
+        lambda: fast_gamma(3, 10.0, 0.0),
+        lambda: fast_gamma(3, -1.0, 1.0),
         lambda: ClassificationBandit(torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), seeds=(0,)),
         lambda: ClassificationBandit(torch.rand(3, 2), torch.tensor([0, 1, 3]), seeds=(0,), classes=3),
     ):

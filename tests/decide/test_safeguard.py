@@ -111,6 +111,13 @@ def test_sentences() -> None:
             sequence_confidence(a, b, m)
 
 
+def test_sentences_in_half_precision_have_the_digits_of_float32() -> None:
+    logits = (10 * torch.randn(6, 5, 400, generator=torch.Generator().manual_seed(0))).bfloat16()
+    tokens = logits.argmax(2)
+    exact = sequence_confidence(logits.double(), tokens)
+    torch.testing.assert_close(sequence_confidence(logits, tokens).double(), exact, rtol=1e-4, atol=1e-5)
+
+
 def test_a_question_answering_model_of_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViltConfig(
@@ -151,3 +158,5 @@ def test_bad_input() -> None:
         answer_logits(nn.Identity(), {})
     with pytest.raises(InputError, match="expected"):
         answer_logits(nn.Identity(), {"a": torch.ones(2, 2), "b": torch.ones(3, 2)})
+    with pytest.raises(InputError, match="expected"):
+        ood_auroc(z, z[:, :3])

@@ -124,6 +124,8 @@ def test_separability_is_a_ratio_of_traces() -> None:
     assert -2 <= found.cosine_margin <= 2
     with pytest.raises(InputError, match="expected"):
         feature_separability(h, torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(InputError, match="are the same"):
+        feature_separability(torch.full((4, 2), 0.1), torch.tensor([0, 0, 3, 3]))
 
 
 @pytest.mark.parametrize("options", [{"base_loss": "mse"}, {"tau": 0.0}, {"beta": 1.0}, {"lam": -1.0}, {"eps": 0.0},

@@ -60,6 +60,18 @@ def test_interpolates_buffers_and_leaves_the_networks() -> None:
     assert all(torch.equal(before[k], v) for k, v in first.state_dict().items())
 
 
+def test_networks_with_shared_weights_have_a_barrier() -> None:
+    with seeded(0, "tied"):
+        pair = [nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)) for _ in range(2)]
+        x, y = torch.randn(20, 4), torch.arange(20) % 4
+    for net in pair:
+        net[2].weight = net[0].weight
+    middle = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    middle.load_state_dict({k: (v + pair[1].state_dict()[k]) / 2 for k, v in pair[0].state_dict().items()})
+    expected = [float((net(x).argmax(1) != y).float().mean()) for net in (pair[0], middle, pair[1])]
+    assert linear_mode_barrier(*pair, x, y, points=3).errors.tolist() == pytest.approx(expected)
+
+
 def test_kernel_of_a_linear_model_does_not_turn() -> None:
     with seeded(0, "linear"):
         first, second, x = nn.Linear(5, 3), nn.Linear(5, 3), torch.randn(8, 5)

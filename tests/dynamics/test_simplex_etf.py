@@ -105,6 +105,16 @@ def test_attached_classifier_leaves_the_model_and_is_a_head() -> None:
         attach_etf(nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Linear(3, 10)), "2")
 
 
+def test_attached_classifier_has_the_models_type_and_leaves_modes() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+    model[1].eval()
+    other = attach_etf(model, "2")
+    assert other(torch.randn(5, 4, dtype=torch.float64)).dtype == torch.float64
+    assert [m.training for m in other.model] == [True, False, True]
+    assert other.training
+    assert not attach_etf(model.eval(), "2").training
+
+
 @pytest.mark.parametrize("loss", ["dot-regression", "cross-entropy"])
 def test_training_moves_all_but_the_frame(loss: str) -> None:
     data = load_data("digits:train").limit(200)

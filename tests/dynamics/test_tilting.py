@@ -183,6 +183,8 @@ def test_a_linear_network_has_one_angle_and_others_have_many() -> None:
     assert np.allclose(angles, deviation_angle(w[2] - w[0], x[two], y[two]))
     before = [p.clone() for p in deep.parameters()]
     some = deviation_angle_net(deep, xt, yt, (2, 0))
+    with torch.no_grad():
+        assert torch.equal(some, deviation_angle_net(deep, xt, yt, (2, 0)))
     assert float(some.std()) > 0.1
     assert torch.allclose(some, deviation_angle_net(deep, xt, yt, (2, 0), batch_size=7))
     assert all(torch.equal(a, b) and b.requires_grad for a, b in zip(before, deep.parameters(), strict=True))

@@ -130,6 +130,15 @@ def test_bad_options() -> None:
             make()
 
 
+def test_a_model_that_gives_no_tensor_is_named() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x, x
+
+    with pytest.raises(InputError, match="output is tuple"):
+        Gradient().attribute(Pair(), torch.rand(2, 4), torch.zeros(2, dtype=torch.int64), seed=0)
+
+
 def test_a_model_without_gradients_is_named() -> None:
     class Hard(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -283,7 +283,17 @@ def test_units_go_there_and_back() -> None:
     expected = weight.clone()
     expected[0, 0] = 0  # at the baseline a feature's removal changes nothing and tells no slope
     torch.testing.assert_close(back, expected)
-    assert lfa.in_units_of(weight, x, lfa.Path(), space) is weight
+    assert lfa.in_units_of(weight, x, lfa.Path(baseline=0.5), space) is weight
+
+
+def test_explanations_of_a_linear_f_are_equally_good_whatever_their_baseline() -> None:
+    with seeded(0, "linear"):
+        model = nn.Linear(6, 3).double()
+    x, y = inputs()
+    candidates = {str(b): lfa.integrated_gradients(baseline=b) for b in (0.0, 0.5)}
+    for baseline in (0.0, 0.5, -1.0):
+        found = lfa.choose_explanation(model, x, y, lfa.Bernoulli(baseline=baseline), candidates, seed=0, n_samples=50)
+        assert max(found.values()) < 1e-20
 
 
 @pytest.mark.parametrize("loss", ["squared", "gradient"])

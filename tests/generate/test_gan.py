@@ -69,6 +69,16 @@ def test_a_penalty_on_the_generator_acts_and_samples_follow_the_seed() -> None:
     assert torch.equal(generated(plain, 4, seed=2), generated(plain, 4, seed=2))
 
 
+def test_samples_leave_batch_statistics_and_do_not_depend_on_their_number() -> None:
+    with seeded(0, "norm"):
+        net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    net.latent = 2
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    assert torch.equal(generated(net, 5, seed=0)[:1], generated(net, 1, seed=0))
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert net.training
+
+
 def test_errors() -> None:
     start, judge = pair()
     with pytest.raises(InputError, match="n >= 1"):

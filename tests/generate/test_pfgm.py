@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +78,24 @@ def test_the_stable_target_is_the_posterior_mean_over_the_reference() -> None:
 
     assert float(method.regression(Posterior(), y, None, torch_rng(0, "stf"), y)) < 1e-6
     assert float(method.regression(Posterior(), y, None, torch_rng(0, "stf"))) > 1e-2
+
+
+def test_the_stable_target_of_a_conditional_network_is_that_of_its_class() -> None:
+    y = torch.rand(6, 1, 2, 2, generator=torch_rng(0, "y")) * 2 - 1
+    labels = torch.tensor([0, 1, 2, 2, 1, 1])
+    method, kernel = PFGMPP(D=8, reference=6, conditional=True), PerturbationKernel(4, 8)
+
+    class Posterior(nn.Module):
+        def forward(self, x: torch.Tensor, sigma: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+            means = [
+                kernel.posterior_mean(row[None], y.flatten(1)[labels == k], s)
+                for row, s, k in zip(x.flatten(1), sigma, given, strict=True)
+            ]
+            return torch.cat(means).float().reshape(x.shape)
+
+    assert float(method.regression(Posterior(), y, labels, torch_rng(0, "stf"), y, labels)) < 1e-6
+    state = SimpleNamespace(seed=0, step=0, data=Data(y, labels, ("a", "b", "c"), (-1.0, 1.0), "six"))
+    assert float(method.objective(Posterior(), SimpleNamespace(x=y, y=labels), state)) < 1e-6
 
 
 @pytest.mark.parametrize("options", [{"reference": 200}, {"noise": "ve"}, {"noise": "vp"}, {"D": 1.0, "clip": 1e-3}])

@@ -164,7 +164,11 @@ def test_bad_kernels(options: dict) -> None:
 def test_bad_pairs_and_fields() -> None:
     with pytest.raises(InputError, match="same shape"):
         PerturbationKernel(3, 2).log_prob(torch.zeros(2, 3), torch.zeros(1, 3), 1.0)
-    with pytest.raises(InputError, match="infinite"):
-        pfgm_field(torch.zeros(2, 3), 1.0, torch.zeros(1, 3), math.inf)
+    for D in (math.inf, -1.0, 0.0):
+        with pytest.raises(InputError, match="finite number > 0"):
+            pfgm_field(torch.zeros(2, 3), 1.0, torch.zeros(1, 3), D)
+    for among in (torch.tensor([[True, False], [False, False]]), torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 2)):
+        with pytest.raises(InputError, match="true at least once a row"):
+            PerturbationKernel(3, 2).posterior(torch.zeros(2, 3), torch.zeros(2, 3), 1.0, among)
     with pytest.raises(InputError, match="sigma"):
         pfgm_field(torch.zeros(2, 3), -1.0, torch.zeros(1, 3), 2)

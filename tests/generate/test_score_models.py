@@ -14,12 +14,21 @@ from assay.generate import (
     GaussianScore,
     NoisePrediction,
     TinyScoreUNet,
+    TinyT2I,
     wrap_diffusers,
 )
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded, torch_rng
 
 T = torch.tensor([1e-3, 0.02, 0.3, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("steps", [0, 10, 20])
+def test_a_text_to_image_model_has_shares_of_the_image_in_0_to_1(steps: int) -> None:
+    with pytest.raises(InputError, match="more than 20"):
+        TinyT2I.of(["a"], (1, 4, 4), steps=steps)
+    bars = TinyT2I.of(["a"], (1, 4, 4), text_width=4, width=4, steps=21 + steps).scheduler.alphas_cumprod
+    assert bool(((bars > 0) & (bars < 1)).all())
 
 
 def test_vpsde_integrates_its_rate_and_keeps_variance() -> None:

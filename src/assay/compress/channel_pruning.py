@@ -145,7 +145,7 @@ class ChannelPruning(Compressor):
             counts = [max(round(self.keep * len(s)), 1) for s in scores]
             return [s.topk(k).indices.sort().values for s, k in zip(scores, counts, strict=True)]
         shares = [s.clamp_min(0) / s.clamp_min(0).sum().clamp_min(torch.finfo(s.dtype).tiny) * len(s) for s in scores]
-        first = [s == s.amax() for s in shares]
+        first = [torch.arange(len(s)) == s.argmax() for s in shares]
         every = torch.cat([s.masked_fill(f, math.inf) for s, f in zip(shares, first, strict=True)])
         count = max(round(self.keep * len(every)), len(scores))
         kept = torch.zeros(len(every), dtype=torch.bool)

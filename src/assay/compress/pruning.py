@@ -104,7 +104,7 @@ class Pruning(Compressor):
 @torch.no_grad()
 def apply(masks: Masks, model: nn.Module) -> nn.Module:
     """Set to zero, in place, what the masks take out."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         parameters[name].masked_fill_(~mask, 0.0)
     return model

@@ -47,6 +47,8 @@ class TaylorChannels(ChannelPruning):
         found = torch.zeros(space.channels, dtype=torch.float64)
         for a, g, per in zip(caught.values(), gradients, space.consumers.values(), strict=True):
             product = (a * g).detach().cpu().double()
-            wide = product.flatten(2) if product.dim() == 4 else product.reshape(len(product), -1, per)
+            if space.last:
+                product = product.flatten(1, -2).mT
+            wide = product.flatten(2) if product.dim() > 2 else product.reshape(len(product), -1, per)
             found += wide.mean(2).abs().mean(0)
         return found

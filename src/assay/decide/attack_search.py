@@ -184,7 +184,7 @@ class AttackSearch:
         z = torch.from_numpy(walk.z).to(surrogate.low)
         y = problem.outputs(walk.frame.outward(walk.z)).requires_grad_()
         with torch.enable_grad():
-            (u,) = torch.autograd.grad(problem.f(y), y)
+            u = _slope(problem.f(y), y)
         found = [u]
         active = self._near(problem, y) if self.project else u.new_zeros(0, len(u))
         if len(active):
@@ -199,9 +199,16 @@ class AttackSearch:
         if problem.constraints is None:
             return y.new_zeros(0, len(y))
         with torch.enable_grad():
-            c = problem.constraints(y)
-            slopes = [torch.autograd.grad(c[j], y, retain_graph=True)[0] for j in (c >= -self.near).nonzero()[:, 0]]
+            c = problem.constraints(y).reshape(-1)
+            slopes = [_slope(c[j], y) for j in (c >= -self.near).nonzero()[:, 0]]
         return torch.stack(slopes) if slopes else y.new_zeros(0, len(y))
+
+
+def _slope(value: Tensor, y: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """The gradient of a number in y, 0 where it does not depend on y or only by steps."""
+    if not value.requires_grad:
+        return torch.zeros_like(y)
+    return torch.autograd.grad(value, y, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
 
 
 def pulled_back(surrogate: nn.Module, z: Float[Tensor, " n"], rows: Float[Tensor, "k m"]) -> Float[np.ndarray, "k n"]:

@@ -51,6 +51,7 @@ class Frame:
     low: Point
     span: Point
     boxed: bool
+    high: Point | float = math.inf
 
     @classmethod
     def of(cls, where: str, x0: Tensor, bounds: Box | None) -> Frame:
@@ -66,15 +67,15 @@ class Frame:
         low, high = (b.expand(len(x0)).numpy() for b in box)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
             raise InputError(f"{where}: bounds are not finite with low < high in every coordinate")
-        return cls(low, high - low, True)
+        return cls(low, high - low, True, high)
 
     def inward(self, x: Tensor) -> Point:
         """The scaled coordinates of x."""
         return (x.detach().double().cpu().numpy() - self.low) / self.span
 
     def outward(self, z: Point) -> Float[Tensor, " n"]:
-        """The point of scaled coordinates z."""
-        return torch.from_numpy(self.low + self.span * z)
+        """The point of scaled coordinates z; the rounding of low + span does not take it out of the box."""
+        return torch.from_numpy(np.minimum(self.low + self.span * z, self.high))
 
     def inside(self, z: Point) -> bool:
         """Whether z is finite and in the box."""

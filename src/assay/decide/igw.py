@@ -37,12 +37,22 @@ def fast_igw(yhat: Float[Tensor, "... k"], gamma: float) -> Float[Tensor, "... k
 
 
 def square_gamma(arms: int, rounds: int, regret: float, delta: float = 0.05) -> float:
-    """sqrt(K T / (Reg + log(1 / delta))): the rate for square loss when the regressor's regret is ``regret``."""
+    """sqrt(K T / (Reg + log(1 / delta))): the rate for square loss when the regressor's regret is ``regret``.
+
+    InputError unless ``regret`` >= 0 and 0 < ``delta`` < 1.
+    """
+    if not (regret >= 0 and 0 < delta < 1):
+        raise InputError(f"square_gamma: regret={regret}, delta={delta}; expected regret >= 0 and delta in (0, 1)")
     return math.sqrt(arms * rounds / (regret + math.log(1 / delta)))
 
 
 def fast_gamma(arms: int, best: float, regret: float) -> float:
-    """max(sqrt(K L* / (3 Reg)), 10 K): the rate for KL loss when the best policy's total cost is L* = ``best``."""
+    """max(sqrt(K L* / (3 Reg)), 10 K): the rate for KL loss when the best policy's total cost is L* = ``best``.
+
+    InputError unless ``best`` >= 0 and ``regret`` > 0.
+    """
+    if not (best >= 0 and regret > 0):
+        raise InputError(f"fast_gamma: best={best}, regret={regret}; expected best >= 0 and regret > 0")
     return max(math.sqrt(arms * best / (3 * regret)), 10.0 * arms)
 
 

@@ -110,6 +110,8 @@ class OnlineRegressor:
         if not torch.isfinite(y).all() or (self.kind_of_loss == "kl" and (y.min() < 0 or y.max() > 1)):
             wanted = "values in [0, 1]" if self.kind_of_loss == "kl" else "finite values"
             raise InputError(f"OnlineRegressor: costs span [{float(y.min())}, {float(y.max())}]; expected {wanted}")
+        if self.window > 1:  # what is kept must not follow a caller that fills the same tensors again
+            x, y, arm = x.clone(), y.clone(), None if arm is None else arm.clone()
         self._seen = [*self._seen, (x, y, arm)][-self.window :]
         xs, ys, arms = zip(*self._seen, strict=True)
         chosen = None if arm is None else torch.cat(arms, 1)

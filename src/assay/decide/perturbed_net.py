@@ -44,9 +44,10 @@ class PerturbedNet(nn.Module):
     """f~(theta; x, e) = f(theta; x) + c_p sum_j (theta - theta_0)_j e_j / m^(1/4) (Deb et al., 2023, arXiv:2312.07145).
 
     f(theta; x) = v phi(W_L ... phi(W_1 x)), ``depth`` L hidden layers of ``width`` m, no biases, v of norm 1. With
-    ``scaling="theory"`` W ~ N(0, s0^2) and every layer but the first is divided by sqrt(m); "standard" is the same
-    function with W ~ N(0, s0^2 / m) and no divisor, whose hidden layers learn m times as fast. Depth 0 is the linear
-    model from zero. One network for each of the b seeds, held as vectors: ``theta`` (b, p), and theta_0 as a buffer.
+    ``scaling="theory"`` W ~ N(0, s0^2) and every layer but the first is divided by sqrt(m); "standard" has
+    W ~ N(0, s0^2 / m) and no divisor: with ReLU the same function, whose hidden layers learn m times as fast. Depth 0
+    is the linear model from zero. One network for each of the b seeds, held as vectors: ``theta`` (b, p), and theta_0
+    as a buffer.
 
     Inputs are (b, n, D); or (b, d) with D = dK, every block placement of one vector, n = K; or (b, n, d) with the block
     of each in ``arm`` (b, n): blocks slice the first layer's weights and are never laid out. x_{t,a} of all arms share

@@ -14,7 +14,7 @@ from assay.data.corruptions import CORRUPTIONS
 from assay.decide.scores import SCORES
 from assay.decide.selective import trust_index
 from assay.runtime.checks import check_inputs
-from assay.runtime.errors import unknown
+from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import predict
 from assay.runtime.random import Draws
 from assay.runtime.statistics import point
@@ -50,9 +50,15 @@ def _row(model: nn.Module, data: Data, x: Tensor, name: str, severity: int) -> d
 
 
 def ood_auroc(known: Float[Tensor, "n c"], foreign: Float[Tensor, "m c"]) -> dict[str, float]:
-    """Area under the ROC curve of each uncertainty score that foreign logits are above known ones: 1/2 is chance."""
+    """Area under the ROC curve of each uncertainty score that foreign logits are above known ones: 1/2 is chance.
+
+    InputError for logits that are not finite or not of the same classes.
+    """
     check_inputs("ood_auroc: known", known)
     check_inputs("ood_auroc: foreign", foreign)
+    if known.dim() != 2 or foreign.shape[1:] != known.shape[1:]:
+        shapes = f"{tuple(known.shape)} and {tuple(foreign.shape)}"
+        raise InputError(f"ood_auroc: logits of shapes {shapes}; expected (n, c) and (m, c)")
     label = torch.cat((torch.zeros(len(known)), torch.ones(len(foreign)))).double()
     logits = torch.cat((known, foreign)).detach()
     return {name: point("auroc", torch.stack((score(logits), label), 1).numpy()) for name, score in SCORES.items()}

@@ -39,8 +39,9 @@ def sequence_confidence(
 ) -> Float[Tensor, " n"]:
     """Mean log-probability of the tokens of each sentence, at most 0 (Ao, 2023, arXiv:2308.03176, for captions).
 
-    ``logits`` at each place are those that its token was chosen by; ``mask`` is true where a token counts. InputError
-    for other shapes, tokens outside the vocabulary, and a sentence without tokens.
+    ``logits`` at each place are those that its token was chosen by; ``mask`` is true where a token counts. Half
+    precision is computed, and given, in float32. InputError for other shapes, tokens outside the vocabulary, and a
+    sentence without tokens.
     """
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     if logits.dim() != 3 or tokens.shape != logits.shape[:2] or mask.shape != tokens.shape:
@@ -48,5 +49,6 @@ def sequence_confidence(
         raise InputError(f"sequence_confidence: {shapes}; expected (n, t, v), (n, t), (n, t)")
     if tokens.numel() == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= logits.shape[2] or not mask.any(1).all():
         raise InputError("sequence_confidence: an empty sentence or a token outside the vocabulary; expected neither")
-    each = logits.log_softmax(2).gather(2, tokens[:, :, None])[:, :, 0]
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    each = wide.log_softmax(2).gather(2, tokens[:, :, None])[:, :, 0]
     return each.masked_fill(~mask.bool(), 0).sum(1) / mask.sum(1)

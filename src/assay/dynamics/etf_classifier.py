@@ -87,8 +87,8 @@ class ETFNetwork(nn.Module):
             raise InputError(f"ETFNetwork: layer {layer!r} is {type(linear).__name__}; expected nn.Linear")
         parent, _, name = layer.rpartition(".")
         classifier = ETFClassifier(linear.in_features, linear.out_features, e_w, e_h, client_counts, seed)
-        setattr(self.model.get_submodule(parent), name, classifier.to(linear.weight.device))
-        self.train(model.training)
+        setattr(self.model.get_submodule(parent), name, classifier.to(linear.weight).train(linear.training))
+        self.training = model.training
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
         return self.model(x)

@@ -28,7 +28,7 @@ def feature_separability(feat: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Fe
 
     S_B is the covariance of the class means, S_W the mean over classes of their covariances, so that the sizes of
     classes do not count. ``feat`` (n, d), ``y`` (n,) int64. The ratio is infinite where no class has any spread.
-    InputError for fewer than two classes and values that are not finite.
+    InputError for fewer than two classes, values that are not finite and features that are all the same.
     """
     check_inputs("feature_separability", feat)
     check_labels("feature_separability", y, len(feat))
@@ -36,6 +36,8 @@ def feature_separability(feat: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Fe
     if feat.dim() != 2 or len(classes) < 2:
         found = f"features {tuple(feat.shape)}, {len(classes)} class"
         raise InputError(f"feature_separability: {found}; expected (n, d) of two classes or more")
+    if (feat == feat[:1]).all():
+        raise InputError("feature_separability: all features are the same; expected samples that differ")
     h = feat.detach().cpu().double()
     means = torch.zeros(len(classes), h.shape[1], dtype=h.dtype).index_add_(0, rows, h) / counts[:, None]
     between = (means - means.mean(0)).square().sum(1).mean()

@@ -58,7 +58,7 @@ def linear_mode_barrier(
             state = {k: torch.lerp(a[k], b[k], alpha) if a[k].is_floating_point() else a[k] for k in a}
 
             def wrong(inputs: Tensor, labels: Tensor, state: dict[str, Tensor] = state) -> Tensor:
-                return functional_call(first, state, (inputs,)).argmax(1) != labels
+                return functional_call(first, state, (inputs,), tie_weights=False).argmax(1) != labels
 
             errors.append(batched(wrong, x, y, batch_size=batch_size, device=device_of(first)).float().mean())
     return Barrier(alphas, torch.stack(errors))

@@ -244,7 +244,7 @@ def deviation_angle_net(
     if not z.any():
         raise InputError(f"deviation_angle_net: the classes {pair} have the same mean; expected different ones")
     device, grads = device_of(model), []
-    with evaluating(model):
+    with evaluating(model), torch.enable_grad():
         for chunk in X[(y == a) | (y == b)].split(batch_size):
             points = chunk.detach().to(device).requires_grad_()
             logits = model(points)

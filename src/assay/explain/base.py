@@ -70,8 +70,9 @@ def prepared(
     with evaluating(model):
         with torch.no_grad():
             scores = model(x[:1].to(device))
-        if scores.dim() != 2:
-            raise InputError(f"{where}: the model's output has shape {tuple(scores.shape)}; expected (n, classes)")
+        if not isinstance(scores, Tensor) or scores.dim() != 2:
+            given = f"has shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"is {type(scores).__name__}"
+            raise InputError(f"{where}: the model's output {given}; expected a tensor (n, classes)")
         check_labels(where, target, len(x), scores.shape[1])
         yield x.detach().to(device), target.to(device), Draws(seed, f"explain.{where}", index.to(device))
 

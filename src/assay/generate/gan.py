@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from assay.data import Batch, Data
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
+from assay.runtime.inference import evaluating
 from assay.runtime.random import torch_rng
 from assay.runtime.spec import rebuildable
 from assay.training import Plan, State
@@ -199,8 +200,9 @@ def _samples(x: Tensor) -> Data:
 
 @torch.no_grad()
 def generated(generator: nn.Module, n: int, *, seed: int) -> Float[Tensor, "n ..."]:
-    """``n`` samples of ``generator``: the same seed takes the same latents, whatever the weights."""
+    """``n`` samples of ``generator`` in evaluation mode: the same seed takes the same latents, whatever the weights."""
     size: int = generator.latent  # type: ignore[assignment]
     z = torch.randn(n, size, generator=torch_rng(seed, "latents"))
     device = next(generator.parameters()).device
-    return torch.cat([generator(part.to(device)).cpu() for part in z.split(1024)])
+    with evaluating(generator):
+        return torch.cat([generator(part.to(device)).cpu() for part in z.split(1024)])

@@ -32,7 +32,8 @@ class PFGMPP(Generator["FittedPFGMPP"]):
     The network learns E[y | x] under the kernel of ``D`` extra dimensions (see PerturbationKernel: 1 is PFGM, inf is
     EDM diffusion, 2048 and 128 the paper's for CIFAR-10 and FFHQ) by regression on y itself, w(sigma) |D(x, sigma) -
     y|^2, which needs no large batch; ``reference`` > 0 replaces y by its posterior mean over that many training samples
-    (the batch among them), the stable target. Data are scaled to [-1, 1].
+    (the batch among them; those of its class where the network is ``conditional``), the stable target. Data are scaled
+    to [-1, 1].
 
     ``net(x (n, *shape), c_noise (n,), labels)``; absent: a DenoiserMLP. It is never changed. ``noise`` is the law of
     sigma and its weight w: "edm" has ln sigma ~ N(``p_mean``, ``p_std``^2) and w = (sigma^2 + d^2) / (sigma d)^2 with d
@@ -96,16 +97,21 @@ class PFGMPP(Generator["FittedPFGMPP"]):
         labels: Int[Tensor, " n"] | None,
         generator: torch.Generator,
         reference: Float[Tensor, "m ..."] | None = None,
+        reference_labels: Int[Tensor, " m"] | None = None,
     ) -> Float[Tensor, ""]:
         """mean over y of w(sigma) |D(x, sigma) - target|^2, x drawn from the kernel around y (section 3.2).
 
-        The target is y, or its posterior mean over ``reference`` where given.
+        The target is y, or its posterior mean over ``reference`` where given, given x and, where the network is given
+        ``labels``, the label: over the rows whose ``reference_labels`` are the same, which each label has.
         """
         flat = y.flatten(1)
         kernel = self.kernel(flat.shape[1])
         sigma, weight = (t.to(y.device) for t in self.levels(len(y), generator))
         x = kernel.sample(flat, sigma, generator)
-        target = flat if reference is None else kernel.posterior_mean(x, reference.flatten(1), sigma).to(y.dtype)
+        target = flat
+        if reference is not None:
+            same = None if labels is None or reference_labels is None else labels[:, None] == reference_labels
+            target = kernel.posterior_mean(x, reference.flatten(1), sigma, same).to(y.dtype)
         out = denoiser(x.to(y.dtype).reshape(y.shape), sigma, labels).flatten(1)
         return (weight.to(y.dtype) * (out - target).square().sum(1)).mean()
 
@@ -117,18 +123,19 @@ class PFGMPP(Generator["FittedPFGMPP"]):
         check_inputs("PFGMPP.loss", y)
         if labels is not None:
             check_labels("PFGMPP.loss", labels, len(y))
-        return self.regression(
-            self._start(tuple(y.shape[1:])), y, labels, torch_rng(seed, "pfgmpp"), y if self.reference else None
-        )
+        more = y if self.reference else None
+        return self.regression(self._start(tuple(y.shape[1:])), y, labels, torch_rng(seed, "pfgmpp"), more, labels)
 
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
         """The loss of one batch of training."""
         generator = torch_rng(state.seed, "pfgmpp", state.step)
         y, more = _scaled(batch.x, state.data.bounds), None
+        labels, classes = batch.y if self.conditional else None, None
         if self.reference:
             rows = torch.randint(len(state.data), (max(self.reference - len(y), 0),), generator=generator)
             more = torch.cat((y, _scaled(state.data.x[rows].to(y.device), state.data.bounds)))
-        return self.regression(model, y, batch.y if self.conditional else None, generator, more)
+            classes = torch.cat((batch.y, state.data.y[rows].to(y.device)))
+        return self.regression(model, y, labels, generator, more, classes)
 
     def learn(self, data: Data, *, seed: int) -> FittedPFGMPP:
         net = self.net

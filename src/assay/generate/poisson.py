@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import betaln
 from torch import Tensor
 
@@ -81,16 +81,39 @@ class PerturbationKernel:
         constant = math.lgamma(half) - float(betaln(half, self.D / 2)) - half * math.log(math.pi)
         return constant - self.N * self.radius(sigma).log() + self._exponent(square, sigma)
 
-    def posterior(self, x: Float[Tensor, "n N"], data: Float[Tensor, "m N"], sigma: Level) -> Float[Tensor, "n m"]:
-        """P(y = data_j | x) under equal weights: ~ p_r(x | data_j), row by row; float64."""
+    def posterior(
+        self,
+        x: Float[Tensor, "n N"],
+        data: Float[Tensor, "m N"],
+        sigma: Level,
+        among: Bool[Tensor, "n m"] | None = None,
+    ) -> Float[Tensor, "n m"]:
+        """P(y = data_j | x) under equal weights: ~ p_r(x | data_j), row by row; float64.
+
+        ``among``: which rows of ``data`` each x may come from, at least one (absent: all).
+        """
         x, sigma = self._checked("posterior", x, sigma)
         data = self._points("posterior", data)
         square = torch.cdist(x, data, compute_mode="donot_use_mm_for_euclid_dist").square()
-        return self._exponent(square, sigma[:, None]).softmax(1)
+        exponent = self._exponent(square, sigma[:, None])
+        if among is not None:
+            if among.shape != square.shape or among.dtype != torch.bool or not among.any(1).all():
+                raise InputError(
+                    f"PerturbationKernel.posterior: among is {among.dtype} {tuple(among.shape)}; "
+                    f"expected bool {tuple(square.shape)}, true at least once a row"
+                )
+            exponent = exponent.masked_fill(~among, -math.inf)
+        return exponent.softmax(1)
 
-    def posterior_mean(self, x: Float[Tensor, "n N"], data: Float[Tensor, "m N"], sigma: Level) -> Float[Tensor, "n N"]:
+    def posterior_mean(
+        self,
+        x: Float[Tensor, "n N"],
+        data: Float[Tensor, "m N"],
+        sigma: Level,
+        among: Bool[Tensor, "n m"] | None = None,
+    ) -> Float[Tensor, "n N"]:
         """E[y | x] over the rows of ``data``: what the best denoiser gives (section 3.2), float64."""
-        return self.posterior(x, data, sigma) @ data.double()
+        return self.posterior(x, data, sigma, among) @ data.double()
 
     def _exponent(self, square: Tensor, sigma: Tensor) -> Tensor:
         """ln of (1 + square / r^2)^(-(N+D)/2), or of its limit."""
@@ -133,8 +156,8 @@ def pfgm_field(x: Float[Tensor, "n N"], r: Level, data: Float[Tensor, "m N"], D:
     positive and leaves its direction: the result is (x - E[y | x, r], r), of slope dx/dr = (x - E[y | x, r]) / r.
     ``D`` > 0 finite; for errors see PerturbationKernel.
     """
-    if math.isinf(D):
-        raise InputError("pfgm_field: D is infinite; expected a finite number > 0, where r is")
+    if not 0 < D < math.inf:
+        raise InputError(f"pfgm_field: D={D}; expected a finite number > 0, where r is")
     sigma = torch.as_tensor(r, dtype=torch.float64) / math.sqrt(D)
     mean = PerturbationKernel(x.shape[-1], D).posterior_mean(x, data, sigma)
     height = (sigma * math.sqrt(D)).to(mean.device).expand(len(x))

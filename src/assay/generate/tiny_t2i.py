@@ -144,7 +144,12 @@ class TinyT2I:
         steps: int = 100,
         seed: int = 0,
     ) -> TinyT2I:
-        """With random weights. Noise grows linearly from 0.1 / T to 20 / T a step: for T = 1000 from 1e-4 to 2e-2."""
+        """With random weights. Noise grows linearly from 0.1 / T to 20 / T a step: for T = 1000 from 1e-4 to 2e-2.
+
+        InputError for T = ``steps`` up to 20, where the last step's noise is all there is or more.
+        """
+        if steps <= 20:
+            raise InputError(f"TinyT2I: steps={steps}; expected more than 20, for noise of 20 / steps in the last one")
         tokenizer = WordTokenizer(words, length)
         with seeded(seed, "tiny t2i"):
             encoder = TinyTextEncoder(len(tokenizer), length, text_width)

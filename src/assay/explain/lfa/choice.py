@@ -24,15 +24,19 @@ from assay.runtime.inference import BATCH
 def in_units_of(weight: Float[Tensor, "n ..."], x: Tensor, source: Neighbourhood, to: Neighbourhood) -> Tensor:
     """Weights of a g fitted on ``source`` in the units that ``to`` has: outputs per unit of x, or outputs.
 
-    The factor is x0 - baseline. Where that is zero, a weight in outputs says nothing of a slope: it becomes zero.
+    The factor is x0 - baseline, so that weights in outputs change with the baseline too. Where that of ``source`` is
+    zero, a weight in outputs says nothing of a slope: it becomes zero.
     """
-    if source.additive == to.additive:
+    if source.additive == to.additive and _baseline(source) == _baseline(to):
         return weight
-    space = source if isinstance(source, Multiplicative) else to
-    factor = space.slope(x)
-    if source.additive:
-        return weight * factor
-    return torch.where(factor == 0, torch.zeros_like(weight), weight / factor)
+    if not source.additive:
+        factor = source.slope(x)
+        weight = torch.where(factor == 0, torch.zeros_like(weight), weight / factor)
+    return weight if to.additive else weight * to.slope(x)
+
+
+def _baseline(space: Neighbourhood) -> float | None:
+    return space.baseline if isinstance(space, Multiplicative) else None
 
 
 def faithfulness(
