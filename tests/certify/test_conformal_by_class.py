@@ -26,6 +26,14 @@ def test_quantiles_are_those_of_each_class(samples: list[tuple[float, int]], alp
     assert class_quantiles(scores, y, 5, alpha).tolist() == expected
 
 
+@pytest.mark.parametrize("alpha", [1e-12, 1 - 1e-12])
+def test_extreme_levels_take_the_smallest_score_or_everything(alpha: float) -> None:
+    scores, y = torch.tensor([0.3, 0.1, 0.2, 0.5], dtype=torch.float64), torch.tensor([0, 0, 1, 1])
+    least = [0.1, 0.2, torch.inf] if alpha > 0.5 else [torch.inf] * 3
+    assert conformal_quantile(scores, alpha) == min(least)
+    assert class_quantiles(scores, y, 3, alpha).tolist() == least
+
+
 def _unequal(n: int, seed: int) -> tuple[Outputs, Tensor]:
     """Class 0 is recognised nearly always, class 2 hardly."""
     g = torch.Generator().manual_seed(seed)

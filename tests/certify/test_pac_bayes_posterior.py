@@ -1,6 +1,7 @@
 """The Gaussian posterior: its divergence, what its prior may see, and a bound that holds on data it never saw."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,3 +117,11 @@ def test_bad_options(options: dict[str, float], match: str) -> None:
 def test_bad_data(data: Data) -> None:
     with pytest.raises(InputError, match="left for the bound"):
         SHORT.fit(MLP(), data[:10], seed=0)
+
+
+def test_statistics_of_the_bound_s_samples_are_refused(data: Data) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    short = PACBayesPosterior(epochs=1, warm_up=Supervised(epochs=1), draws=1)
+    assert short.fit(model, data[:64], seed=0).certificate().bound <= 1
+    with pytest.raises(InputError, match="prior_fraction above 0"):
+        replace(short, prior_fraction=0.0).fit(model, data[:64], seed=0)

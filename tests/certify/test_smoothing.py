@@ -58,3 +58,10 @@ def test_largest_radius_and_abstention() -> None:
     assert float(found.radius[0]) == pytest.approx(method.largest_radius)
     assert found.prediction.tolist() == [0, -1]
     assert found.radius[1] == 0
+    assert RandomizedSmoothing(n=1).largest_radius == 0  # one draw tells nothing at level 0.001
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 1), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))])
+def test_models_with_one_logit_are_refused(model: nn.Module) -> None:
+    with pytest.raises(InputError, match="c >= 2"):
+        RandomizedSmoothing(n0=4, n=8).certify(model, torch.zeros(3, 2), torch.tensor([0, 1, 1]))

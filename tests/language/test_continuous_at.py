@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from assay.language import (
     token_logps,
 )
 from assay.language.cadv_ul import bounded, placed
+from assay.language.rmu import activations
 from assay.papers.continuous_at import network
 from assay.runtime.errors import InputError
 from assay.runtime.random import torch_rng
@@ -58,6 +60,42 @@ def test_log_probabilities_token_by_token_without_padding(net: nn.Module) -> Non
     assert total == pytest.approx([sum(r) for r in by_hand], abs=1e-5)
     with pytest.raises(InputError, match="without a target"):
         token_logps(logits, torch.full_like(HARMFUL.labels, -100))
+
+
+def padded_left(batch: Replies) -> Replies:
+    gaps = (~batch.attention).sum(1).tolist()
+    parts = ([row.roll(gap) for row, gap in zip(t, gaps, strict=True)] for t in (batch.ids, batch.labels))
+    return Replies(*(torch.stack(p) for p in parts), batch.attention.flip(1))
+
+
+def test_the_side_of_the_padding_does_not_matter(net: nn.Module) -> None:
+    other = padded_left(HARMFUL)
+    assert not other.attention[:, 0].all()
+    expected = token_logps(reply_logits(net, HARMFUL), HARMFUL.labels)
+    torch.testing.assert_close(token_logps(reply_logits(net, other), other.labels), expected)
+    states = [activations(net, "transformer.h.0", b)[b.targets] for b in (HARMFUL, other)]
+    torch.testing.assert_close(*states)
+    attack, gcg = EmbeddingAttack(eps=0.3, steps=3, lr=0.01), GCG(suffix=2, steps=2, topk=5, candidates=8)
+    torch.testing.assert_close(attack.attack(net, other)[other.prompt], attack.attack(net, HARMFUL)[HARMFUL.prompt])
+    assert gcg.attack(net, other, seed=0)[other.attention].equal(gcg.attack(net, HARMFUL, seed=0)[HARMFUL.attention])
+
+
+def test_half_precision_keeps_the_digits_of_long_replies(net: nn.Module) -> None:
+    half = copy.deepcopy(net).bfloat16()
+    long = Replies.of([[4, 10]], [[10, 0, 12, 11, 13, 5, 6, 4, 3]])
+    logits = reply_logits(half, long)
+    found = token_logps(logits, long.labels, average=False)
+    torch.testing.assert_close(found, token_logps(logits.float(), long.labels, average=False), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"optimizer": "rmsprop"}, {"eps": 0.0}])
+def test_float16_attacks_are_finite_and_in_the_ball(net: nn.Module, options: dict[str, Any]) -> None:
+    attack = EmbeddingAttack(**{"eps": 0.3, "steps": 3, "lr": 0.01, **options})
+    half = copy.deepcopy(net).half()
+    delta = attack.attack(half, HARMFUL)
+    assert delta.dtype == torch.float16
+    assert delta.norm(dim=2).max() <= attack.radius(half) * 1.01 + 1e-3
+    assert (delta.abs().sum() > 0) == (attack.eps > 0)
 
 
 def test_complying_is_what_greedy_decoding_says(net: nn.Module) -> None:
@@ -144,6 +182,7 @@ def test_gcg_changes_the_suffix_only_never_gets_worse_and_keeps_to_what_is_allow
     rows = Replies(ids, HARMFUL.labels, HARMFUL.attention)
     gain = token_logps(reply_logits(net, rows), rows.labels) - token_logps(reply_logits(net, HARMFUL), HARMFUL.labels)
     assert float(gain.detach().min()) >= 0
+    torch.testing.assert_close(replace(gcg, batch_size=5).attack(net, HARMFUL, seed=1), ids)
     with pytest.raises(InputError, match="expected more than 6"):
         GCG(suffix=6, steps=1).attack(net, HARMFUL, seed=0)
 
@@ -248,6 +287,12 @@ def test_what_is_refused(net: nn.Module) -> None:
         Replies(HARMFUL.ids, torch.full_like(HARMFUL.labels, -100), HARMFUL.attention)
     with pytest.raises(InputError, match="without a prompt"):
         Replies.of([[]], [[1]])
+    with pytest.raises(InputError, match="without a prompt"):
+        Replies(torch.tensor([[0, 5]]), torch.tensor([[-100, 5]]), torch.tensor([[False, True]]))
+    with pytest.raises(InputError, match="is padding"):
+        Replies(torch.tensor([[4, 5]]), torch.tensor([[-100, 5]]), torch.tensor([[True, False]]))
+    with pytest.raises(InputError, match="expected bool"):
+        Replies(HARMFUL.ids, HARMFUL.labels, HARMFUL.attention.long())
     with pytest.raises(InputError, match="beta"):
         CAdvIPO(beta=0.0)
     with pytest.raises(InputError, match="away_loss"):

@@ -193,6 +193,8 @@ def test_attack_takes_the_most_legible_or_the_most_harmful_of_the_legible(fitted
         return torch.tensor([-scores[w] for w in some])
 
     assert attack.perturb("abcdef", harm) == min(legible, key=lambda w: scores[w])
+    worst = attack.perturb("abcdef", lambda some: torch.full((len(some),), torch.inf))
+    assert worst in legible
     strict = LegibleAttack(perturber=PERTURBER, model=fitted, ks=(5,), threshold=1e6)
     assert strict.perturb("abcdef") == "abcdef"
     assert LegibleAttack(perturber=PERTURBER, model=fitted, ks=(5,), ns=(0.0,)).perturb("abcdef") == "abcdef"

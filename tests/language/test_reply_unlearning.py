@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -148,8 +149,26 @@ def test_rmu_moves_the_named_parameters_alone(models: tuple[nn.Module, nn.Module
     assert gaps[1] < gaps[0]
     with pytest.raises(InputError, match="layer"):
         replace(method, layer="transformer.h.9").forget(model, batch, batch, seed=0)
+    with pytest.raises(InputError, match="no hidden states"):
+        replace(method, layer="transformer.h").forget(model, batch, batch, seed=0)
+    tied = replace(method, params=("lm_head", "transformer.wte")).trained(model)
+    assert len(tied) == 1
+    assert tied[0] is model.lm_head.weight
     with pytest.raises(InputError, match="parameter"):
         replace(method, params=("transformer.h.9",)).forget(model, batch, batch, seed=0)
+
+
+def test_half_precision_is_float32_s_losses_or_refused(models: tuple[nn.Module, nn.Module], batch: Replies) -> None:
+    low = tuple(copy.deepcopy(m).bfloat16() for m in models)
+    high = tuple(copy.deepcopy(m).float() for m in low)
+    for method in (GradAscent(), GradDiff(retain_loss="kl"), NPO(), RMU(alpha=1.0, **LAYER)):  # type: ignore[arg-type]
+        few, many = (method.losses(*nets, batch, batch)["loss"] for nets in (low, high))
+        assert few.dtype == torch.float32
+        assert few.item() == pytest.approx(many.item(), rel=0.05)
+        after = replace(method, epochs=1).forget(low[0], batch, batch, seed=0)
+        assert all(torch.isfinite(p).all() for p in after.parameters())
+    with pytest.raises(InputError, match="float16"):
+        GradAscent(epochs=1).forget(copy.deepcopy(models[0]).half(), batch, seed=0)
 
 
 def test_options_are_checked() -> None:

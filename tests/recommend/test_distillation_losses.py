@@ -85,6 +85,11 @@ def test_ranking_loss_is_torch_s(margins: tuple[float, float]) -> None:
     torch.testing.assert_close(ListRankingLoss(*margins)(scores, first, others), theirs)
 
 
+def test_a_list_of_one_item_has_no_order() -> None:
+    scores = torch.tensor([[0.0, 2.0, 1.0, 1.8]])
+    assert ListRankingLoss()(scores, torch.tensor([[1]]), torch.tensor([[3]])).item() == pytest.approx(0.3)
+
+
 @given(st.integers(0, 10_000), st.integers(1, 8))
 @settings(max_examples=30)
 def test_outsiders_are_all_items_that_are_not_listed(seed: int, k: int) -> None:

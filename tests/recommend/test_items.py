@@ -65,6 +65,10 @@ def test_recall_and_ndcg_by_hand() -> None:
     assert recall_at_k(lists, truth, 3).tolist() == [1, 1, 0]
     assert recall_at_k(lists, truth, 2).tolist() == [1, 0, 0]
     assert ndcg_at_k(lists, truth, 3).tolist() == pytest.approx([1, 1 / math.log2(4), 0])
+    for measure in (recall_at_k, ndcg_at_k):
+        for wrong, k in ((truth, 0), (truth, -1), (truth[:, None], 2)):
+            with pytest.raises(InputError, match="k >= 1"):
+                measure(lists, wrong, k)
 
 
 def test_contained() -> None:

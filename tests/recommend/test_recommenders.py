@@ -98,3 +98,14 @@ def test_bad_input() -> None:
         with pytest.raises(InputError) as caught:
             train_next_item(model, sequences, Plan(epochs=1), seed=0)
         assert "\n" not in str(caught.value)
+    for rows, k, said in (
+        ([[1, 6]], 1, "items 1 to 5"),
+        ([[-1, 2]], 1, "items 1 to 5"),
+        ([[3, 0, 1]], 1, "on the left"),
+        ([[]], 1, "ends in an item"),
+        ([[1, 2, 3]], 3, "outside each row"),
+        ([[1, 1]], 6, "top items"),
+    ):
+        with pytest.raises(InputError, match=said):
+            model.recommend(torch.tensor(rows, dtype=torch.int64), k)
+    assert sorted(model.recommend(torch.tensor([[1, 1, 3]]), 3)[0].tolist()) == [2, 4, 5]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 from assay.recommend import (
@@ -74,6 +74,18 @@ def test_rank_and_rates() -> None:
     assert found.overlap == pytest.approx(0.317, abs=0.05)  # 2 P(N(0, 1) > 1)
 
 
+@pytest.mark.parametrize("negatives", [1000, 1050, 12_345])
+def test_rates_are_those_of_the_roc_curve(negatives: int) -> None:
+    g = torch.Generator().manual_seed(negatives)
+    scores, relevance = torch.randn(1, negatives + 300, generator=g), torch.zeros(1, negatives + 300, dtype=torch.bool)
+    relevance[0, :300] = True
+    scores[0, :300] += 1.5
+    fpr, tpr, _ = roc_curve(relevance[0], scores[0], drop_intermediate=False)
+    found = separation_report(scores, relevance)
+    assert found.tpr_1e2 == pytest.approx(tpr[fpr <= 0.01].max())
+    assert np.isnan(found.tpr_1e3) or found.tpr_1e3 == pytest.approx(tpr[fpr <= 0.001].max())
+
+
 def test_bad_input() -> None:
     scores, relevance = _sample()
     nan = scores.clone()
@@ -87,6 +99,8 @@ def test_bad_input() -> None:
         pairwise_auc(scores[0], scores[0, :0])
     with pytest.raises(InputError):
         pooled_topk_auc(scores, relevance, k=0)
+    with pytest.raises(InputError, match="k=0"):
+        mean_reciprocal_rank(scores, relevance, k=0)
     apart = torch.zeros_like(relevance)
     apart[0] = True
     with pytest.raises(InputError, match="no query"):

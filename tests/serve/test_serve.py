@@ -111,9 +111,16 @@ def test_runs_that_cannot_be_read_are_listed_with_the_reason(client: TestClient,
     os.mkfifo(root / "pipe.d")
     (root / "fifo").mkdir()
     os.mkfifo(root / "fifo" / "report.json")
+    (root / "loop").mkdir()
+    (root / "loop" / "report.json").symlink_to("report.json")
+    (root / "odd").mkdir()
+    odd = (root / "a/report.json").read_text().replace('"better": "higher"', '"better": ["higher"]')
+    (root / "odd/report.json").write_text(odd)
     text = client.get("/").text
     listed = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", text))
-    assert set(listed) == {"empty", "other", "half", "fifo"}
+    assert set(listed) == {"empty", "other", "half", "fifo", "loop", "odd"}
+    assert "link to itself" in listed["loop"]
+    assert "better is" in listed["odd"]
     assert "no valid JSON" in listed["half"]
     assert "no schema" in listed["other"]
     assert "no plain file" in listed["fifo"]

@@ -167,6 +167,13 @@ def test_the_mask_finds_the_latents_that_tell_the_label() -> None:
     assert mask.nonzero()[:, 0].tolist() == [7]
     with pytest.raises(InputError, match="fraction"):
         sparse_mask(Pixels(), Data(x, y, ("a", "b")), 0.0)
+    with pytest.raises(InputError, match="one class"):
+        sparse_mask(Pixels(), Data(x, y * 0, ("a", "b")), 0.1)
+
+
+def test_an_autoencoder_needs_as_many_places_as_codes(test: Data) -> None:
+    with pytest.raises(InputError, match="codes=64"):
+        ConvAE.fit(test[:1], seed=0, width=4, down=1, steps=2)
 
 
 def test_the_reconstruction_is_a_control(evaluator: FMREvaluator, nets: list[nn.Module], test: Data) -> None:

@@ -77,7 +77,7 @@ def test_thresholds() -> None:
     assert f1_threshold(tied) == 0.5
     assert fnr_threshold(some, 0.25) == pytest.approx(0.6)
     assert fnr_threshold(some, 0.5) == pytest.approx(0.7)
-    for bad in (0.1, 1.0, -0.1):
+    for bad in (0.1, 1.0, -0.1, math.nan):
         with pytest.raises(InputError, match="fnr"):
             fnr_threshold(some, bad)
 
@@ -95,6 +95,18 @@ def test_average_precision() -> None:
     best = np.array([precision[recall >= r - 1e-12].max() for r in np.linspace(0, 1, 101)])
     taken = matches(scores.tolist(), hits.tolist(), scores[hits].tolist())
     assert average_precision(taken) == pytest.approx(best.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_average_precision_of_tied_scores_by_counting(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, hits = rng.integers(0, 4, 9) / 4, rng.random(9) < 0.5
+    signs = int(hits.sum()) + 2
+    points = [(hits[scores >= t].sum() / signs, hits[scores >= t].mean()) for t in set(scores)]
+    expected = np.mean([max([p for r, p in points if r >= k / 100 - 1e-12], default=0) for k in range(101)])
+    for order in (np.arange(9), rng.permutation(9)):
+        tied = matches(scores[order].tolist(), hits[order].tolist(), [0.5] * signs)
+        assert average_precision(tied) == pytest.approx(expected)
 
 
 def test_success_counts_only_signs_that_were_detected() -> None:
@@ -282,6 +294,8 @@ def test_bad_input() -> None:
         lambda: PatchBenchmark(iou=0.0),
         lambda: fit_detector(GridDetector(1, 4), scenes().images, [], Plan(steps=1), seed=0),
         lambda: PatchBenchmark(batch_size=0),
+        lambda: PatchBenchmark(clean_fnr=1.0),
+        lambda: RP2Patch(steps=1)(Bright(), with_empty_images().select(torch.tensor([0])), seed=0),
         lambda: PatchBenchmark(min_area=0).fit(Bright(), scenes()).run(torch.zeros(3, 4, 4)),
     ]
     for case in cases:
@@ -289,6 +303,38 @@ def test_bad_input() -> None:
             case()
         assert "\n" not in str(caught.value)
     assert PatchRenderer().relight == "percentile"
+
+
+def with_empty_images() -> Scenes:
+    """Three images of 40 x 40, of which only the second has a sign."""
+    ones, light = torch.ones(1, SIZE, SIZE), torch.tensor([[[1.0, 0.0]]])
+    images = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    return Scenes(images, corners((SIZE, SIZE))[None] + 8, light, torch.tensor([1]), torch.tensor([0]), ones, ones)
+
+
+def test_images_without_a_sign_are_legal() -> None:
+    given, patch = with_empty_images(), torch.ones(3, SIZE, SIZE)
+    rendered = given.render(patch)
+    assert rendered[[0, 2]].equal(given.images[[0, 2]])
+    assert given.select(torch.tensor([0, 2])).render(patch).equal(given.images[[0, 2]])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start = GridDetector(1, 4, score=0.0)
+    reports = [PatchBenchmark(min_area=0, batch_size=b).fit(start, given).run(patch) for b in (1, 3)]
+    assert reports[0].fnr == reports[1].fnr
+    for attack in (RP2Patch, DPatch):
+        assert torch.isfinite(attack(steps=3)(start, given, seed=0)).all()
+    losses = start.losses(given.images[:1], given.select(torch.tensor([0])).targets())
+    assert torch.isfinite(losses["objectness"])
+    assert losses["box"] == losses["class"] == 0
+    trained = fit_detector(start, given.images, given.targets(), Plan(steps=3, batch_size=1), seed=0)
+    assert all(torch.isfinite(p).all() for p in trained.parameters())
+
+
+def test_overlap_of_half_precision_boxes() -> None:
+    boxes = torch.tensor([[0.0, 0, 300, 300], [0, 0, 300, 150], [7, 7, 7, 7]])
+    assert box_iou(boxes.half(), boxes.half()).equal(box_iou(boxes, boxes))
+    assert box_iou(boxes, boxes)[2].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 4), (3, 4, 1), (3, 1, 1)])

@@ -49,7 +49,8 @@ class PatchScenes(Protocol):
 
 
 def box_iou(a: Float[Tensor, "p 4"], b: Float[Tensor, "q 4"]) -> Float[Tensor, "p q"]:
-    """Intersection over union of boxes x1 y1 x2 y2; 0 where both are empty."""
+    """Intersection over union of boxes x1 y1 x2 y2; 0 where both are empty. In float32 or better."""
+    a, b = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (a, b))
     low, high = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = (high - low).clamp_min(0).prod(2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1) for boxes in (a, b)]
@@ -122,6 +123,8 @@ class PatchAttack:
         where, device = type(self).__name__, device_of(cast(nn.Module, detector))
         if not len(scenes):
             raise InputError(f"{where}: no image; expected scenes with at least one")
+        if not any(len(t["labels"]) for t in scenes.targets()):
+            raise InputError(f"{where}: no object on {len(scenes)} images; expected at least one to put the patch on")
         free = self.optimizer == "adam"
         z = torch.rand(3, *scenes.mask.shape[-2:], generator=torch_rng(seed, "patch"))
         start = _Patch(2 * z - 1 if free else z, free).to(device)

@@ -156,7 +156,7 @@ class SetPredictor(ABC):
 
 def conformal_quantile(scores: Float[Tensor, " n"], alpha: float) -> float:
     """The k-th smallest score, k = ceil((n + 1)(1 - alpha)); infinity where k > n (Vovk et al., 2005, section 4.2)."""
-    k = math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9)  # 1e-9: a whole number is not lifted by rounding
+    k = max(math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9), 1)  # 1e-9: a whole number is not lifted by rounding
     return float(scores.kthvalue(k).values) if k <= len(scores) else float("inf")
 
 
@@ -165,7 +165,7 @@ def class_quantiles(scores: Float[Tensor, " n"], y: Int[Tensor, " n"], classes: 
     by_score = scores.sort(stable=True)
     order = by_score.indices[y[by_score.indices].argsort(stable=True)]
     counts = y.bincount(minlength=classes)
-    k = ((counts + 1).double() * (1 - alpha) - 1e-9).ceil().long()
+    k = ((counts + 1).double() * (1 - alpha) - 1e-9).ceil().clamp_min(1).long()
     place = (counts.cumsum(0) - counts + k - 1).clamp(0, len(scores) - 1)
     return torch.where(k <= counts, scores[order[place]].double(), torch.inf)
 

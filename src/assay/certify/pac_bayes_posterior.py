@@ -140,7 +140,8 @@ class PACBayesPosterior:
     probabilities are cut at ``least`` and that is divided by ln(1 / least). The certificate is about the 0-1 error and
     holds with probability at least 1 - ``delta`` - ``delta_draws`` over samples and ``draws`` weight samples. Only the
     architecture of the given model is used; layers behave as in evaluation mode. Raises InputError on options out of
-    range, and where fewer than 8 samples are left for the bound.
+    range, where fewer than 8 samples are left for the bound, and for ``prior_fraction`` 0 where layers keep statistics
+    of the samples (batch norms), which no prior has seen.
     """
 
     prior_fraction: float = 0.5
@@ -179,6 +180,10 @@ class PACBayesPosterior:
         if len(held) < 8:
             raise InputError(f"{where}: {len(held)} samples are left for the bound; expected at least 8")
         warm = self.warm_up.fit(net, shown, seed=derive(seed, "warm up"))
+        kept = dict(warm.named_buffers())
+        moved = [k for k, b in net.named_buffers() if not torch.equal(b, kept[k].to(b))]
+        if moved and not self.prior_fraction:
+            raise InputError(f"{where}: {moved[0]!r} follows the samples of the bound; expected prior_fraction above 0")
         prior = nn.utils.parameters_to_vector((warm if self.prior_fraction else net).parameters()).detach()
         start = nn.utils.parameters_to_vector(warm.parameters()).detach()
         randomised = Randomised(warm, start, prior, self.prior_deviation)

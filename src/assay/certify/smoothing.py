@@ -25,6 +25,7 @@ class RandomizedSmoothing(Certifier):
     exceeds 1/2 the radius is ``sigma`` * Phi^-1(bound), elsewhere the method abstains (prediction -1, radius 0). The
     certificate is about the *smoothed* classifier, and holds with probability 1 - alpha for each sample. ``sigma`` > 0
     is in the data's units. Only decisions are used. The noise of a sample depends on (seed, its index) alone.
+    InputError for a model that does not give finite logits (n, c) of two classes or more.
     """
 
     sigma: float = 0.25
@@ -45,8 +46,8 @@ class RandomizedSmoothing(Certifier):
 
     @property
     def largest_radius(self) -> float:
-        """What n unanimous draws certify."""
-        return self.sigma * float(stats.norm.ppf(self.alpha ** (1 / self.n)))
+        """What n unanimous draws certify: 0 where they are too few for any radius."""
+        return max(self.sigma * float(stats.norm.ppf(self.alpha ** (1 / self.n))), 0.0)
 
     def certify(
         self,
@@ -81,6 +82,9 @@ class RandomizedSmoothing(Certifier):
                 row, draw = pair // draws, pair % draws
                 noise = Draws(seed, f"smoothing.{stream}", index[row] * draws + draw).normal(*x.shape[1:])
                 scores = model((x[row] + self.sigma * noise.to(x.dtype)).to(device)).cpu()
+                if scores.dim() != 2 or scores.shape[1] < 2:
+                    shape = tuple(scores.shape)
+                    raise InputError(f"RandomizedSmoothing: the model gives {shape}; expected logits (n, c), c >= 2")
                 if not torch.isfinite(scores).all():
                     raise InputError("RandomizedSmoothing: the model's outputs are not finite; expected finite logits")
                 if not start:

@@ -111,8 +111,10 @@ def _audit(
             str(section["title"]), None if skipped is None else str(skipped), float(section["seconds"])
         )
         for m in section["metrics"]:
-            number = _number(m, "value")
-            described = {"interval": m["interval"], "n": m["n"], "unit": str(m["unit"]), "better": m["better"]}
+            number, better = _number(m, "value"), m["better"]
+            if better not in (None, "higher", "lower"):
+                raise ValueError(f"better is {str(better)!r}")
+            described = {"interval": m["interval"], "n": m["n"], "unit": str(m["unit"]), "better": better}
             metrics[str(m["name"])] = Measured(
                 number.value, number.low, number.high, section=str(key), how=str(m["how"]), **described
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from assay.attacks.balls import Ball, Bounds
 from assay.attacks.base import Goal
 from assay.attacks.engine import Climb, GradientAttack, Memory
-from assay.language.replies import Replies, embedding, table_of, token_logps
+from assay.language.replies import Replies, context_of, embedding, table_of, token_logps, widened
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.inference import evaluating
 from assay.runtime.random import Draws
@@ -29,7 +29,8 @@ class TokenL2(Ball):
 
     def project(self, z: Float[Tensor, "n t d"], x: Float[Tensor, "n t d"], bounds: Bounds) -> Float[Tensor, "n t d"]:
         delta = z - x
-        return x + delta * (self.eps / delta.norm(dim=2, keepdim=True).clamp_min(1e-30)).clamp_max(1)
+        least = max(1e-30, torch.finfo(z.dtype).tiny)
+        return x + delta * (self.eps / delta.norm(dim=2, keepdim=True).clamp_min(least)).clamp_max(1)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Answering(nn.Module):
         self.model, self.batch = model, batch
 
     def forward(self, e: Float[Tensor, "n t d"]) -> Float[Tensor, " n"]:
-        logits = self.model(inputs_embeds=e, attention_mask=self.batch.attention.long()).logits
+        logits = self.model(inputs_embeds=e, **context_of(self.model, self.batch)).logits
         return token_logps(logits, self.batch.labels)
 
 
@@ -79,12 +80,13 @@ class Descent(GradientAttack):
         if self.rule == "sign":
             return grad.sign() * self.mask
         decay, root = (0.999, 1e-8) if self.rule == "adam" else (0.99, 1e-8)
+        dtype, grad = grad.dtype, widened(grad)
         memory["square"] = decay * memory.get("square", torch.zeros_like(grad)) + (1 - decay) * grad.square()
         if self.rule == "rmsprop":
-            return grad / (memory["square"].sqrt() + root) * self.mask
+            return (grad / (memory["square"].sqrt() + root)).to(dtype) * self.mask
         memory["mean"] = 0.9 * memory.get("mean", torch.zeros_like(grad)) + 0.1 * grad
         mean, square = memory["mean"] / (1 - 0.9 ** (step + 1)), memory["square"] / (1 - decay ** (step + 1))
-        return mean / (square.sqrt() + root) * self.mask
+        return (mean / (square.sqrt() + root)).to(dtype) * self.mask
 
 
 @dataclass(frozen=True, kw_only=True)

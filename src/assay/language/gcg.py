@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from assay.language.replies import Replies, embedding, reply_logits, table_of, token_logps
+from assay.language.replies import Replies, context_of, embedding, reply_logits, table_of, token_logps
 from assay.runtime.errors import InputError
 from assay.runtime.inference import evaluating
 from assay.runtime.random import Draws
@@ -22,8 +22,8 @@ class GCG:
     The prompts end with ``suffix`` placeholder tokens. In each of ``steps`` rounds the gradient of the reply's loss by
     the one-hot tokens gives the ``topk`` best substitutes of every place; of ``candidates`` suffixes, each with one
     place changed to one of its substitutes, both drawn at random, the best takes over. What is returned are the best
-    tokens seen. ``allowed``: how many of the first token ids may be used (None: all). InputError where prompts are
-    shorter than the suffix.
+    tokens seen. ``allowed``: how many of the first token ids may be used (None: all). ``batch_size``: how many suffixes
+    the model reads at once. InputError where prompts are shorter than the suffix.
     """
 
     kind: ClassVar[str] = "function"
@@ -33,13 +33,15 @@ class GCG:
     topk: int = 256
     candidates: int = 512
     allowed: int | None = None
+    batch_size: int = 4096
 
     def __post_init__(self) -> None:
         if (
-            min(self.suffix, self.topk, self.candidates, 1 if self.allowed is None else self.allowed) < 1
+            min(self.suffix, self.topk, self.candidates, self.batch_size, 1 if self.allowed is None else self.allowed)
+            < 1
             or self.steps < 0
         ):
-            raise InputError(f"GCG: {self}; expected suffix, topk, candidates, allowed >= 1 and steps >= 0")
+            raise InputError(f"GCG: {self}; expected suffix, topk, candidates, allowed, batch_size >= 1, steps >= 0")
 
     def attack(self, model: nn.Module, batch: Replies, *, seed: int) -> Int[Tensor, "n t"]:
         """The ids (n, t) of the prompts with their suffixes replaced, and the replies as they were."""
@@ -71,7 +73,7 @@ class GCG:
         table = table_of(model)[: self.allowed]
         e = embedding(model)(ids).detach().requires_grad_()
         with torch.enable_grad():
-            logits = model(inputs_embeds=e, attention_mask=batch.attention.long()).logits
+            logits = model(inputs_embeds=e, **context_of(model, batch)).logits
             (grad,) = torch.autograd.grad(token_logps(logits, batch.labels).sum(), e)
         at = grad.gather(1, places[..., None].expand(-1, -1, grad.shape[2]))
         return (at @ table.T).topk(min(self.topk, len(table)), 2).indices
@@ -92,4 +94,5 @@ class GCG:
         b = ids.shape[1]
         labels, attention = (t.repeat_interleave(b, 0) for t in (batch.labels, batch.attention))
         rows = Replies(ids.flatten(0, 1), labels, attention)
-        return -token_logps(reply_logits(model, rows), labels).view(-1, b)
+        parts = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
+        return -torch.cat([token_logps(reply_logits(model, part), part.labels) for part in parts]).view(-1, b)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from assay.language.grad_ascent import GradAscent
-from assay.language.replies import IGNORED, Replies, reply_logits
+from assay.language.replies import IGNORED, Replies, next_logps, reply_logits
 from assay.language.reply_unlearner import mean_nll
 from assay.runtime.errors import InputError, unknown
 
@@ -20,8 +20,8 @@ RETAIN = ("nll", "kl")
 def reply_divergence(model: nn.Module, reference: nn.Module, batch: Replies) -> Float[Tensor, ""]:
     """KL(reference || model) in nats of the next token, the mean over all target tokens of the batch."""
     with torch.no_grad():
-        taught = reply_logits(reference, batch)[:, :-1].log_softmax(2)
-    own = reply_logits(model, batch)[:, :-1].log_softmax(2)
+        taught = next_logps(reply_logits(reference, batch))
+    own = next_logps(reply_logits(model, batch))
     each = (taught.exp() * (taught - own)).sum(2)
     real = batch.labels[:, 1:] != IGNORED
     return (each * real).sum() / real.sum()

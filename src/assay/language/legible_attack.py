@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,5 +59,5 @@ class LegibleAttack:
             raise InputError(
                 f"LegibleAttack: the loss gives {tuple(value.shape)}; expected one a word, ({len(words)},)"
             )
-        best = torch.where(score > self.threshold, value.to(score.dtype), -torch.inf)
-        return words[int(best.argmax())] if torch.isfinite(best).any() else word
+        legible = (score > self.threshold).nonzero()[:, 0]
+        return words[int(legible[value.to(score)[legible].argmax()])] if len(legible) else word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ IGNORED = -100  # the label of tokens that are no target, as in transformers
 class Replies:
     """``ids`` (n, t) int64; ``labels`` (n, t): the ids of the reply, -100 elsewhere; ``attention`` (n, t): no padding.
 
-    InputError unless shapes agree, every row has a target, and no row starts with one.
+    Padding may be on either side. InputError unless shapes and types agree, every row has a target, and every target is
+    attended to and comes after a token that is.
     """
 
     ids: Int[Tensor, "n t"]
@@ -29,12 +31,16 @@ class Replies:
         shapes = {tuple(t.shape) for t in (self.ids, self.labels, self.attention)}
         if len(shapes) > 1 or self.ids.dim() != 2 or self.ids.dtype != torch.int64 or not len(self.ids):
             raise InputError(f"replies: shapes {sorted(shapes)}, ids {self.ids.dtype}; expected int64 (n, t), n >= 1")
+        if self.attention.dtype != torch.bool:
+            raise InputError(f"replies: attention is {self.attention.dtype}; expected bool, False at padding")
         targets = self.targets
         if not targets.any(1).all():
             raise InputError(
                 f"replies: {int((~targets.any(1)).sum())} rows without a target; expected one or more each"
             )
-        if targets[:, 0].any():
+        if (targets & ~self.attention).any():
+            raise InputError("replies: a target that is padding; expected attention at every token of a reply")
+        if (targets & (self.attention.cumsum(1) == 1)).any():
             raise InputError("replies: a reply without a prompt; expected at least one token before it")
 
     @classmethod
@@ -102,13 +108,34 @@ def reply_logits(
 ) -> Float[Tensor, "n t v"]:
     """Logits of every next token, with ``delta`` added to the output of the input embeddings."""
     e = embedding(model)(batch.ids)
-    return model(inputs_embeds=e if delta is None else e + delta, attention_mask=batch.attention.long()).logits
+    return model(inputs_embeds=e if delta is None else e + delta, **context_of(model, batch)).logits
+
+
+def context_of(model: nn.Module, batch: Replies) -> dict[str, Int[Tensor, "n t"]]:
+    """The arguments that say what is padding: the attention mask and, where rows begin with padding, the places of the
+    tokens counted from the first one that is none, which many models take from the column otherwise."""
+    mask = {"attention_mask": batch.attention.long()}
+    whole = getattr(model, "get_base_model", lambda: model)()  # peft passes on what its model takes
+    if batch.attention[:, 0].all() or "position_ids" not in inspect.signature(whole.forward).parameters:
+        return mask
+    return mask | {"position_ids": (batch.attention.cumsum(1) - 1).clamp_min(0)}
+
+
+def widened(t: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """Half precision as float32, everything else as it is."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def next_logps(logits: Float[Tensor, "n t v"]) -> Float[Tensor, "n t-1 v"]:
+    """Log-probabilities of the tokens after each but the last, in float32 or better: sums of them over a reply in half
+    precision are off by tenths of a nat."""
+    return widened(logits[:, :-1]).log_softmax(2)
 
 
 def target_logps(logits: Float[Tensor, "n t v"], labels: Int[Tensor, "n t"]) -> Float[Tensor, "n t-1"]:
     """The log-probability of each target token given what precedes it; 0 for tokens that are none."""
     nxt = labels[:, 1:]
-    logp = logits[:, :-1].log_softmax(2).gather(2, nxt.clamp_min(0)[..., None])[..., 0]
+    logp = next_logps(logits).gather(2, nxt.clamp_min(0)[..., None])[..., 0]
     return logp.masked_fill(nxt == IGNORED, 0.0)
 
 

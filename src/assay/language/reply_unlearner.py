@@ -33,8 +33,8 @@ class ReplyUnlearner:
     ``epochs`` over ``forget`` by AdamW at ``lr`` after a warm-up over the share ``warmup`` of the steps, then falling
     linearly to 0: the protocol of TOFU (Maini et al., 2024, arXiv:2401.06121). Every step takes with each reply to
     forget one to retain, drawn at random. The input model is not changed; its copy trains in training mode, what it is
-    compared with stays in evaluation mode. InputError for a model without input embeddings, or without ``retain`` where
-    it is needed.
+    compared with stays in evaluation mode. InputError for a model without input embeddings or with float16 parameters
+    to train, whose steps by Adam are not finite, and without ``retain`` where it is needed.
     """
 
     kind: ClassVar[str] = "function"
@@ -86,6 +86,8 @@ class ReplyUnlearner:
     ) -> nn.Module:
         """A trained copy of ``model``; ``options``: hooks and checkpoint, as in training.fit."""
         embedding(model)
+        if any(p.dtype == torch.float16 for p in self.trained(model)):
+            raise InputError(f"{type(self).__name__}: parameters are float16; expected bfloat16, float32 or float64")
         if self.retains and retain is None:
             raise InputError(f"{type(self).__name__}: no replies to retain; expected some (or alpha = 0)")
         device, held = device_of(model), retain if self.retains else None

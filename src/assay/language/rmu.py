@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from assay.language.grad_diff import GradDiff
-from assay.language.replies import Replies
+from assay.language.replies import Replies, context_of, widened
 from assay.runtime.errors import InputError, unknown
 from assay.runtime.random import torch_rng
 
 
 def activations(model: nn.Module, layer: str, batch: Replies) -> Float[Tensor, "n t d"]:
-    """What the module named ``layer`` gives for each token (the first of its outputs); InputError where it is none."""
+    """What the module named ``layer`` gives for each token (the first of its outputs); InputError where it is none
+    or gives no such thing."""
     modules = dict(model.named_modules())
     if layer not in modules:
         raise unknown("layer of RMU", layer, modules)
@@ -26,9 +27,11 @@ def activations(model: nn.Module, layer: str, batch: Replies) -> Float[Tensor, "
 
     handle = modules[layer].register_forward_hook(keep)
     try:
-        model(input_ids=batch.ids, attention_mask=batch.attention.long())
+        model(input_ids=batch.ids, **context_of(model, batch))
     finally:
         handle.remove()
+    if not caught or not isinstance(caught[0], Tensor) or caught[0].dim() != 3:
+        raise InputError(f"layer of RMU {layer!r}: gives no hidden states (n, t, d); expected a layer that runs")
     return caught[0]
 
 
@@ -40,7 +43,7 @@ def control_vector(width: int, *, seed: int) -> Float[Tensor, " d"]:
 
 def mean_square(gap: Float[Tensor, "n t d"], real: Bool[Tensor, "n t"]) -> Float[Tensor, ""]:
     """The mean over the width, over each row's tokens in ``real``, and over rows, of the square."""
-    each = (gap.square().mean(2) * real).sum(1) / real.sum(1)
+    each = (widened(gap).square().mean(2) * real).sum(1) / real.sum(1)
     return each.mean()
 
 
@@ -68,7 +71,7 @@ class RMU(GradDiff):
 
     def trained(self, model: nn.Module) -> list[Tensor]:
         """The parameters that ``params`` names."""
-        named = dict(model.named_parameters())
+        named = dict(model.named_parameters(remove_duplicate=False))
         found = {name: [k for k in named if k == name or k.startswith(f"{name}.")] for name in self.params}
         for name, keys in found.items():
             if not keys:
@@ -76,7 +79,7 @@ class RMU(GradDiff):
         if not found:
             raise InputError("RMU: params is empty; expected the name of a parameter or module at least")
         chosen = {k for keys in found.values() for k in keys}
-        return [p for k, p in named.items() if k in chosen]
+        return list(dict.fromkeys(p for k, p in named.items() if k in chosen))
 
     def forget_loss(
         self, model: nn.Module, reference: nn.Module | None, batch: Replies, *, seed: int

@@ -90,10 +90,18 @@ def agreement_at_k(a: Int[Tensor, "n k"], b: Int[Tensor, "n k"], k: int) -> Floa
 
 def recall_at_k(lists: Int[Tensor, "n k"], truth: Int[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
     """1 where the true next item is among the first k of the list, else 0."""
+    _check_truth("recall_at_k", lists, truth, k)
     return (lists[:, :k] == truth[:, None]).any(1).float()
 
 
 def ndcg_at_k(lists: Int[Tensor, "n k"], truth: Int[Tensor, " n"], k: int) -> Float[Tensor, " n"]:
     """1 / log2(1 + rank) of the true next item where it is among the first k, else 0 (one relevant item)."""
+    _check_truth("ndcg_at_k", lists, truth, k)
     discount = 1 / torch.log2(torch.arange(2, k + 2, device=lists.device, dtype=torch.float32))
     return ((lists[:, :k] == truth[:, None]).float() * discount[: lists.shape[1]]).sum(1)
+
+
+def _check_truth(where: str, lists: Tensor, truth: Tensor, k: int) -> None:
+    if lists.dim() != 2 or truth.shape != lists.shape[:1] or k < 1:
+        shapes = f"lists {tuple(lists.shape)}, truth {tuple(truth.shape)}, k = {k}"
+        raise InputError(f"{where}: {shapes}; expected (n, m), (n,) and k >= 1")

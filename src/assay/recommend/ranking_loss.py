@@ -16,6 +16,7 @@ class ListRankingLoss(nn.Module):
 
     Yue et al. (2021, arXiv:2109.01165), the ranking loss of their code, margins 0.5. ``loss(scores (n, v), lists
     (n, k), negatives (n, k)) -> scalar``: s_m is the score of the list's m-th item, s_neg that of an item outside.
+    A list of one item has no order: the first term is 0.
     """
 
     kind: ClassVar[str] = "function"
@@ -30,7 +31,8 @@ class ListRankingLoss(nn.Module):
         self, scores: Float[Tensor, "n v"], lists: Int[Tensor, "n k"], negatives: Int[Tensor, "n k"]
     ) -> Float[Tensor, ""]:
         listed, others = scores.gather(1, lists), scores.gather(1, negatives)
-        order = (listed.diff(dim=1) + self.margin_topk).clamp_min(0).mean()
+        gaps = (listed.diff(dim=1) + self.margin_topk).clamp_min(0)
+        order = gaps.mean() if gaps.numel() else gaps.sum()
         return order + (others - listed + self.margin_neg).clamp_min(0).mean()
 
 

@@ -47,16 +47,37 @@ class Recommender(nn.Module):
         return self.score(self.states(rows)[:, -1])
 
     def recommend(self, rows: Int[Tensor, "n l"], k: int) -> Int[Tensor, "n k"]:
-        """The k best items that are not in the row, best first, on the CPU: all that a victim tells."""
-        if rows.dim() != 2 or rows.dtype != torch.int64 or rows.shape[1] > self.length or (rows[:, -1] == 0).any():
-            expected = f"int64 (n, <= {self.length}) that ends in an item"
-            raise InputError(f"recommend: rows are {rows.dtype} {tuple(rows.shape)}; expected {expected}")
+        """The k best items that are not in the row, best first, on the CPU: all that a victim tells.
+
+        InputError for other rows than a Recommender takes, unknown items, and fewer than k items outside a row.
+        """
+        self._check_rows(rows)
         found, device = [], device_of(self)
         with evaluating(self), torch.no_grad():
             for part in rows.split(ROWS):
                 part = part.to(device)
-                found.append(top_items(allowed(self(part), part), k).cpu())
+                scores = allowed(self(part), part)
+                best = top_items(scores, k)
+                if (scores.gather(1, best) == -torch.inf).any():
+                    raise InputError(f"recommend: k is {k}; expected at most as many as the items outside each row")
+                found.append(best.cpu())
         return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.int64)
+
+    def _check_rows(self, rows: Tensor) -> None:
+        """InputError unless rows are items of this recommender, with padding on the left alone."""
+        if (
+            rows.dim() != 2
+            or rows.dtype != torch.int64
+            or not 1 <= rows.shape[1] <= self.length
+            or (rows[:, -1] == 0).any()
+        ):
+            expected = f"int64 (n, <= {self.length}) that ends in an item"
+            raise InputError(f"recommend: rows are {rows.dtype} {tuple(rows.shape)}; expected {expected}")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= self.n_items:
+            span = f"[{int(rows.min())}, {int(rows.max())}]"
+            raise InputError(f"recommend: rows span {span}; expected items 1 to {self.n_items}, 0 as padding")
+        if ((rows[:, :-1] > 0) & (rows[:, 1:] == 0)).any():
+            raise InputError("recommend: a row has padding behind an item; expected it on the left alone")
 
 
 def places(rows: Int[Tensor, "n l"]) -> Int[Tensor, "n l"]:

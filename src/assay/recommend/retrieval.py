@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,8 @@ def pooled_topk_auc(scores: Float[Tensor, "b m"], relevance: Bool[Tensor, "b m"]
 def mean_reciprocal_rank(scores: Float[Tensor, "b m"], relevance: Bool[Tensor, "b m"], k: int | None = None) -> float:
     """Mean over queries of 1 / rank of the best relevant passage, 0 beyond rank ``k``; ties count against it."""
     _check("mean_reciprocal_rank", scores, relevance)
+    if k is not None and k < 1:
+        raise InputError(f"mean_reciprocal_rank: k={k}; expected at least 1, or None")
     best = scores.masked_fill(~relevance, -torch.inf).amax(1, keepdim=True)
     rank = 1 + ((scores >= best) & ~relevance).sum(1)
     gain = torch.where(relevance.any(1) & (rank <= (k or scores.shape[1])), 1 / rank.double(), 0.0)
@@ -103,7 +106,8 @@ def separation_report(scores: Float[Tensor, "b m"], relevance: Bool[Tensor, "b m
 def _tpr(pos: np.ndarray, neg: np.ndarray, rate: float) -> float:
     if rate * len(neg) < RESOLVED:
         return float("nan")
-    return float((pos > np.quantile(neg, 1 - rate, method="higher")).mean())
+    above = math.floor(rate * len(neg) + 1e-9)  # 1e-9: a whole number is not lowered by rounding
+    return float((pos > np.partition(neg, len(neg) - 1 - above)[len(neg) - 1 - above]).mean())
 
 
 def _check(where: str, scores: Tensor, relevance: Tensor) -> None:

@@ -59,7 +59,10 @@ def _run(root: Path, folder: Path) -> Run:
 
 def inside(root: Path, path: Path) -> Path:
     """``path`` with links resolved; InputError unless it is a plain file of at most 64 MB inside ``root``."""
-    whole = path.resolve(strict=True)
+    try:
+        whole = path.resolve(strict=True)
+    except RuntimeError as error:  # what OSError of a loop becomes before Python 3.13
+        raise InputError(f"{path}: a link to itself; expected a file inside the folder of runs") from error
     if not whole.is_relative_to(root.resolve()):
         raise InputError(f"{path}: links out of the folder of runs; expected a file inside it")
     status = whole.stat()

@@ -85,6 +85,7 @@ class ConvAE(ImageGenerator):
         """Train on the images of ``data``: first without codes, then with codes that start at the k-means centres.
 
         Half of the steps each. The loss is the squared error, then with |sg(z) - e|^2 + 0.25 |z - sg(e)|^2 besides.
+        InputError for images outside [0, 1], and where their maps have fewer places than there are codes.
         """
         check_inputs("ConvAE", data.x, bounds=(0.0, 1.0))
         with seeded(seed, "conv-ae"):
@@ -94,6 +95,8 @@ class ConvAE(ImageGenerator):
         net = _trained(net, data, plan, seed)
         with evaluating(net):
             z = batched(net.encode, data.x[:2000]).movedim(1, -1).flatten(0, -2)
+        if len(z) < codes:
+            raise InputError(f"ConvAE: {len(z)} places on {len(data)} images; expected at least codes={codes} of them")
         centres = KMeans(codes, n_init=1, max_iter=20, random_state=derive(seed, "codes") % 2**32).fit(z.numpy())
         net.codebook.data = torch.from_numpy(centres.cluster_centers_).to(net.codebook)
         net.quantised = True

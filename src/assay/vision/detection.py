@@ -64,14 +64,18 @@ def f1_threshold(matches: Matches) -> float:
         return math.inf
     hits = matches.hits[order].double().cumsum(0)
     f1 = 2 * hits / (torch.arange(1, len(value) + 1) + len(matches.sign_scores))
-    last = torch.cat((value[1:] < value[:-1], torch.ones(1, dtype=torch.bool)))  # equal scores pass together
-    return float(value[torch.where(last, f1, -1.0).argmax()])
+    return float(value[torch.where(_last_of_equals(value), f1, -1.0).argmax()])
+
+
+def _last_of_equals(value: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
+    """Of scores that fall, each last one of equal ones: a threshold lets these pass together."""
+    return torch.cat((value[1:] < value[:-1], torch.ones(min(len(value), 1), dtype=torch.bool)))
 
 
 def fnr_threshold(matches: Matches, fnr: float) -> float:
     """The highest score at which at most the share ``fnr`` of the signs is missed. InputError where none does that."""
     value = matches.sign_scores.sort(descending=True).values
-    need = math.ceil((1 - fnr) * len(value) - 1e-9)
+    need = math.ceil((1 - fnr) * len(value) - 1e-9) if 0 <= fnr < 1 else 0
     if not 0 <= fnr < 1 or not len(value) or value[need - 1] == -math.inf:
         raise InputError(f"fnr_threshold: fnr={fnr} is not reached on {len(value)} signs; expected a share that is")
     return float(value[need - 1])
@@ -80,14 +84,15 @@ def fnr_threshold(matches: Matches, fnr: float) -> float:
 def average_precision(matches: Matches) -> float:
     """Area under precision over recall, precision made non-increasing and read at 101 recalls as COCO does.
 
-    NaN without signs.
+    Predictions of equal score count together, so that their order plays no part. NaN without signs.
     """
     if not len(matches.sign_scores):
         return math.nan
-    order = matches.scores.argsort(descending=True, stable=True)
-    hits = matches.hits[order].double().cumsum(0)
+    value, order = matches.scores.sort(descending=True, stable=True)
+    last = _last_of_equals(value)
+    hits = matches.hits[order].double().cumsum(0)[last]
     recall = hits / len(matches.sign_scores)
-    precision = hits / torch.arange(1, len(hits) + 1)
+    precision = hits / torch.arange(1, len(value) + 1)[last]
     precision = precision.flip(0).cummax(0).values.flip(0) if len(hits) else precision
     at = torch.searchsorted(recall, torch.linspace(0, 1, 101, dtype=torch.float64) - 1e-12)
     return float(torch.cat((precision, precision.new_zeros(1)))[at].mean())

@@ -38,6 +38,8 @@ def sparse_mask(generator: ImageGenerator, data: Data, fraction: float) -> Bool[
     """
     if not 0 < fraction <= 1:
         raise InputError(f"sparse_mask: fraction={fraction}; expected a share in (0, 1]")
+    if len(data.y.unique()) < 2:
+        raise InputError("sparse_mask: samples of one class; expected two classes or more to tell apart")
     with evaluating(generator):
         z = batched(generator.encode, data.x)
     flat = z.flatten(1)

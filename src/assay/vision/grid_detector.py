@@ -47,7 +47,7 @@ class GridDetector(nn.Module):
         return torch.cat((middle - half, middle + half), -1)
 
     def losses(self, images: Float[Tensor, "n 3 h w"], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Objectness of all cells, and box and class of those that hold the middle of a sign."""
+        """Objectness of all cells, and box and class of those that hold the middle of a sign; without signs 0."""
         raw = self(images)
         where = torch.cat([torch.full_like(t["labels"], k) for k, t in enumerate(targets)])
         boxes, labels = (torch.cat([t[name] for t in targets]) for name in ("boxes", "labels"))
@@ -59,7 +59,9 @@ class GridDetector(nn.Module):
         wanted[where, cell[:, 1], cell[:, 0]] = 1
         box = F.smooth_l1_loss(own[:, :2].sigmoid(), middle / STRIDE - cell) * 4
         box = box + F.smooth_l1_loss(own[:, 2:4], (side / 32).log())
-        presence = F.binary_cross_entropy_with_logits(raw[..., 4], wanted, reduction="sum") / len(boxes)
+        presence = F.binary_cross_entropy_with_logits(raw[..., 4], wanted, reduction="sum") / max(len(boxes), 1)
+        if not len(boxes):
+            return {"objectness": presence, "box": own.sum(), "class": own.sum()}
         return {"objectness": presence, "box": box, "class": F.cross_entropy(own[:, 5:], labels)}
 
     def proposals(self, images: Float[Tensor, "n 3 h w"]) -> list[dict[str, Tensor]]:

@@ -70,6 +70,8 @@ class PatchBenchmark:
         if not 0 < self.iou <= 1 or self.min_area < 0 or self.batch_size < 1:
             given = f"iou={self.iou}, min_area={self.min_area}, batch_size={self.batch_size}"
             raise InputError(f"PatchBenchmark: {given}; expected iou in (0, 1], min_area >= 0, batch_size >= 1")
+        if self.clean_fnr is not None and not 0 <= self.clean_fnr < 1:
+            raise InputError(f"PatchBenchmark: clean_fnr={self.clean_fnr}; expected a share in [0, 1), or None")
 
     def fit(self, detector: Detector, scenes: Scenes) -> FittedPatchBenchmark:
         """Thresholds, and what is detected, on the clean images of ``scenes``."""

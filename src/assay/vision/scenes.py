@@ -25,7 +25,7 @@ class Scenes:
 
     keypoints (m, k, 2) and boxes (m, 4) as x1 y1 x2 y2 in pixels; relight (m, c, 2) as the renderer's method has it;
     obj_to_img (m,) the image of each sign; labels (m,) its class; mask (1, h, w) where the patch is on the canonical
-    sign and obj_mask where that is.
+    sign and obj_mask where that is. Images without a sign are legal, and m = 0.
     """
 
     images: Float[Tensor, "n 3 H W"]
@@ -44,8 +44,8 @@ class Scenes:
             object.__setattr__(self, "boxes", box.to(self.images))
         m = len(self.keypoints)
         counts = {n: len(getattr(self, n)) for n in ("relight", "obj_to_img", "labels", "boxes")}
-        if m < 1 or set(counts.values()) != {m}:
-            raise InputError(f"scenes: {m} signs with {counts}; expected one row a sign, at least one")
+        if set(counts.values()) != {m}:
+            raise InputError(f"scenes: {m} signs with {counts}; expected one row a sign")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,6 +72,8 @@ class Scenes:
         put = [t.to(patch.device) for t in (self.mask, self.keypoints, self.relight, self.obj_to_img, self.obj_mask)]
         mask, keypoints, relight, obj_to_img, obj_mask = put
         images = self.images.to(patch.device)
+        if not len(keypoints):
+            return images
         return self.renderer(images, patch, mask, keypoints, relight, obj_to_img, obj_mask=obj_mask)
 
 
