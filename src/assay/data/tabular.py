@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from assay.runtime.errors import InputError, unknown
 
 LABELS = ("label", "target", "y")
 MARK = "#"
+KNOWN = ("columns", "categories", "ranges", "immutable", "integer")
 TABLES = ("csv:", "jsonl:", "parquet:", "table:")
 MOST_CLASSES = 10_000  # whole labels above this are taken for names
 
@@ -67,7 +69,7 @@ class TabularData(Data):
     @cached_property
     def hash(self) -> str:
         """Content hash over the data and what is known of the columns."""
-        known = (self.columns, self.categories, self.ranges, self.immutable, self.integer)
+        known = tuple(getattr(self, name) for name in KNOWN)
         plain: str = Data.hash.func(self)  # type: ignore[attr-defined]
         return hashlib.sha256(f"{plain} {known!r}".encode()).hexdigest()
 
@@ -75,6 +77,24 @@ class TabularData(Data):
     def constrained(self) -> list[str]:
         """The names of the columns that are immutable or integer."""
         return [self.columns[k] for k in sorted({*self.immutable, *self.integer})]
+
+    @property
+    def described(self) -> str:
+        """What is known of the columns, as JSON that ``table_of`` takes."""
+        return json.dumps({name: getattr(self, name) for name in KNOWN})
+
+
+def table_of(data: Data, described: str) -> TabularData:
+    """``data`` as the table whose columns ``described`` (see TabularData) tells."""
+    known = json.loads(described)
+    return TabularData(
+        *(data.x, data.y, data.classes, data.bounds, data.name, data.index, data.fields),
+        columns=tuple(map(str, known["columns"])),
+        categories=tuple(tuple(map(str, names)) for names in known["categories"]),
+        ranges=tuple((float(low), float(high)) for low, high in known["ranges"]),
+        immutable=tuple(map(int, known["immutable"])),
+        integer=tuple(map(int, known["integer"])),
+    )
 
 
 def marked(name: str, immutable: Iterable[int], integer: Iterable[int]) -> str:
@@ -85,9 +105,9 @@ def marked(name: str, immutable: Iterable[int], integer: Iterable[int]) -> str:
 
 
 def restored(splits: Mapping[str, Data]) -> dict[str, Data]:
-    """Saved splits as the tables and texts that they were, which their names tell.
+    """Saved splits as the tables and texts that they were, which their names tell where nothing else does.
 
-    The ranges of a table's columns are those over all splits of its name.
+    The ranges of such a table's columns are those over all splits of its name; its columns have no names.
     """
     whole: dict[str, list[Tensor]] = {}
     for data in splits.values():
@@ -98,7 +118,7 @@ def restored(splits: Mapping[str, Data]) -> dict[str, Data]:
 def _restored(data: Data, parts: Sequence[Tensor]) -> Data:
     _, _, text = data.name.partition(MARK)
     plain = (data.x, data.y, data.classes, data.bounds, data.name, data.index, data.fields)
-    if data.x.dim() != 2 or not data.name.startswith(TABLES):
+    if isinstance(data, TabularData) or data.x.dim() != 2 or not data.name.startswith(TABLES):
         return data
     if text.startswith("text="):
         return TextData(*plain)
