@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,7 +60,12 @@ class TabularData(Data):
         for k in (*self.immutable, *self.integer):
             if not 0 <= k < d:
                 raise InputError(f"data {self.name!r}: column {k}; expected 0 to {d - 1}")
+        exact = 2 / torch.finfo(self.x.dtype).eps  # the largest number up to which all whole ones are there
         for k in self.integer:
+            most = float(self.x[:, k].abs().max())
+            if most > exact:
+                where = f"data {self.name!r}: column {self.columns[k]!r} is marked integer and holds {most:.15g}"
+                raise InputError(f"{where}; expected up to {exact:.15g}, as {self.x.dtype} has gaps beyond")
             broken = (self.x[:, k] != self.x[:, k].round()).nonzero()[:, 0]
             if len(broken):
                 cell, row = float(self.x[broken[0], k]), int(broken[0])
@@ -243,7 +249,12 @@ def _column(
     if values.dtype.kind == "f":
         if known:
             raise InputError(f"{where}: holds numbers; expected the names {list(known)[:5]}")
-        return values.astype(np.float32), ()
+        single = values.astype(np.float32)
+        lost = np.flatnonzero((single != values) | (np.abs(values) >= 2**53))
+        if len(lost) and (values == values.round()).all():
+            text = f"{where}, row {lost[0] + 1}: {values[lost[0]]:.17g} is taken as {single[lost[0]]:.17g}"
+            warnings.warn(f"{text}: float32 has all whole numbers up to {2**24} only", UserWarning, stacklevel=2)
+        return single, ()
     if known == ():
         raise InputError(f"{where}: holds texts ({values[0]!r}); expected numbers")
     names = known or tuple(map(str, np.unique(values)))

@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from assay.data import Data, load_data
+from assay.data import Data
 from assay.data.files import open_data
 from assay.data.guarded import check_expansion
 from assay.data.guarded import described as _said
-from assay.data.sources import NAMED
+from assay.data.sources import NAMED, load_data
 from assay.data.tabular import TabularData, restored, same_columns, table_of
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
