@@ -65,6 +65,23 @@ def test_one_forward_pass_a_step_and_none_wasted(linear):
     assert result.gradients.tolist() == [7] * 5
 
 
+@pytest.mark.parametrize("attack", [PGD(steps=2, early_stop=False), FGSM(early_stop=False)])
+def test_many_samples_are_attacked_in_batches(attack):
+    x, y, sizes = torch.rand(600, 30, generator=torch_rng(0, "x")), torch.zeros(600, dtype=torch.int64), []
+    model = nn.Linear(30, 2)
+    model.register_forward_hook(lambda _m, given, _o: sizes.append(len(given[0])))
+    x_adv = attack(model, x, y, seed=0)
+    assert max(sizes) == 256
+    torch.testing.assert_close(x_adv, attack.run(model, x, Untargeted(y), seed=0).x_adv)
+
+
+def test_weights_made_in_inference_mode_are_named():
+    with torch.inference_mode():
+        model = nn.Linear(30, 2)
+    with pytest.raises(InputError, match=r"made in torch.inference_mode .*; expected one that was made outside"):
+        PGD()(model, X, Y, seed=0)
+
+
 def test_fooled_samples_leave_and_restarts_take_only_survivors(linear):
     predicted = (X @ linear.w < 0).long()
     y = predicted.clone()

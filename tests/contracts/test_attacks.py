@@ -171,6 +171,69 @@ def test_bad_input(attack, setting):
 
     with pytest.raises(InputError, match="not finite"):
         attack(Blind(), x, y, seed=0)
+    for size in (0, -1):
+        with pytest.raises(InputError, match=f"batch_size is {size}; expected at least 1"):
+            attack.run(model, x, Untargeted(y), seed=0, batch_size=size)
+
+
+class Giving(nn.Module):
+    """A model whose output is what ``form`` makes of logits."""
+
+    def __init__(self, model: nn.Module, form) -> None:
+        super().__init__()
+        self.model, self.form = model, form
+
+    def forward(self, z: Tensor):
+        return self.form(self.model(z))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda z: z[:, :1], "two classes or more"),
+        (lambda z: (z, z), "the model gives tuple; expected a tensor"),
+        (lambda z: z[:1], r"shape \(1,"),
+    ],
+    ids=["one-logit", "tuple", "one-row"],
+)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_model_that_gives_no_logits_is_refused(attack, form, message, setting):
+    model, x, y = setting
+    for net in (Giving(model, form), Oracle(Giving(model, form), access=attack.access)):
+        if isinstance(net, nn.Module) or attack.access <= Access.SCORE:
+            with pytest.raises(InputError, match=message):
+                attack(net, x[:4], torch.zeros_like(y[:4]), seed=0)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_model_of_another_floating_type_is_refused(attack, setting):
+    model, x, y = setting
+    with pytest.raises(InputError, match=r"model holds float64 and fails on inputs of float32 \(.*its own type"):
+        attack(copy.deepcopy(model).double(), x[:4], y[:4], seed=0)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_inference_mode_of_the_caller_changes_nothing(attack, setting):
+    model, x, y = setting
+    plain = attack(model, x[:4], y[:4], seed=0)
+    with torch.inference_mode():
+        inside = attack(model, x[:4].clone(), y[:4].clone(), seed=0)
+        given = x[:4].clone()
+    assert inside.equal(plain)
+    assert attack(model, given, y[:4], seed=0).equal(plain)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_rounding_beyond_the_bounds_is_brought_onto_them(attack, setting):
+    model, x, y = setting
+    near = x[:4] * (1 + 1.8e-6) - 9e-7
+    result = attack.run(model, near, Untargeted(y[:4]), seed=0, start=near.flip(0))
+    assert result.x_adv.min() >= 0
+    assert result.x_adv.max() <= 1
+    exact = attack.measure(result.x_adv - near.clamp(0, 1))
+    torch.testing.assert_close(result.distance[result.success], exact[result.success])
+    if attack.guarantee == "ball":
+        assert (exact <= EPS * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("attack", [p for p in ATTACKS if p.id != "RandomNoise"])

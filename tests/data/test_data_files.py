@@ -78,17 +78,81 @@ def test_draws_do_not_depend_on_where_a_file_lies(kind: str, tmp_path: Path, mon
     assert str(tmp_path) not in found[0].name
 
 
-@pytest.mark.parametrize("mode", ["P", "1", "CMYK", "LA"])
-def test_pictures_of_palettes_bits_and_inks_are_refused(mode: str, tmp_path: Path) -> None:
+def pictures(folder: Path, *drawn: Image.Image) -> Path:
+    """A folder of two classes that holds each picture once in either."""
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for k, picture in enumerate(drawn):
+            picture.save(folder / name / f"{k}.png")
+    return folder
+
+
+def test_palettes_and_bits_become_what_they_show(tmp_path: Path) -> None:
+    color = Image.new("RGB", (2, 1), (250, 130, 0))
+    color.putpixel((1, 0), (0, 40, 200))
+    palette, bits = color.convert("P", palette=Image.Palette.ADAPTIVE), Image.new("1", (2, 1), 1)
+    clear, grey = palette.copy(), Image.new("L", (2, 1), 90)
+    clear.info["transparency"] = 0
+    shown = torch.tensor([[250, 130, 0], [0, 40, 200]]).T.reshape(3, 1, 2) / 255
+    cases = {
+        "a palette": ((palette,), [shown]),
+        "one of them clear": ((color, clear, palette), [shown] * 3),
+        "bits beside colours": ((color, bits), [shown, torch.ones(3, 1, 2)]),
+        "bits": ((bits,), [torch.ones(1, 1, 2)]),
+        "greys": (
+            (grey, grey.convert("P"), grey.convert("LA"), bits),
+            [torch.full((1, 1, 2), 90 / 255)] * 3 + [torch.ones(1, 1, 2)],
+        ),
+        "a palette of greys alone": ((grey.convert("P"),), [torch.full((3, 1, 2), 90 / 255)]),
+    }
+    for name, (drawn, expected) in cases.items():
+        data = assay.load_data(f"folder:{pictures(tmp_path / name, *drawn)}")
+        torch.testing.assert_close(data.x, torch.stack(expected * 2), msg=name)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "I;16"])
+def test_pictures_of_inks_and_wide_numbers_are_refused(mode: str, tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "set" / name).mkdir(parents=True)
         kind = "jpg" if mode == "CMYK" else "png"
-        Image.new("RGB", (4, 4), (250, 130, 0)).convert(mode).save(tmp_path / "set" / name / f"a.{kind}")
+        Image.new(mode, (4, 4)).save(tmp_path / "set" / name / f"a.{kind}")
     raw = (tmp_path / "set" / "cat" / f"a.{kind}").read_bytes()
     pq.write_table(pa.table({"image": [raw, raw], "label": [0, 1]}), tmp_path / "set.parquet")
     for source in (f"folder:{tmp_path}/set", f"parquet:{tmp_path}/set.parquet", f"hf:{tmp_path}/set"):
         with pytest.raises(InputError, match=rf"image .* is of mode {mode}; expected L, RGB, RGBA"):
             open_data(source)
+    with pytest.raises(InputError, match=rf"is of mode {mode}"):
+        assay.data.load_data(f"folder:{tmp_path}/set")
+
+
+def test_the_room_and_the_package_read_the_same_sources(table: Path) -> None:
+    assert assay.data.load_data is assay.load_data
+    assert {"csv", "hf", "npz", "ntu"} <= {*assay.data.SOURCES}
+
+
+def test_texts_in_fields_are_codes(tmp_path: Path) -> None:
+    x, y, groups = np.zeros((3, 1, 1, 1), np.float32), np.array([0, 1, 0]), np.array(["b", "a", "b"])
+    np.savez(tmp_path / "set.npz", x=x, y=y, groups=groups, note=np.array("of one row"))
+    (tmp_path / "set").mkdir()
+    for name, array in {"x": x, "y": y, "groups": groups}.items():
+        np.save(tmp_path / "set" / f"{name}.npy", array)
+    cells = {"image": [png(0)] * 3, "label": y, "groups": groups}
+    pq.write_table(pa.table(cells), tmp_path / "set.parquet")
+    for source in (f"npz:{tmp_path}/set.npz", f"mmap:{tmp_path}/set", f"parquet:{tmp_path}/set.parquet"):
+        fields = open_data(source).fields
+        assert {k: v.tolist() for k, v in fields.items()} == {"groups": [1, 0, 1]}
+
+
+def test_whole_numbers_that_float32_rounds_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text(f"id,size,label\n5,0.5,0\n{2**24 + 1},123456789.5,1\n")
+    with pytest.warns(UserWarning, match=r"column 'id', row 2: 16777217 is taken as 16777216"):
+        open_data(f"csv:{path}")
+    path.write_text(f"id,label\n5,0\n{2**25},1\n")
+    with pytest.raises(InputError, match=r"'id' is marked integer and holds 33554432; expected up to 16777216"):
+        open_data(f"csv:{path}#integer=id")
+    path.write_text(f"id,label\n{-(2**24)},0\n{2**24},1\n")
+    assert open_data(f"csv:{path}#integer=id").x.abs().tolist() == [[2**24]] * 2
 
 
 def test_the_label_is_named_or_known_or_last(tmp_path: Path) -> None:
@@ -198,7 +262,8 @@ def test_a_saved_table_is_the_same_table(table: Path, tmp_path: Path) -> None:
     Subject(model, data, holdout=data, name="table").save(tmp_path / "subject")
     again = load(tmp_path / "subject").test
     assert isinstance(again, TabularData)
-    assert (again.ranges, again.immutable, again.integer) == (data.ranges, data.immutable, data.integer)
+    assert (again.columns, again.categories) == (("city", "age", "income"), (("Oslo", "Rome"), (), ()))
+    assert again.hash == data.hash
     texts = open_data(f"jsonl:{written(tmp_path, 'jsonl')}#text=text")
     Subject(_linear(texts.shape[0]), texts, holdout=texts).save(tmp_path / "texts")
     assert isinstance(load(tmp_path / "texts").test, TextData)

@@ -101,6 +101,7 @@ def arrays(**changes: object) -> dict[str, object]:
         ({"y": torch.rand(4)}, "expected int64"),
         ({"y": torch.tensor([0, 1])}, "rows"),
         ({"classes": ("a",)}, "at least two"),
+        ({"classes": ("a", "b", "a")}, "class 'a' occurs twice"),
         ({"x": torch.zeros(4, 1, 2, 2, dtype=torch.uint8)}, "float"),
         ({"fields": {"groups": torch.zeros(3)}}, "groups"),
     ],

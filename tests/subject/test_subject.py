@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,12 +91,33 @@ def test_a_damaged_folder_gives_one_line(digits: Subject, tmp_path: Path, damage
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
+def test_a_save_that_fails_leaves_the_old_subject(
+    digits: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    folder, move = digits.save(tmp_path / "s"), os.rename
+
+    def broken(source: Path, target: Path) -> None:
+        if Path(target) == folder and (Path(source) / "subject.toml").read_text().count("newer"):
+            raise error
+        move(source, target)
+
+    monkeypatch.setattr(os, "rename", broken)
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(type(error)):
+        replace(digits, name="newer").save(folder)
+    assert assay.load(folder).name == digits.name
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
 def test_saving_over_something_else_is_refused(digits: Subject, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(InputError, match="is no subject"):
         digits.save(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
+    with pytest.raises(InputError, match="is a file"):
+        digits.save(tmp_path / "mine" / "thesis.txt")
 
 
 def test_module_factory_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,16 +92,10 @@ class AutoAttack(Attack):
         """All samples at once: the members make batches of those that still hold."""
         if not isinstance(model, nn.Module):
             raise InputError(f"AutoAttack: the model is {type(model).__name__}; expected a torch module")
-        if size < 1:
-            raise InputError(f"AutoAttack: batch_size is {size}; expected at least 1")
-        x = x.detach()
         outputs = batched(model, x, batch_size=size, device=device)
         check_outputs("AutoAttack", outputs, goal)
-        if outputs.dim() != 2 or outputs.shape[1] < 2:
-            shape = tuple(outputs.shape)
-            raise InputError(
-                f"AutoAttack: the model gives shape {shape}; expected logits (n, c) of two classes or more"
-            )
+        if outputs.dim() != 2:
+            raise InputError(f"AutoAttack: the model gives shape {tuple(outputs.shape)}; expected logits (n, c)")
         success = goal.met(outputs.to(goal.labels().device)).to(x.device)
         x_adv, by = x.clone(), ["clean" if met else "" for met in success.tolist()]
         queries = torch.ones(len(x), dtype=torch.int64, device=x.device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import AccessError, InputError
-from assay.runtime.inference import BATCH, device_of, evaluating
+from assay.runtime.inference import BATCH, device_of, evaluating, ordinary, traceable
 from assay.subject.access import Access, Oracle
 
 Model = nn.Module | Oracle
@@ -38,7 +38,7 @@ class Goal:
 
     def to(self, device: torch.device) -> Goal:
         """The same goal on ``device``."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{f.name: ordinary(getattr(self, f.name)).to(device) for f in fields(self)})
 
     def met(self, outputs: Tensor) -> Bool[Tensor, " n"]:
         """Whether logits (n, c), or decisions (n,), meet the goal."""
@@ -202,8 +202,9 @@ class Attack:
 
     x (n, ...) floats in ``bounds``; y (n,) int64. ``access`` is what an attack needs of the model; ``guarantee`` is
     "ball" (never leaves its ball) or "minimum-norm" (reports the smallest distance found). Either way x_adv stays in
-    ``bounds``. The result of a sample depends on the seed and its ``index`` (its position where none is given), not on
-    the batch that it is in. Raises InputError for unusable inputs or outputs.
+    ``bounds``, and what lies up to 1e-6 outside of them is first brought onto them. The result of a sample depends on
+    the seed and its ``index`` (its position where none is given), not on the batch that it is in. The caller may be in
+    ``torch.no_grad`` or ``torch.inference_mode``. Raises InputError for unusable inputs or outputs.
     """
 
     kind: ClassVar[str] = "attack"
@@ -247,13 +248,21 @@ class Attack:
             check_inputs(f"{where}: start", start, None, self.bounds)
             if start.shape != x.shape:
                 raise InputError(f"{where}: start has shape {tuple(start.shape)}; expected {tuple(x.shape)}")
+        if batch_size < 1:
+            self.refuse("batch_size", batch_size, "at least 1")
         index = torch.arange(len(x)) if index is None else index
         check_labels(f"{where}: index", index, len(x))
         net = model.model if isinstance(model, Oracle) else model
+        start = None if start is None else self.taken(start)
         if not isinstance(net, nn.Module):
-            return self._batches(model, x, goal, seed, index, batch_size, start, x.device)
-        with evaluating(net):
-            return self._batches(model, x, goal, seed, index, batch_size, start, device_of(net))
+            return self._batches(model, self.taken(x), goal, seed, index, batch_size, start, x.device)
+        with traceable(where, net, x), evaluating(net):
+            return self._batches(model, self.taken(x), goal, seed, index, batch_size, start, device_of(net))
+
+    def taken(self, x: Tensor) -> Tensor:
+        """Points as an attack takes them: in the bounds, without a graph."""
+        x = ordinary(x.detach())
+        return x.clamp(*self.bounds) if x.min() < self.bounds[0] or x.max() > self.bounds[1] else x
 
     def _batches(
         self,
@@ -269,8 +278,8 @@ class Attack:
         parts = []
         for k in range(0, len(x), size):
             rows = slice(k, k + size)
-            given = {} if start is None else {"start": start[rows].to(device)}
-            inputs = x[rows].detach().to(device)
+            given = {} if start is None else {"start": ordinary(start[rows]).to(device)}
+            inputs = x[rows].to(device)
             part = self.search(
                 model, inputs, goal.select(rows).to(device), seed=seed, index=index[rows].to(device), **given
             )
@@ -324,12 +333,16 @@ OBJECTIVES: dict[str, Callable[[Tensor, Goal], Tensor]] = {
 
 
 def check_outputs(where: str, outputs: Tensor, goal: Goal) -> None:
-    """Finite logits (n, c) or decisions (n,) that have the classes the goal names; else InputError."""
+    """Finite logits (n, c), c >= 2, or decisions (n,) that have the classes the goal names; else InputError."""
+    n = len(goal.labels())
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"{where}: the model gives {type(outputs).__name__}; expected a tensor of logits (n, c)")
+    if outputs.dim() not in (1, 2) or len(outputs) != n or (outputs.dim() == 2 and outputs.shape[1] < 2):
+        shape = f"shape {tuple(outputs.shape)} for {n} samples"
+        raise InputError(f"{where}: the model gives {shape}; expected logits (n, c) of two classes or more")
     if outputs.is_floating_point() and not torch.isfinite(outputs).all():
         bad = int((~torch.isfinite(outputs)).flatten(1).any(1).sum())
         raise InputError(f"{where}: the model's outputs are not finite on {bad} of {len(outputs)} samples")
     if outputs.dim() == 2 and int(goal.labels().max()) >= outputs.shape[1]:
         top = int(goal.labels().max())
         raise InputError(f"{where}: labels go up to {top}; expected 0 to {outputs.shape[1] - 1}, as the model has them")
-    if outputs.dim() not in (1, 2):
-        raise InputError(f"{where}: the model gives shape {tuple(outputs.shape)}; expected logits (n, c)")

@@ -23,7 +23,7 @@ from assay.attacks.base import (
 )
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import device_of, evaluating
+from assay.runtime.inference import BATCH, device_of, evaluating, traceable
 from assay.runtime.random import Draws
 from assay.subject.access import Access
 
@@ -233,12 +233,20 @@ class GradientAttack(IterativeAttack):
         check_inputs(where, x, y, self.bounds)
         index = torch.arange(len(x)) if index is None else index
         check_labels(f"{where}: index", index, len(x))
-        with evaluating(model):
-            device = device_of(model)
-            inputs, draws = x.detach().to(device), Draws(seed, f"{where}/0", index.to(device))
-            climb = Climb(self, model, inputs, Untargeted(y.to(device)), draws)
-            climb.run(verify=False)
-        return climb.x_adv.to(x.device)
+        with traceable(where, model, x), evaluating(model):
+            points = self.taken(x)
+            rows = (slice(k, k + BATCH) for k in range(0, len(x), BATCH))
+            return torch.cat(
+                [self._last(model, points[r], Untargeted(y[r]), seed, index[r]).to(x.device) for r in rows]
+            )
+
+    def _last(self, model: nn.Module, x: Tensor, goal: Goal, seed: int, index: Tensor) -> Float[Tensor, "n ..."]:
+        """The last points of the only run on one batch, on the model's device."""
+        device = device_of(model)
+        draws = Draws(seed, f"{type(self).__name__}/0", index.to(device))
+        climb = Climb(self, model, x.to(device), goal.to(device), draws)
+        climb.run(verify=False)
+        return climb.x_adv
 
 
 class Climb:

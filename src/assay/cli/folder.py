@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import shutil
 import tempfile
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 from assay.runtime.errors import InputError
 from assay.runtime.store import STALE
 from assay.subject import Subject
+from assay.subject.load import discard, exchange
 
 LEFT = (".report.*.????????", ".metrics.parquet.????????", ".subject.????????")
 
@@ -49,23 +48,9 @@ def keep_subject(subject: Subject, out: Path) -> None:
             for path in saved.iterdir():  # whoever may read the reports may read the subject
                 path.chmod(mode & 0o666)
             saved.chmod(mode)
-            _exchange(saved, folder, work)
+            exchange(saved, folder, work)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            discard(work, folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{folder}: cannot be written ({reason}); expected space and write access") from error
-
-
-def _exchange(new: Path, folder: Path, work: Path) -> None:
-    """Move ``new`` to ``folder`` and what lay there into ``work``; another run may do the same at this moment."""
-    for k in range(100):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(folder, work / f"old{k}")
-        try:
-            os.rename(new, folder)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    raise InputError(f"{folder}: other runs keep writing it; expected one run a folder")

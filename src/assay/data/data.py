@@ -38,9 +38,9 @@ class Batch:
 class Data:
     """A map-style data set.
 
-    x (n, ...) float32 in ``bounds``; y (n,) int64 in [0, len(classes)); index (n,) int64, a name for each sample that
-    survives subsetting; fields: named tensors with one row a sample (groups, human_probs ...). Tensors may be
-    memory-mapped. ``name`` says where the data came from.
+    x (n, ...) float32 in ``bounds``; y (n,) int64 in [0, len(classes)); classes: names that differ; index (n,) int64, a
+    name for each sample that survives subsetting; fields: named tensors with one row a sample (groups, human_probs
+    ...). Tensors may be memory-mapped. ``name`` says where the data came from.
     """
 
     x: Tensor
@@ -66,6 +66,9 @@ class Data:
             raise InputError(f"{where} is empty; expected at least one sample")
         if len(self.classes) < 2:
             raise InputError(f"{where} has {len(self.classes)} class; expected at least two")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(c for k, c in enumerate(self.classes) if c in self.classes[:k])
+            raise InputError(f"{where}: class {twice!r} occurs twice; expected names that differ")
         for name, t in {"y": self.y, "index": self.index, **self.fields}.items():
             if len(t) != n:
                 raise InputError(f"{where}: {name} has {len(t)} rows; expected {n}, one a sample")

@@ -20,7 +20,7 @@ EXPANSION = 200  # times the size of its file; numbers seldom shrink to less tha
 FREE = 256 << 20  # bytes that any file may expand to
 CLASSES = 1_000_000
 COLUMNS = 1000
-MODES = ("L", "RGB", "RGBA")
+MODES = ("L", "RGB", "RGBA", "P", "PA", "1", "LA")
 T = TypeVar("T", Path, str)
 
 
@@ -101,7 +101,7 @@ def check_images(path: Path) -> None:
 
 
 def check_modes(images: Iterable[Path | bytes], where: str) -> None:
-    """Refuse pictures whose numbers are not brightness: indices of a palette, single bits, inks."""
+    """Refuse pictures that are no grey and no RGB without a choice of their own: inks, wide or signed numbers."""
     from PIL import Image
 
     for k, image in enumerate(images):

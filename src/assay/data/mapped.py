@@ -17,6 +17,7 @@ from torch import Tensor
 
 from assay.data.data import Data
 from assay.data.guarded import check_labels
+from assay.data.sources import coded
 from assay.runtime.errors import InputError
 from assay.runtime.store import Store
 
@@ -158,8 +159,8 @@ def _inputs(folder: Path) -> Tensor:
 def open_mapped(folder: Path) -> MappedData:
     """``x.npy`` and ``y.npy`` (integer labels) of a folder, optionally ``classes.npy`` and ``bounds.npy``.
 
-    Other arrays with a row a sample are fields. x stays in its file where it is float32; of other numbers a float32
-    file is made in the folder of the result store.
+    Other arrays with a row a sample are fields, texts in them codes in alphabetical order. x stays in its file where it
+    is float32; of other numbers a float32 file is made in the folder of the result store.
     """
     names = sorted(p.stem for p in folder.glob("*.npy"))
     if not {"x", "y"} <= {*names}:
@@ -176,6 +177,7 @@ def open_mapped(folder: Path) -> MappedData:
     else:
         low = min(0.0, *(float(x[r].min()) for r in blocks(x)))
         high = max(1.0, *(float(x[r].max()) for r in blocks(x)))
-    fields = {k: _tensor(v) for k, v in known.items() if k not in OWN and v.dtype.kind in "fiub" and len(v) == len(x)}
+    own = {k: v for k, v in known.items() if k not in OWN and v.shape[:1] == x.shape[:1]}
+    fields = {k: coded(v) if v.dtype.kind in "US" else _tensor(v) for k, v in own.items() if v.dtype.kind in "fiubUS"}
     labels, name = torch.from_numpy(y.astype(np.int64)), f"mmap:{folder.absolute().name}"
     return MappedData(x, labels, classes, (low, high), name, None, fields, str(folder.resolve()))  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from assay.runtime.errors import InputError, unknown
 from assay.runtime.random import torch_rng
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+CONVERTED = {"P": "RGB", "PA": "RGB", "1": "L", "LA": "L"}  # modes whose numbers are no brightness of their own
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10"}
 CLASSES = {
     "digits": tuple("0123456789"),
@@ -59,22 +60,50 @@ def _digits(split: str) -> Data:
 
 
 def decode(images: list[bytes], where: str) -> torch.Tensor:
-    """Encoded images of one size as (n, c, h, w) float32 in [0, 1]."""
+    """Encoded images of one size as (n, c, h, w) float32 in [0, 1], c = 1 (grey) or 3 (RGB); alpha is left out.
+
+    Palettes, single bits and grey with alpha become what the others are: RGB beside any picture of colours, else grey;
+    palettes of greys alone become RGB.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    arrays = []
+    arrays, modes = [], []
     for row, raw in enumerate(images):
         try:
-            array = np.asarray(Image.open(io.BytesIO(raw)))
+            picture = Image.open(io.BytesIO(raw))
+            modes.append(picture.mode)
+            array = np.asarray(picture.convert(CONVERTED[picture.mode]) if picture.mode in CONVERTED else picture)
         except (UnidentifiedImageError, OSError, ValueError) as error:
             raise InputError(f"{where}: image {row} cannot be decoded ({error}); expected PNG or JPEG bytes") from error
         arrays.append(array[..., None] if array.ndim == 2 else array[..., :3])
+    arrays = _alike(arrays, modes)
     shapes = {a.shape for a in arrays}
     if len(shapes) > 1:
         raise InputError(f"{where}: images of {len(shapes)} different shapes ({sorted(shapes)[:3]}); expected one")
     if not arrays:
         raise InputError(f"{where} is empty; expected at least one image")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div_(255).contiguous()
+
+
+def _alike(arrays: list[np.ndarray], modes: list[str]) -> list[np.ndarray]:
+    """Pictures that were converted in the colours of the others: all grey, or all RGB."""
+    if not CONVERTED.keys() & {*modes}:
+        return arrays
+    greys = [
+        a.shape[2] == 1 or (m in CONVERTED and bool((a == a[..., :1]).all()))
+        for a, m in zip(arrays, modes, strict=True)
+    ]
+    size = 1 if all(greys) and any(a.shape[2] == 1 for a in arrays) else 3
+    return [
+        np.broadcast_to(a[..., :size], (*a.shape[:2], size)) if m in CONVERTED else a
+        for a, m in zip(arrays, modes, strict=True)
+    ]
+
+
+def coded(texts: np.ndarray) -> torch.Tensor:
+    """Texts as codes 0, 1, ... in alphabetical order, int64 of the same shape."""
+    codes = np.unique(texts, return_inverse=True)[1]
+    return torch.from_numpy(codes.reshape(texts.shape).astype(np.int64))
 
 
 def _table(path: Path) -> Any:
@@ -104,6 +133,8 @@ def _from_table(table: Any, where: str, name: str, classes: tuple[str, ...] | No
                 fields[c] = torch.from_numpy(values.to_numpy().copy())
             elif kind.startswith(("list", "fixed_size_list")):
                 fields[c] = torch.from_numpy(np.stack(values.to_pylist()))
+            elif kind in ("string", "large_string") or kind.startswith("dictionary<values=string"):
+                fields[c] = coded(np.array(values.to_pylist(), dtype=str))
     classes = classes or tuple(str(i) for i in range(int(y.max()) + 1))
     return Data(x, y, classes, name=name, fields=fields)
 
@@ -153,7 +184,10 @@ def _parquet(path: Path) -> Data:
 
 
 def _npz(path: Path) -> Data:
-    """Arrays ``x``, ``y``, optionally ``classes``, ``bounds``, ``index``; other arrays with n rows are fields."""
+    """Arrays ``x``, ``y``, optionally ``classes``, ``bounds``, ``index``; other arrays with n rows are fields.
+
+    Texts in a field become codes 0, 1, ... in alphabetical order.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in archive.files}
@@ -170,7 +204,9 @@ def _npz(path: Path) -> Data:
     classes, bounds, index = arrays.pop("classes", None), arrays.pop("bounds", None), arrays.pop("index", None)
     names = tuple(map(str, classes)) if classes is not None else tuple(map(str, range(int(y.max(initial=0)) + 1)))
     fields = {
-        k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind in "fiub" and v.shape[:1] == x.shape[:1]
+        k: coded(v) if v.dtype.kind in "US" else torch.from_numpy(v)
+        for k, v in arrays.items()
+        if v.dtype.kind in "fiubUS" and v.shape[:1] == x.shape[:1]
     }
     limits = (
         (float(bounds[0]), float(bounds[1]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +21,7 @@ from assay.runtime.errors import InputError, unknown
 
 LABELS = ("label", "target", "y")
 MARK = "#"
+KNOWN = ("columns", "categories", "ranges", "immutable", "integer")
 TABLES = ("csv:", "jsonl:", "parquet:", "table:")
 MOST_CLASSES = 10_000  # whole labels above this are taken for names
 
@@ -57,7 +60,12 @@ class TabularData(Data):
         for k in (*self.immutable, *self.integer):
             if not 0 <= k < d:
                 raise InputError(f"data {self.name!r}: column {k}; expected 0 to {d - 1}")
+        exact = 2 / torch.finfo(self.x.dtype).eps  # the largest number up to which all whole ones are there
         for k in self.integer:
+            most = float(self.x[:, k].abs().max())
+            if most > exact:
+                where = f"data {self.name!r}: column {self.columns[k]!r} is marked integer and holds {most:.15g}"
+                raise InputError(f"{where}; expected up to {exact:.15g}, as {self.x.dtype} has gaps beyond")
             broken = (self.x[:, k] != self.x[:, k].round()).nonzero()[:, 0]
             if len(broken):
                 cell, row = float(self.x[broken[0], k]), int(broken[0])
@@ -67,7 +75,7 @@ class TabularData(Data):
     @cached_property
     def hash(self) -> str:
         """Content hash over the data and what is known of the columns."""
-        known = (self.columns, self.categories, self.ranges, self.immutable, self.integer)
+        known = tuple(getattr(self, name) for name in KNOWN)
         plain: str = Data.hash.func(self)  # type: ignore[attr-defined]
         return hashlib.sha256(f"{plain} {known!r}".encode()).hexdigest()
 
@@ -75,6 +83,24 @@ class TabularData(Data):
     def constrained(self) -> list[str]:
         """The names of the columns that are immutable or integer."""
         return [self.columns[k] for k in sorted({*self.immutable, *self.integer})]
+
+    @property
+    def described(self) -> str:
+        """What is known of the columns, as JSON that ``table_of`` takes."""
+        return json.dumps({name: getattr(self, name) for name in KNOWN})
+
+
+def table_of(data: Data, described: str) -> TabularData:
+    """``data`` as the table whose columns ``described`` (see TabularData) tells."""
+    known = json.loads(described)
+    return TabularData(
+        *(data.x, data.y, data.classes, data.bounds, data.name, data.index, data.fields),
+        columns=tuple(map(str, known["columns"])),
+        categories=tuple(tuple(map(str, names)) for names in known["categories"]),
+        ranges=tuple((float(low), float(high)) for low, high in known["ranges"]),
+        immutable=tuple(map(int, known["immutable"])),
+        integer=tuple(map(int, known["integer"])),
+    )
 
 
 def marked(name: str, immutable: Iterable[int], integer: Iterable[int]) -> str:
@@ -85,9 +111,9 @@ def marked(name: str, immutable: Iterable[int], integer: Iterable[int]) -> str:
 
 
 def restored(splits: Mapping[str, Data]) -> dict[str, Data]:
-    """Saved splits as the tables and texts that they were, which their names tell.
+    """Saved splits as the tables and texts that they were, which their names tell where nothing else does.
 
-    The ranges of a table's columns are those over all splits of its name.
+    The ranges of such a table's columns are those over all splits of its name; its columns have no names.
     """
     whole: dict[str, list[Tensor]] = {}
     for data in splits.values():
@@ -98,7 +124,7 @@ def restored(splits: Mapping[str, Data]) -> dict[str, Data]:
 def _restored(data: Data, parts: Sequence[Tensor]) -> Data:
     _, _, text = data.name.partition(MARK)
     plain = (data.x, data.y, data.classes, data.bounds, data.name, data.index, data.fields)
-    if data.x.dim() != 2 or not data.name.startswith(TABLES):
+    if isinstance(data, TabularData) or data.x.dim() != 2 or not data.name.startswith(TABLES):
         return data
     if text.startswith("text="):
         return TextData(*plain)
@@ -223,7 +249,12 @@ def _column(
     if values.dtype.kind == "f":
         if known:
             raise InputError(f"{where}: holds numbers; expected the names {list(known)[:5]}")
-        return values.astype(np.float32), ()
+        single = values.astype(np.float32)
+        lost = np.flatnonzero((single != values) | (np.abs(values) >= 2**53))
+        if len(lost) and (values == values.round()).all():
+            text = f"{where}, row {lost[0] + 1}: {values[lost[0]]:.17g} is taken as {single[lost[0]]:.17g}"
+            warnings.warn(f"{text}: float32 has all whole numbers up to {2**24} only", UserWarning, stacklevel=2)
+        return single, ()
     if known == ():
         raise InputError(f"{where}: holds texts ({values[0]!r}); expected numbers")
     names = known or tuple(map(str, np.unique(values)))

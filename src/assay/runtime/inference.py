@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -52,23 +52,63 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             p.requires_grad_(flag)
 
 
+@contextmanager
+def traceable(where: str, model: nn.Module, x: Tensor) -> Iterator[None]:
+    """A block in which a model can be differentiated, also where the caller is in ``torch.inference_mode``.
+
+    InputError where the model fails on ``x`` and holds numbers of another floating type, or only weights that were made
+    in inference mode, which have no gradients.
+    """
+    held = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:160]
+            types = {str(t.dtype).removeprefix("torch.") for t in held}
+            given = str(x.dtype).removeprefix("torch.")
+            if types and given not in types:
+                text = f"the model holds {', '.join(sorted(types))} and fails on inputs of {given} ({detail})"
+                raise InputError(f"{where}: {text}; expected inputs of its own type") from error
+            if any(t.is_inference() for t in held):
+                text = f"the model was made in torch.inference_mode and fails ({detail})"
+                raise InputError(f"{where}: {text}; expected one that was made outside of it") from error
+            raise
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """``tensor``, or where it was made in ``torch.inference_mode`` a copy that gradients can flow through."""
+    return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
+
+
 @torch.no_grad()
 def batched(
     fn: Callable[..., Tensor], *tensors: Tensor, batch_size: int = BATCH, device: torch.device | None = None
 ) -> Tensor:
-    """``fn`` over batches of the tensors' first axis, results concatenated on the CPU."""
+    """``fn`` over batches of the tensors' first axis, results concatenated on the CPU. InputError for no tensor."""
     parts = []
     for start in range(0, len(tensors[0]), batch_size):
         chunk = [t[start : start + batch_size] for t in tensors]
-        parts.append(fn(*(c.to(device) if device else c for c in chunk)).cpu())
+        out = fn(*(c.to(device) if device else c for c in chunk))
+        if not isinstance(out, Tensor):
+            raise InputError(f"the model gives {type(out).__name__}; expected a tensor with one row a sample")
+        parts.append(out.cpu())
     return torch.cat(parts)
 
 
 def predict(model: nn.Module, x: Tensor, *, batch_size: int = BATCH) -> Float[Tensor, "n c"]:
-    """Logits of ``x`` in evaluation mode, float32 on the CPU. Raises InputError when they are not finite."""
+    """Logits of ``x`` in evaluation mode, float32 on the CPU.
+
+    Raises InputError when they are no tensor or not finite, and for ``x`` of another floating type than the model's.
+    """
     if len(x) == 0:
         raise InputError("predict: the data set is empty; expected at least one sample")
-    with evaluating(model):
+    with traceable("predict", model, x), evaluating(model):
         logits = batched(model, x, batch_size=batch_size, device=device_of(model)).float()
     if not torch.isfinite(logits).all():
         bad = int((~torch.isfinite(logits)).any(dim=-1).sum())

@@ -8,7 +8,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from assay.runtime.errors import AccessError, BudgetError
+from assay.runtime.errors import AccessError, BudgetError, InputError
 
 
 class Access(IntEnum):
@@ -29,7 +29,8 @@ def require(granted: Access, needed: Access, who: str) -> None:
 class Oracle:
     """A model behind a counter: ``oracle(x)`` gives scores (n, c), or decisions (n,) when only those are granted.
 
-    ``queries`` counts samples asked; past ``budget`` it raises BudgetError before asking.
+    ``queries`` counts samples asked; past ``budget`` it raises BudgetError before asking. InputError where the model
+    gives no tensor, or scores of a single class where decisions are asked for.
     """
 
     def __init__(
@@ -43,7 +44,15 @@ class Oracle:
             raise BudgetError(f"oracle: {self.queries} of {self.budget} queries spent, {len(x)} more asked")
         self.queries += len(x)
         out = self.model(x)
-        return out.argmax(1) if self.access == Access.DECISION and out.dim() == 2 else out
+        if not isinstance(out, Tensor):
+            raise InputError(f"oracle: the model gives {type(out).__name__}; expected a tensor of scores (n, c)")
+        if self.access != Access.DECISION or out.dim() != 2:
+            return out
+        if out.shape[1] < 2:
+            raise InputError(
+                f"oracle: the model gives shape {tuple(out.shape)}; expected scores of two classes or more"
+            )
+        return out.argmax(1)
 
     def decisions(self, x: Tensor) -> Tensor:
         """Predicted classes (n,)."""

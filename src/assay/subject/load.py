@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from assay.data import Data, load_data
+from assay.data import Data
 from assay.data.files import open_data
 from assay.data.guarded import check_expansion
 from assay.data.guarded import described as _said
-from assay.data.sources import NAMED
-from assay.data.tabular import restored, same_columns
+from assay.data.sources import NAMED, load_data
+from assay.data.tabular import TabularData, restored, same_columns, table_of
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.runtime.spec import Spec, build, resolve, spec_of
 from assay.runtime.toml import read_toml
@@ -53,7 +55,7 @@ TRUSTING = ("sklearn",)  # these also take what is trusted
 
 
 def save(subject: Subject, folder: Path) -> Path:
-    """Write the subject to ``folder`` (made or replaced whole, never left half-written)."""
+    """Write the subject to ``folder`` (made or replaced whole; one that lay there goes once the new one is there)."""
     spec = spec_of(subject.model)
     if spec is None:
         raise InputError(
@@ -61,10 +63,14 @@ def save(subject: Subject, folder: Path) -> Path:
             "from assay.nets, one loaded as module:factory, or a class decorated with assay.runtime.spec.rebuildable"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; expected a new folder or a subject to replace")
     if folder.exists() and not (folder / "subject.toml").exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: exists and is no subject; expected a new folder or a subject to replace")
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        new = work / "new"
+        new.mkdir()
         recipe = spec_of(subject.recipe) if subject.recipe is not None else None
         table: dict[str, Any] = {
             "schema": SCHEMA,
@@ -74,20 +80,45 @@ def save(subject: Subject, folder: Path) -> Path:
             "model": spec.to_dict(),
             **({"recipe": recipe.to_dict()} if recipe is not None else {}),
             "data": {
-                s: _save_data(getattr(subject, s), work / f"{s}.safetensors") for s in SPLITS if getattr(subject, s)
+                s: _save_data(getattr(subject, s), new / f"{s}.safetensors") for s in SPLITS if getattr(subject, s)
             },
         }
         save_file(
             {k: v.detach().cpu().contiguous().clone() for k, v in subject.model.state_dict().items()},
-            work / "model.safetensors",
+            new / "model.safetensors",
         )
-        (work / "subject.toml").write_text(tomli_w.dumps(table))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(work, folder)
+        (new / "subject.toml").write_text(tomli_w.dumps(table))
+        exchange(new, folder, work)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        discard(work, folder)
     return folder
+
+
+def exchange(new: Path, folder: Path, work: Path) -> None:
+    """Move ``new`` to ``folder`` and what lay there into ``work``; where that fails, what lay there comes back.
+
+    Another run may do the same at this moment.
+    """
+    for k in range(100):
+        old = work / f"old{k}"
+        with suppress(FileNotFoundError):
+            os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+            return
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            if old.exists():
+                os.rename(old, folder)
+            raise
+    raise InputError(f"{folder}: other runs keep writing it; expected one run a folder")
+
+
+def discard(work: Path, folder: Path) -> None:
+    """Remove ``work`` after an ``exchange``, unless it holds what lay in ``folder`` and nothing lies there now."""
+    if folder.exists() or not any(work.glob("old*")):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _save_data(data: Data, path: Path) -> dict[str, Any]:
@@ -102,6 +133,8 @@ def _save_data(data: Data, path: Path) -> dict[str, Any]:
                 save_file({"index": data.index.contiguous()}, path)
                 return {"source": data.name, "file": path.name}
     fields = {f"fields.{k}": v.contiguous().clone() for k, v in data.fields.items()}
+    if isinstance(data, TabularData):
+        fields["columns"] = torch.frombuffer(bytearray(data.described.encode()), dtype=torch.uint8)
     save_file({"x": data.x.contiguous().clone(), "y": data.y.clone(), "index": data.index.clone(), **fields}, path)
     return {"name": data.name, "classes": list(data.classes), "bounds": list(data.bounds), "file": path.name}
 
@@ -118,7 +151,7 @@ def _load_data(entry: dict[str, Any], folder: Path) -> Data:
         return whole[rows]
     fields = {k.removeprefix("fields."): v for k, v in tensors.items() if k.startswith("fields.")}
     low, high = entry["bounds"]
-    return Data(
+    data = Data(
         tensors["x"],
         tensors["y"],
         tuple(map(str, entry["classes"])),
@@ -127,6 +160,7 @@ def _load_data(entry: dict[str, Any], folder: Path) -> Data:
         tensors["index"],
         fields,
     )
+    return table_of(data, tensors["columns"].numpy().tobytes().decode()) if "columns" in tensors else data
 
 
 def _inside(name: str) -> str:
