@@ -84,6 +84,14 @@ def test_mixed_logits_and_the_ends(train: Data) -> None:
         torch.testing.assert_close(mixed.at(1.0)(train.x), (3 * h(train.x)).log_softmax(1))
 
 
+def test_another_weight_leaves_the_models_in_their_mode(train: Data) -> None:
+    mixed = MixedClassifier(network("g"), network("h"), 0.25)
+    other = mixed.at(0.75)
+    with torch.no_grad():
+        assert torch.isfinite(other(train.x[:2])).all()
+        assert torch.isfinite(mixed(train.x[:2])).all()
+
+
 def test_a_scan_attacks_each_mixture_on_its_own_output(train: Data) -> None:
     g = Supervised(epochs=6).fit(network("g"), train, seed=0)
     mixed, attack = MixedClassifier(g, network("h")).eval(), PGD(ball=Linf(0.2), steps=4)

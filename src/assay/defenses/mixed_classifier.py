@@ -97,7 +97,9 @@ class MixedClassifier(nn.Module):
     def at(self, alpha: float) -> MixedClassifier:
         """The same models under another weight."""
         scales = self.std_scale, self.robust_scale
-        return MixedClassifier(self.std_model, self.robust_model, alpha, *scales, self.space).train(self.training)
+        other = MixedClassifier(self.std_model, self.robust_model, alpha, *scales, self.space)
+        other.training = self.training  # not train(): the models are shared, and keep their mode
+        return other
 
     def scan(
         self, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], alphas: Sequence[float], attack: Attack, *, seed: int
