@@ -76,8 +76,8 @@ class MixedClassifier(nn.Module):
         super().__init__()
         if not 0 <= alpha <= 1:
             raise InputError(f"MixedClassifier: alpha is {alpha}; expected a weight in [0, 1]")
-        if not (std_scale > 0 and robust_scale > 0):
-            raise InputError(f"MixedClassifier: scales {std_scale}, {robust_scale}; expected both above 0")
+        if not (0 < std_scale < math.inf and 0 < robust_scale < math.inf):
+            raise InputError(f"MixedClassifier: scales {std_scale}, {robust_scale}; expected both above 0 and finite")
         if space not in ("probability", "logit"):
             raise unknown("space of MixedClassifier", str(space), ("probability", "logit"))
         self.std_model, self.robust_model = std_model, robust_model
@@ -106,6 +106,7 @@ class MixedClassifier(nn.Module):
     ) -> MixtureScan:
         """Each weight's mixture on ``x``, untouched and under ``attack`` on that mixture's own output."""
         check_inputs("MixedClassifier.scan", x, y, attack.bounds)
+        alphas = [float(a) for a in alphas]
         if not alphas:
             raise InputError("MixedClassifier.scan: no weights; expected at least one")
         mixtures = [self.at(a).eval() for a in alphas]
