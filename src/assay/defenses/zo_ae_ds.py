@@ -274,11 +274,11 @@ class ZOAEDenoisedSmoothing(DenoisedSmoothing):
         try:
             with evaluating(start):
                 code = start.latent(x.to(device_of(start)))
-                shape = tuple(start.decoder(code).shape[1:])
+                made = str(tuple(start.decoder(code).shape[1:]))
         except RuntimeError as error:
-            shape, code = f"nothing ({str(error).splitlines()[0]})", None
-        if shape != tuple(x.shape[1:]) or code is None:
-            found = f"the autoencoder makes {shape} of samples of shape {tuple(x.shape[1:])}"
+            made = f"nothing ({str(error).splitlines()[0]})"
+        if made != str(tuple(x.shape[1:])):
+            found = f"the autoencoder makes {made} of samples of shape {tuple(x.shape[1:])}"
             raise InputError(
                 f"{type(self).__name__}: {found}; expected the same shape (kernel, stride, or own networks)"
             )
