@@ -24,6 +24,7 @@ def _data(confidence: torch.Tensor | None = None) -> Data:
 def test_soft_labels() -> None:
     found = smooth_labels(torch.tensor([0, 2]), torch.tensor([1.0, 0.4]), 3)
     assert found.tolist() == [[1, 0, 0], [pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.4)]]
+    assert smooth_labels(torch.tensor([0, 2]), torch.tensor([1, 1]), 3).tolist() == [[1, 0, 0], [0, 0, 1]]
     for y, p, c in ((torch.tensor([0]), torch.tensor([1.2]), 3), (torch.tensor([3]), torch.tensor([0.5]), 3)):
         with pytest.raises(InputError, match="expected"):
             smooth_labels(y, p, c)

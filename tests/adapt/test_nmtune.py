@@ -121,6 +121,13 @@ class TestTuner:
         x[:, 2] = 1.0
         assert np.isfinite(cls(epochs=1, normalize=True).fit(x, y, x + 0.1).decision_function(x)).all()
 
+    def test_features_with_a_graph_or_in_half_precision(self, cls: type[FeatureTuner]) -> None:
+        x, y = task(20)
+        x = x.bfloat16().float()
+        plain = cls(epochs=1).fit(x, y).predict_proba(x)
+        for other in (x.clone().requires_grad_(), x.bfloat16()):
+            assert np.array_equal(cls(epochs=1).fit(other, y).predict_proba(other), plain)
+
     def test_from_an_encoder(self, cls: type[FeatureTuner]) -> None:
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6)).train()

@@ -106,3 +106,11 @@ def test_bad_input(method: Any, digits: Subject) -> None:
         method.fit(Data(nan, data.y, data.classes), seed=0)
     with pytest.raises(AccessError, match="training data"):
         method.repair(Subject(model=digits.model, test=digits.test), seed=0)
+
+
+def test_the_subjects_model_keeps_its_mode(digits: Subject) -> None:
+    model = copy.deepcopy(digits.model).train()
+    guarded = room.Blur().repair(digits.with_model(model), seed=0)
+    assert model.training
+    assert not guarded.training
+    assert not any(m.training for m in guarded.modules())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from assay.attacks import PGD, Linf
+from assay.attacks import L2, PGD, Linf
 from assay.data import Data, load_data
 from assay.defenses import (
     AdaptiveMixedClassifier,
@@ -82,6 +83,14 @@ def test_mixed_logits_and_the_ends(train: Data) -> None:
         torch.testing.assert_close(mixed(train.x), expected)
         torch.testing.assert_close(mixed.at(0.0)(train.x), (2 * g(train.x)).log_softmax(1))
         torch.testing.assert_close(mixed.at(1.0)(train.x), (3 * h(train.x)).log_softmax(1))
+
+
+def test_another_weight_leaves_the_models_in_their_mode(train: Data) -> None:
+    mixed = MixedClassifier(network("g"), network("h"), 0.25)
+    other = mixed.at(0.75)
+    with torch.no_grad():
+        assert torch.isfinite(other(train.x[:2])).all()
+        assert torch.isfinite(mixed(train.x[:2])).all()
 
 
 def test_a_scan_attacks_each_mixture_on_its_own_output(train: Data) -> None:
@@ -255,3 +264,24 @@ def test_bad_input(train: Data) -> None:
     ):
         with pytest.raises(InputError):
             call()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: MixedClassifier(network("g"), network("h"), std_scale=math.inf),
+        lambda d: RandomisedPGD(ball=L2(0.5)),
+        lambda d: certified_radius_lipschitz(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]), 0.8, torch.ones(2)),
+        lambda d: certified_radius_smoothing(torch.tensor([[0.7, 0.3]]), torch.tensor([0]), 0.8, math.inf),
+        lambda d: MixingTraining().fit(adaptive(), d, seed=0, attacked=d.x, attacked_labels=2 * torch.ones(len(d))),
+    ],
+)
+def test_numbers_and_balls_that_have_no_meaning(make: Callable[[Data], object], train: Data) -> None:
+    with pytest.raises(InputError, match="expected"):
+        make(train)
+
+
+def test_weights_of_a_scan_may_be_an_array(train: Data) -> None:
+    few, attack = train[:4], PGD(ball=Linf(0.1), steps=1)
+    mixed = MixedClassifier(network("g"), network("h"))
+    assert mixed.scan(few.x, few.y, torch.tensor([0.0, 1.0]), attack, seed=0).alphas == (0.0, 1.0)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
 from assay.runtime.inference import predict
 from assay.runtime.random import derive, seeded
-from assay.training import State
+from assay.training import State, Supervised
 
 
 def net() -> torch.nn.Module:
@@ -75,3 +77,15 @@ def test_drift_stays_in_the_ball_and_beats_its_start() -> None:
 def test_impossible_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InputError, match="expected norm linf or l2"):
         PGDTraining(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"beta": -1.0}, {"beta": float("nan")}, {"eps": float("nan")}, {"eps": math.inf}])
+def test_numbers_that_are_none_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="finite"):
+        TRADES(**options)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_label_smoothing_is_a_share(share: float) -> None:
+    with pytest.raises(InputError, match="label_smoothing"):
+        Supervised(label_smoothing=share)

@@ -253,3 +253,46 @@ def test_the_control_is_the_same_federation_without_attacks() -> None:
     control = FederatedAT(clients=3, local_steps=2, server="adam", eps=0.2).plain()
     assert type(control) is FedAvg
     assert (control.clients, control.local_steps, control.server) == (3, 2, "adam")
+
+
+@pytest.mark.parametrize("buffers", ["average", "local"])
+def test_shared_weights_move_at_the_servers_rate(clients: list[Data], buffers: str) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = (nn.Linear(64, d, bias=False) for d in (64, 64, 10))
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(self.a(x.flatten(1)).relu()))
+
+    with seeded(0, "tied"):
+        start = Tied()
+    half, whole = (
+        FedAvg(rounds=1, local_steps=1, global_lr=rate, buffers=buffers, **SGD).run(start, clients, seed=0).model_  # type: ignore[arg-type]
+        for rate in (0.5, 1.0)
+    )
+    moved = whole.a.weight - start.a.weight
+    assert float(moved.detach().norm()) > 1e-3
+    torch.testing.assert_close(half.a.weight - start.a.weight, moved / 2, rtol=1e-3, atol=1e-6)
+    assert half.a.weight is half.b.weight
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda states, data: fedavg([], []),
+        lambda states, data: fedavg(states, [1.0]),
+        lambda states, data: fedavg(states, [1.0, 1.0]),
+        lambda states, data: fedavg(states, [0.5, float("nan")]),
+        lambda states, data: FedAvg(loss="absolute", rounds=1).run(column(), data, seed=0),
+    ],
+)
+def test_weights_and_outputs_that_do_not_fit(call: Any, clients: list[Data]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        call([net().state_dict(), net().state_dict()], [replace(clients[0], y=clients[0].y % 2)])
+
+
+def column() -> nn.Module:
+    """One output in a column, whose residuals would be those of all pairs of samples."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 1))

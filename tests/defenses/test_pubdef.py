@@ -235,6 +235,7 @@ def test_similarity_of_perturbations() -> None:
         (lambda d, s: AdvStore((), s.kept), "not empty"),
         (lambda d, s: AdvStore(s.pairs[:1], s.kept), "pairs, copies"),
         (lambda d, s: AdvStore.pack(s.pairs, s.kept.float(), dtype=torch.int32), "dtype"),
+        (lambda d, s: AdvStore.pack(s.pairs, 1.2 * torch.ones(s.kept.shape)), "expected values in"),
         (lambda d, s: generate({}, {"pgd": ATTACK}, d, seed=0), "0 sources"),
         (lambda d, s: TAPMEvaluation(public={}, attacks={"f": FGSM()}), "0 models"),
         (lambda d, s: TAPMEvaluation(public={"a": mlp("a")}, attacks={"f": FGSM()}, seen_sources=["z"]), "'z'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,3 +143,44 @@ def test_a_model_without_a_linear_head_is_refused_for_ldam(data: Data) -> None:
 
     with pytest.raises(InputError, match="linear head"):
         SRAT(epochs=1, base_loss="ldam").fit(Twice(), data, seed=0)
+
+
+def test_an_anchor_next_to_its_positive_counts_however_small_its_loss(data: Data) -> None:
+    """Two pairs far apart have a loss of 0 in float32, a third pair has not: the mean is over all six."""
+    features = torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0], [0, 1], [0, -1]], requires_grad=True)
+    y, method = torch.tensor([0, 0, 1, 1, 2, 2]), SRAT(eps=0.1, attack_steps=1, tau=0.01)
+
+    class Given(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.head = torch.nn.ReLU(), torch.nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen(x)
+            return self.head(x.flatten(1))
+
+    model, run = Given(), state(data)
+    model.seen.register_forward_hook(lambda *_: features)
+    batch = replace(data.batch(torch.arange(6)), y=y)
+    each = SupConLoss(0.01, reduction="none")(features, y)
+    assert int((each == 0).sum()) == 4
+    apart = method.loss(model, batch, run, "seen") - replace(method, lam=0.0).loss(model, batch, state(data), "seen")
+    torch.testing.assert_close(apart, SupConLoss(0.01)(features, y), rtol=1e-4, atol=1e-5)
+    assert run.log[-1]["lonely"] == 0
+
+
+@pytest.mark.parametrize(("epoch", "weighted"), [(7, False), (8, True)])
+def test_weights_come_at_four_fifths_of_the_steps_where_these_are_given(data: Data, epoch: int, weighted: bool) -> None:
+    model, batch = net().eval(), data.batch(torch.arange(16))
+    method = SRAT(eps=0.1, attack_steps=1, steps=30, batch_size=32, lam=0.0, weighting="inverse")
+    late = replace(method, defer_epoch=0 if weighted else 100)
+    a, b = (m.loss(model, batch, state(data, epoch), LAYER) for m in (method, late))
+    torch.testing.assert_close(a, b)
+
+
+def test_cosine_network_keeps_precision_and_frozen_weights_and_takes_a_bare_layer() -> None:
+    linear = torch.nn.Linear(4, 3).double().requires_grad_(False)
+    found, x = CosineNetwork(linear, ""), torch.rand(2, 4, dtype=torch.float64)
+    expected = 30 * F.normalize(x, dim=1) @ F.normalize(linear.weight, dim=1).T
+    torch.testing.assert_close(found(x), expected)
+    assert not any(p.requires_grad for p in found.parameters())

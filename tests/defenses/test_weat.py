@@ -130,6 +130,29 @@ def test_awp_without_gamma_is_pgd_training_and_its_first_pass_leaves_batch_stati
         torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_awp_moves_nothing_that_is_unused_or_frozen(data: Data, frozen: bool) -> None:
+    """With every matrix frozen only biases train, which AWP leaves in place: it is training on PGD's points."""
+    model, (batch, state) = net(), batch_of(data)
+    model.spare = nn.Linear(3, 3)
+    for p in model.parameters():
+        p.requires_grad_(not frozen or p.dim() == 1)
+    method = AWP(eps=0.1, gamma=0.02, attack_steps=2)
+    loss = method.objective(model, batch, state)
+    x_adv = method.worst(model, batch, state)
+    v = method.perturbation(model, batch.x, x_adv, batch.y)
+    assert set(v) == (set() if frozen else {"body.1.weight", "head.weight"})
+    assert (loss > F.cross_entropy(model(x_adv), batch.y)) != frozen
+
+
+def test_weights_by_steps_and_margins_stay_finite_where_they_vanish() -> None:
+    """Alike samples have weights of 1, however small the weights are before they are scaled."""
+    ones = torch.ones(2)
+    assert gairat_weights(torch.tensor([10, 10]), 10, -60.0).equal(ones)
+    sure = torch.tensor([[30.0, 0.0], [30.0, 0.0]])
+    assert mail_weights(sure, torch.tensor([0, 0]), slope=500.0).equal(ones)
+
+
 def test_weights_of_mail_by_hand_and_burn_in(data: Data) -> None:
     logits, y = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 0])
     p = logits.softmax(1)
@@ -167,7 +190,9 @@ def test_gairat_counts_the_steps_that_an_attack_needs(data: Data) -> None:
         (MART, {"beta": -1.0}),
         (AWP, {"on": "mart"}),
         (AWP, {"gamma": -0.1}),
+        (AWP, {"beta": -1.0}),
         (MAIL, {"slope": 0.0}),
+        (MAIL, {"beta": -1.0}),
         (GAIRAT, {"burn_in": 2.0}),
     ],
 )

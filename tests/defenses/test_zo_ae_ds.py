@@ -195,6 +195,31 @@ def test_a_repaired_subject_is_smoothed_saved_and_loaded(train: Data, box: nn.Mo
     assert predict(load(str(tmp_path / "subject")).model, x).equal(predict(fitted, x))
 
 
+def test_a_model_in_training_mode_stays_there_and_is_defended_in_evaluation_mode(train: Data) -> None:
+    with seeded(0, "dropout"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5)).train()
+    fitted = DenoisedSmoothing(depth=3, width=4, q=1, steps=1, batch_size=8).fit(model, train[:8], seed=0)
+    assert model.training
+    assert model[2].training
+    assert torch.equal(fitted(train.x[:4]), fitted(train.x[:4]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 8, 8), {}, "Kernel size"),
+        ((1, 32, 32), {}, "28, 28"),
+        ((1, 96, 96), {"kernel": 4, "stride": 2, "latent": 12}, "at most 4096"),
+    ],
+)
+def test_an_autoencoder_that_does_not_fit_the_images(
+    shape: tuple[int, ...], options: dict[str, int], message: str
+) -> None:
+    data = Data(torch.rand(2, *shape), torch.tensor([0, 1]), ("a", "b"))
+    with pytest.raises(InputError, match=message):
+        ZOAEDenoisedSmoothing(depth=3, width=2, ae_epochs=0, **options).prepare(data, seed=0)
+
+
 def test_bad_input(train: Data, box: nn.Module) -> None:
     for options in ({"sigma": 0.0}, {"mu": -1.0}, {"q": 0}, {"estimator": "spsa"}, {"target": "clean"}):
         with pytest.raises(InputError):

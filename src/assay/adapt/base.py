@@ -192,7 +192,7 @@ class FeatureTuner:
 
 def as_features(where: str, features: Any) -> Float[Tensor, "n d"]:
     """Features in float32, finite, (n, d), without rows of zeros; InputError otherwise."""
-    x = torch.as_tensor(np.asarray(features), dtype=torch.float32)
+    x = torch.as_tensor(features.detach().cpu() if isinstance(features, Tensor) else np.asarray(features)).float()
     check_inputs(where, x)
     if x.dim() != 2:
         raise InputError(f"{where}: features have shape {tuple(x.shape)}; expected (n, d)")

@@ -28,6 +28,7 @@ def smooth_labels(y: Int[Tensor, " n"], confidence: Float[Tensor, " n"], classes
         raise InputError(f"smooth_labels: {classes} classes; expected at least two")
     check_labels("smooth_labels", y, len(y), classes)
     _check_confidence("smooth_labels", confidence, len(y))
+    confidence = confidence if confidence.is_floating_point() else confidence.float()
     rest = (1 - confidence) / (classes - 1)
     return rest[:, None].repeat(1, classes).scatter(1, y[:, None], confidence[:, None])
 

@@ -184,6 +184,8 @@ class MixingTraining:
         if (attacked is None) != (attacked_labels is None):
             raise InputError("MixingTraining: attacked inputs or their labels alone; expected both or neither")
         if attacked is not None and attacked_labels is not None:
+            if not bool(((attacked_labels == 0) | (attacked_labels == 1)).all()):
+                raise InputError("MixingTraining: attacked_labels hold other numbers; expected 0 or 1")
             data = replace(data, fields={"attacked": attacked, "attacked_labels": attacked_labels.float()})
         start = copy.deepcopy(model)
         for base in (start.std_model, start.robust_model):

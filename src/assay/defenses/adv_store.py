@@ -46,10 +46,13 @@ class AdvStore:
         bounds: tuple[float, float] = (0.0, 1.0),
         dtype: torch.dtype = torch.uint8,
     ) -> AdvStore:
-        """The store of examples ``x``."""
+        """The store of examples ``x``. InputError for uint8 where they leave the bounds."""
         if dtype not in KEPT:
             raise InputError(f"AdvStore: dtype {dtype}; expected uint8, float16 or float32")
         low, high = bounds
+        if dtype == torch.uint8 and (x.min() < low - 1e-6 or x.max() > high + 1e-6):
+            found = f"examples span [{x.min():.4g}, {x.max():.4g}]"
+            raise InputError(f"AdvStore: {found}; expected values in {list(bounds)}, as uint8 holds no others")
         levels = ((x - low) * (255 / (high - low))).round() if dtype == torch.uint8 else x
         return cls(tuple(pairs), levels.to(dtype), bounds)
 

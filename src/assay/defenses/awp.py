@@ -46,8 +46,8 @@ class AWP(WorstCaseTrainer):
         super().__post_init__()
         if self.on not in ("pgd", "trades"):
             raise unknown("base of AWP", str(self.on), ("pgd", "trades"))
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise InputError(f"AWP: gamma={self.gamma}; expected a finite number >= 0")
+        if not (math.isfinite(self.gamma) and self.gamma >= 0 and math.isfinite(self.beta) and self.beta >= 0):
+            raise InputError(f"AWP: gamma={self.gamma}, beta={self.beta}; expected finite numbers >= 0")
 
     def _trades(self) -> TRADES:
         names = ("eps", "norm", "attack_steps", "step_size", "beta")
@@ -71,17 +71,20 @@ class AWP(WorstCaseTrainer):
         return F.cross_entropy(network(x_adv), y)
 
     def perturbation(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """v by the name of its tensor, without a gradient."""
+        """v by the name of its tensor, without a gradient; none for tensors that are frozen or not used."""
         names = [n for n, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
         free: dict[str, Tensor] = {
             n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())
         }
         weights = [free[n].requires_grad_() for n in names]
+        if not weights:
+            return {}
         loss = self.outer(_at(model, free), x, x_adv, y)
-        slopes = torch.autograd.grad(loss, weights)
+        slopes = torch.autograd.grad(loss, weights, allow_unused=True)
         return {
             n: self.gamma * w.detach().norm() / (g.norm() + TINY) * g
             for n, w, g in zip(names, weights, slopes, strict=True)
+            if g is not None
         }
 
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,10 +26,11 @@ class AdversarialTrainer(Trainer):
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2") or self.eps <= 0 or self.attack_steps < 1 or self.step_size <= 0:
+        positive = 0 < self.eps < math.inf and 0 < self.step_size < math.inf
+        if self.norm not in ("linf", "l2") or not positive or self.attack_steps < 1:
             raise InputError(
                 f"{type(self).__name__}: norm={self.norm!r}, eps={self.eps}, attack_steps={self.attack_steps}, "
-                f"step_size={self.step_size}; expected norm linf or l2 and positive numbers"
+                f"step_size={self.step_size}; expected norm linf or l2 and finite positive numbers"
             )
 
     def ball(self) -> Ball:

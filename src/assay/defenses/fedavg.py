@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -53,10 +54,14 @@ class Federation:
 
 
 def fedavg(states: Sequence[Weights], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The weighted mean of the floating-point tensors of state dicts, in float64; ``weights`` sum to 1.
+    """The weighted mean of the floating-point tensors of state dicts, in float64; ``weights``, one each, sum to 1.
 
-    Integers (counters of batches) have no mean and are left out. InputError unless names and shapes agree.
+    Integers (counters of batches) have no mean and are left out. InputError unless names and shapes agree, for no state
+    and for other weights.
     """
+    if not states or len(weights) != len(states) or not abs(math.fsum(weights) - 1) <= 1e-6:
+        found = f"{len(states)} state dicts, {len(weights)} weights with the sum {math.fsum(weights):.6g}"
+        raise InputError(f"fedavg: {found}; expected one or more, and weights for each that sum to 1")
     first = {k: v.shape for k, v in states[0].items()}
     for state in states[1:]:
         if {k: v.shape for k, v in state.items()} != first:
@@ -118,6 +123,9 @@ class FedAvg(Trainer):
     def losses(self, outputs: Tensor, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The loss of each sample."""
         if self.loss == "absolute":
+            if outputs.shape != y.shape:
+                where = f"{type(self).__name__}: loss 'absolute' of outputs {tuple(outputs.shape)}"
+                raise InputError(f"{where}; expected ({len(y)},), one number a sample")
             return (outputs - (2 * y - 1)).abs()
         return F.cross_entropy(outputs, y, reduction="none")
 
@@ -210,6 +218,8 @@ class _Server:
     def __init__(self, method: FedAvg, model: nn.Module) -> None:
         self.method, self.model = method, copy.deepcopy(model).eval()
         self.own: dict[str, Weights] = {}
+        # Every name of every parameter: one that is shared has several in a state dict, of which one is a master's.
+        self.trained = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         # float64: the mean of float32 weights, and with one client the sum U + (W - U), lose nothing.
         self.master = [p.detach().cpu().double() for p in self.model.parameters()]
         if method.server == "adam":
@@ -233,7 +243,7 @@ class _Server:
         names = [name for name, _ in self.model.named_parameters()]
         spread = [sum(float((s[k].double() - mean[k]).square().sum()) for k in names) for s in states]
         if method.buffers == "local":
-            buffers = [name for name in mean if name not in names]
+            buffers = [name for name in mean if name not in self.trained]
             self.own |= {c.hash: {k: s[k] for k in buffers} for c, s in zip(chosen, states, strict=True)}
             mean = {k: v for k, v in mean.items() if k not in buffers}
         self._apply(mean, names)
@@ -260,6 +270,6 @@ class _Server:
             master.copy_(parameter)
             master.grad = master - mean[name]
         self.optimizer.step()
-        moved = {k: v for k, v in mean.items() if k not in names}
+        moved = {k: v for k, v in mean.items() if k not in self.trained}
         moved |= dict(zip(names, self.master, strict=True))
         self.model.load_state_dict(moved, strict=False)

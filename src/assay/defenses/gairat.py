@@ -15,6 +15,7 @@ from assay.attacks import PGD, Untargeted
 from assay.attacks.engine import Climb
 from assay.data import Batch
 from assay.defenses.base import AdversarialTrainer
+from assay.defenses.mail import relative
 from assay.runtime.errors import InputError
 from assay.runtime.inference import evaluating
 from assay.runtime.random import Draws, derive
@@ -34,8 +35,7 @@ class CountingPGD(PGD):
 
 def gairat_weights(kappa: Int[Tensor, " n"], steps: int, shift: float = -1.0) -> Float[Tensor, " n"]:
     """(1 + tanh(shift + 5 (1 - 2 kappa / steps))) / 2 scaled to mean 1 (eq. 6): few steps, large weight."""
-    w = (1 + torch.tanh(shift + 5 * (1 - 2 * kappa / steps))) / 2
-    return w / w.mean()
+    return relative(2 * (shift + 5 * (1 - 2 * kappa / steps)))  # (1 + tanh(z)) / 2 = sigmoid(2 z)
 
 
 @dataclass(frozen=True, kw_only=True)

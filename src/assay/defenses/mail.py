@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,8 +24,12 @@ def mail_weights(
     """sigmoid(-slope (PM - bias)) scaled to mean 1, PM = p_y - max_{k != y} p_k at the worst points (eq. 4 and 6)."""
     p = logits_adv.detach().softmax(1)
     margin = p.gather(1, y[:, None])[:, 0] - p.scatter(1, y[:, None], -1.0).amax(1)
-    w = torch.sigmoid(-slope * (margin - bias))
-    return w / w.mean()
+    return relative(-slope * (margin - bias))
+
+
+def relative(z: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """sigmoid(z) scaled to mean 1, also where every sigmoid rounds to 0."""
+    return len(z) * F.logsigmoid(z).softmax(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,8 +76,8 @@ class MixedClassifier(nn.Module):
         super().__init__()
         if not 0 <= alpha <= 1:
             raise InputError(f"MixedClassifier: alpha is {alpha}; expected a weight in [0, 1]")
-        if not (std_scale > 0 and robust_scale > 0):
-            raise InputError(f"MixedClassifier: scales {std_scale}, {robust_scale}; expected both above 0")
+        if not (0 < std_scale < math.inf and 0 < robust_scale < math.inf):
+            raise InputError(f"MixedClassifier: scales {std_scale}, {robust_scale}; expected both above 0 and finite")
         if space not in ("probability", "logit"):
             raise unknown("space of MixedClassifier", str(space), ("probability", "logit"))
         self.std_model, self.robust_model = std_model, robust_model
@@ -97,13 +97,16 @@ class MixedClassifier(nn.Module):
     def at(self, alpha: float) -> MixedClassifier:
         """The same models under another weight."""
         scales = self.std_scale, self.robust_scale
-        return MixedClassifier(self.std_model, self.robust_model, alpha, *scales, self.space).train(self.training)
+        other = MixedClassifier(self.std_model, self.robust_model, alpha, *scales, self.space)
+        other.training = self.training  # not train(): the models are shared, and keep their mode
+        return other
 
     def scan(
         self, x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], alphas: Sequence[float], attack: Attack, *, seed: int
     ) -> MixtureScan:
         """Each weight's mixture on ``x``, untouched and under ``attack`` on that mixture's own output."""
         check_inputs("MixedClassifier.scan", x, y, attack.bounds)
+        alphas = [float(a) for a in alphas]
         if not alphas:
             raise InputError("MixedClassifier.scan: no weights; expected at least one")
         mixtures = [self.at(a).eval() for a in alphas]

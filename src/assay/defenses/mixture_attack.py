@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from assay.attacks.balls import wide
+from assay.attacks.balls import Linf, wide
 from assay.attacks.base import Goal, Untargeted
 from assay.attacks.engine import Climb, GradientAttack
 from assay.runtime.checks import check_labels
@@ -75,6 +75,11 @@ class RandomisedPGD(GradientAttack):
 
     contract: ClassVar[bool] = True
     early_stop: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.ball, Linf):
+            self.refuse("ball", repr(self.ball), "Linf(eps)")
 
     def begin(self, run: Climb) -> Float[Tensor, "n ..."]:
         drawn = run.draws.uniform(2).to(run.x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -53,7 +55,11 @@ def certified_radius_lipschitz(
     The radius is 0 where y is not the robust model's class, and for alpha up to 1/2.
     """
     _checked("certified_radius_lipschitz", h_probs, y, alpha, error)
-    constants = torch.as_tensor(lip, dtype=torch.float64).expand(h_probs.shape[1])
+    constants = torch.as_tensor(lip, dtype=torch.float64)
+    if constants.dim() and constants.shape != h_probs.shape[1:]:
+        where = f"certified_radius_lipschitz: {tuple(constants.shape)} Lipschitz constants"
+        raise InputError(f"{where}; expected one, or ({h_probs.shape[1]},), one a class")
+    constants = constants.expand(h_probs.shape[1])
     if not (constants > 0).all():
         raise InputError(f"certified_radius_lipschitz: lip = {lip}; expected Lipschitz constants above 0")
     if alpha == 0:
@@ -73,8 +79,8 @@ def certified_radius_smoothing(
     ``certified_radius_lipschitz``. At alpha = 1 it is the radius of randomised smoothing.
     """
     _checked("certified_radius_smoothing", h_probs, y, alpha, error)
-    if not sigma > 0:
-        raise InputError(f"certified_radius_smoothing: sigma = {sigma}; expected above 0")
+    if not 0 < sigma < math.inf:
+        raise InputError(f"certified_radius_smoothing: sigma = {sigma}; expected a finite number above 0")
     own, other = _sides(h_probs, y, error)
     ahead = torch.special.ndtri(alpha * own) - torch.special.ndtri(alpha * other + 1 - alpha)
     return _least((sigma / 2 * ahead).nan_to_num(nan=0.0, neginf=0.0, posinf=torch.inf), y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,8 +65,9 @@ class Purifier:
         return self.learn(data, seed=seed).eval()
 
     def repair(self, subject: Subject, *, seed: int) -> nn.Module:
-        """The subject's model behind this purifier, fitted to the subject's training data."""
-        return Purified(self.fit(subject.training(type(self).__name__), seed=seed), subject.model).eval()
+        """A copy of the subject's model behind this purifier, fitted to the subject's training data."""
+        purify = self.fit(subject.training(type(self).__name__), seed=seed)
+        return Purified(purify, copy.deepcopy(subject.model)).eval()
 
     def control(self, subject: Subject, *, seed: int) -> nn.Module | None:
         """Doing nothing is the control: the model itself is unchanged."""

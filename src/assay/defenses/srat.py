@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from assay.attacks import PGD
@@ -71,9 +71,10 @@ class SRAT(AdversarialTrainer):
         self.contrast()
         FocalLoss(self.gamma)
 
-    def reweighting(self) -> DeferredReweighting:
-        """When which class weights are in force."""
-        defer = round(0.8 * self.epochs) if self.defer_epoch is None else self.defer_epoch
+    def reweighting(self, epochs: float | None = None) -> DeferredReweighting:
+        """When which class weights are in force, in a training of ``epochs`` (None: as the field says)."""
+        epochs = self.epochs if epochs is None else epochs
+        defer = round(0.8 * epochs) if self.defer_epoch is None else self.defer_epoch
         return DeferredReweighting(weighting=self.weighting, beta=self.beta, defer=defer)
 
     def contrast(self) -> SupConLoss:
@@ -108,12 +109,13 @@ class SRAT(AdversarialTrainer):
         with captured(model, [layer]) as caught:
             logits = model(x_adv)
         counts = torch.bincount(state.data.y, minlength=logits.shape[1])
-        weight = self.reweighting().weights(counts, state.epoch).to(logits)[batch.y]
+        epochs = None if self.steps is None else self.steps / -(-len(state.data) // self.batch_size)
+        weight = self.reweighting(epochs).weights(counts, state.epoch).to(logits)[batch.y]
         loss = (weight * self.base(logits, batch.y, counts)).mean()
         if self.lam == 0:
             return loss
+        lonely = self.lonely(batch.y, state)
         separation = self.separation(pooled(caught[layer]), batch.y, state)
-        lonely = separation.detach() == 0
         state.log.append({"step": state.step, "lonely": float(lonely.double().mean())})
         if self.weigh_separation:
             separation = weight * separation
@@ -130,6 +132,12 @@ class SRAT(AdversarialTrainer):
             sizes = counts.clamp_min(1).tolist()
             return LDAMLoss(sizes, max_margin=0.5 * SCALE, scale=1.0, reduction="none")(logits, y)
         return F.cross_entropy(logits, y, reduction="none")
+
+    def lonely(self, y: Int[Tensor, " n"], state: State) -> Bool[Tensor, " n"]:
+        """Which anchors have no positive, neither in the batch nor in the queue."""
+        alike = (y[:, None] == y).sum(1) > 1
+        labels = state.memory.get("srat/labels")
+        return ~alike if labels is None else ~(alike | torch.isin(y, labels))
 
     def separation(self, z: Float[Tensor, "n d"], y: Int[Tensor, " n"], state: State) -> Float[Tensor, " n"]:
         """The separation loss of each anchor, 0 where it has no positive; the queue moves on."""

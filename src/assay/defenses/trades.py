@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from assay.attacks.engine import GradientAttack
 from assay.data import Batch
 from assay.defenses.worst_case import Network, WorstCaseTrainer
 from assay.losses.pairs import divergence
+from assay.runtime.errors import InputError
 from assay.runtime.inference import evaluating
 from assay.runtime.random import Draws, derive
 from assay.training import State
@@ -46,6 +48,11 @@ class TRADES(WorstCaseTrainer):
     contract: ClassVar[bool] = False
 
     beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.beta) and self.beta >= 0):
+            raise InputError(f"{type(self).__name__}: beta={self.beta}; expected a finite number >= 0")
 
     def worst(self, model: nn.Module, batch: Batch, state: State) -> Float[Tensor, "n ..."]:
         with evaluating(model), torch.no_grad():

@@ -19,7 +19,7 @@ from assay.defenses.purifier import Purified
 from assay.defenses.zo import CHUNK, PointLoss, cge_gradient, rge_gradient, zo_surrogate_loss
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import batched, evaluating
+from assay.runtime.inference import batched, device_of, evaluating
 from assay.runtime.random import derive, seeded, torch_rng
 from assay.runtime.spec import rebuildable
 from assay.subject import Subject
@@ -44,7 +44,7 @@ class BlackBox(nn.Module):
 
 @rebuildable
 class Denoised(Purified):
-    """What is fitted: ``purify`` (denoiser and autoencoder) before the model, which is as it was.
+    """What is fitted: ``purify`` (denoiser and autoencoder) before a copy of the model.
 
     ``queries_`` is how many inputs the model was asked for while fitting, ``history_`` the loss and the queries so far
     after every step. To certify, smooth it: ``RandomizedSmoothing(sigma=...)`` of the room certify takes it as a model.
@@ -128,18 +128,20 @@ class DenoisedSmoothing:
             purify = fit(start, data, objective, self.plan(self.epochs, self.steps), seed=seed, hooks=[note])
         if not isinstance(purify, DenoiseMap):
             raise TypeError(f"{where}: training gave {type(purify).__name__}")
-        fitted = Denoised(purify, box if module is None else module).eval()
+        fitted = Denoised(purify, box if module is None else copy.deepcopy(module)).eval()
         fitted.queries_, fitted.history_ = box.queries, history
         return fitted
 
     def prepare(self, data: Data, *, seed: int) -> DenoiseMap:
         """What training starts from, with the parts that stay fixed frozen."""
         start = DenoiseMap(self._denoiser(data, seed))
-        size = data.x[0].numel()
+        self._check_size(data.x[0].numel())
+        return start
+
+    def _check_size(self, size: int) -> None:
         if self.estimator == "cge" and size > LARGE and not self.force:
             where = type(self).__name__
             raise InputError(f"{where}: 'cge' for {size} coordinates; expected at most {LARGE}, or force=True")
-        return start
 
     def targets(self, box: nn.Module, data: Data) -> Tensor:
         """What each sample's loss compares with, asked for once."""
@@ -253,6 +255,7 @@ class ZOAEDenoisedSmoothing(DenoisedSmoothing):
             encoder = ConvEncoder(**sizes) if self.encoder is None else copy.deepcopy(self.encoder)
             decoder = ConvDecoder(**sizes) if self.decoder is None else copy.deepcopy(self.decoder)
         start = DenoiseMap(nn.Identity(), encoder, decoder)
+        self._check_code(start, data.x[:1])
         if not self.ae_epochs:
             return start
 
@@ -264,6 +267,22 @@ class ZOAEDenoisedSmoothing(DenoisedSmoothing):
         if not isinstance(trained, DenoiseMap):
             raise TypeError(f"training gave {type(trained).__name__}")
         return trained
+
+    @torch.no_grad()
+    def _check_code(self, start: DenoiseMap, x: Float[Tensor, "1 c h w"]) -> None:
+        """InputError unless the autoencoder gives back the shape of the samples, from a code that may be estimated."""
+        try:
+            with evaluating(start):
+                code = start.latent(x.to(device_of(start)))
+                made = str(tuple(start.decoder(code).shape[1:]))
+        except RuntimeError as error:
+            made = f"nothing ({str(error).splitlines()[0]})"
+        if made != str(tuple(x.shape[1:])):
+            found = f"the autoencoder makes {made} of samples of shape {tuple(x.shape[1:])}"
+            raise InputError(
+                f"{type(self).__name__}: {found}; expected the same shape (kernel, stride, or own networks)"
+            )
+        self._check_size(code.numel())
 
     def prepare(self, data: Data, *, seed: int) -> DenoiseMap:
         inner = self.pretrain_autoencoder(data, seed=seed)

@@ -28,8 +28,9 @@ class CosineHead(nn.Linear):
 
 @rebuildable
 class CosineNetwork(nn.Module):
-    """A copy of ``model`` in which a CosineHead takes the place of the linear layer named ``layer``; it starts from
-    that layer's weight. InputError where the model has no linear layer of that name."""
+    """A copy of ``model`` in which a CosineHead takes the place of the linear layer named ``layer`` ("": the model
+    itself); it starts from that layer's weight, in its dtype, and is frozen where that is. InputError where
+    the model has no linear layer of that name."""
 
     def __init__(self, model: nn.Module, layer: str = "head", scale: float = 30.0) -> None:
         super().__init__()
@@ -38,11 +39,15 @@ class CosineNetwork(nn.Module):
         if not isinstance(linear, nn.Linear):
             raise InputError(f"CosineNetwork: layer {layer!r} is {type(linear).__name__}; expected an nn.Linear's name")
         with torch.random.fork_rng(devices=[]):
-            head = CosineHead(linear.in_features, linear.out_features, scale).to(linear.weight.device)
+            head = CosineHead(linear.in_features, linear.out_features, scale).to(linear.weight)
         with torch.no_grad():
             head.weight.copy_(linear.weight)
+        head.requires_grad_(linear.weight.requires_grad)
         parent, _, name = layer.rpartition(".")
-        setattr(self.model.get_submodule(parent), name, head)
+        if name:
+            setattr(self.model.get_submodule(parent), name, head)
+        else:
+            self.model = head
         self.train(model.training)
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.runtime.checks import check_inputs
+from assay.runtime.errors import InputError
 from assay.subject import Subject
 from assay.training.engine import Plan, State, fit
 
@@ -70,6 +71,10 @@ class Supervised(Trainer):
     """Minimise cross-entropy, with label smoothing where asked (Szegedy et al., 2016, arXiv:1512.00567, section 7)."""
 
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing <= 1:
+            raise InputError(f"Supervised: label_smoothing={self.label_smoothing}; expected a share in [0, 1]")
 
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
         return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
