@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -105,6 +107,13 @@ def test_trak_sums_are_derivatives_along_the_step() -> None:
                 ends.append(other(data.x[50:].double()))
         moved.append((ends[0] - ends[1]) / (2 * eps))
     assert torch.allclose(torch.stack(moved).mean(0), scores[:7].sum(0), atol=1e-4)
+
+
+def test_trak_of_a_network_in_double_precision() -> None:
+    data, model = points(40), net()
+    wide = replace(data, x=data.x.double())
+    scores = trak_scores([model], data, data[:3], proj_dim=5)
+    assert torch.allclose(trak_scores([copy.deepcopy(model).double()], wide, wide[:3], proj_dim=5), scores, atol=1e-3)
 
 
 def test_training_on_a_sample_raises_its_own_margin_and_seeds_draw_projections() -> None:

@@ -12,11 +12,12 @@ from torch import nn
 from assay.curate import DataDiet, FittedDiet, RandomSubset, at_equal_steps
 from assay.curate.subsets import within_classes
 from assay.data import Data, load_data
-from assay.nets import SmallCNN
+from assay.labels import ForwardCorrection, Mixup
+from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded, torch_rng
 from assay.runtime.statistics import point
-from assay.training import Supervised
+from assay.training import Supervised, Trainer
 
 SHORT = Supervised(batch_size=64)
 
@@ -90,6 +91,13 @@ def test_equal_steps_whatever_is_kept() -> None:
 def test_smaller_random_subsets_lie_in_larger_ones(noisy: tuple, model: nn.Module) -> None:
     small, large = (RandomSubset().select(model, noisy[0], n, seed=1) for n in (100, 300))
     assert torch.isin(small, large).all()
+
+
+@pytest.mark.parametrize("trainer", [ForwardCorrection(), Mixup(pairs="all")])
+def test_forgetting_refuses_trainers_without_a_prediction_of_each_sample(trainer: Trainer) -> None:
+    data = Data(torch.rand(9, 4), torch.arange(9) % 3, ("a", "b", "c"))
+    with pytest.raises(InputError, match=f"{type(trainer).__name__} (states|predicts)"):
+        DataDiet(score="forget", n_models=1, epochs=1, trainer=trainer).select(MLP((4,), 3, (5,)), data, 3, seed=0)
 
 
 def test_bad_options() -> None:

@@ -306,3 +306,22 @@ def test_coreset_distances_do_not_depend_on_a_shift() -> None:
         for s in (0.0, 1e8)
     ]
     assert torch.equal(*chosen)
+
+
+def test_coreset_holds_few_distances_and_refuses_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    probs, features, known = torch.full((700, 2), 0.5), torch.rand(700, 3, generator=g), torch.rand(40, 3, generator=g)
+    plain, rows = torch.cdist, []
+
+    def counted(a: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
+        rows.append(len(a))
+        return plain(a, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "cdist", counted)
+    chosen = CoresetQuery().select(Pool(probs, features, known), 1, seed=0).rows
+    assert sum(rows) == 700
+    assert max(rows) <= 512
+    assert int(chosen) == int(plain(features.double(), known.double()).amin(1).argmax())
+    for bad in (Pool(probs, features / 0, known), Pool(probs, features, known * torch.nan)):
+        with pytest.raises(InputError, match="finite"):
+            CoresetQuery().select(bad, 1, seed=0)

@@ -133,6 +133,27 @@ def test_ghost_refuses_what_would_add_up() -> None:
     assert not layer._forward_hooks
 
 
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.stack((x, 2 * x, x - 1), 1)
+        return self.head(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+
+def test_ghost_refuses_attention_and_takes_the_layers_beside_it() -> None:
+    with seeded(0, "attention"):
+        model, x, y = Attentive(), torch.randn(3, 4), torch.tensor([0, 1, 2])
+    for names in (None, ["attention.out_proj.weight"]):
+        with pytest.raises(InputError, match="attention"):
+            grand_scores([model], x, y, method="ghost", params=names)
+    head = {"params": ["head.weight", "head.bias"]}
+    assert torch.allclose(grand_scores([model], x, y, method="ghost", **head), grand_scores([model], x, y, **head))
+
+
 def test_forgetting_by_hand_and_by_batches() -> None:
     seen = torch.tensor([[0, 1, 1, 0, 1], [1, 0, 1, 0, 0], [0, 1, 1, 0, 0], [1, 0, 1, 0, 1]]).bool()
     expected = torch.tensor([1.0, 2.0, 0.0, torch.inf, 1.0]).double()

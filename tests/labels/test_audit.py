@@ -50,11 +50,15 @@ def test_standing_by_hand():
         ([0, 1], ["guessed"], [0, 1, 0]),
         ([0, 1], ["neither"] * 2, [0, 1, 0]),
         ([0, 1], ["guessed"] * 2, [0, 1]),
+        ([0.0, 1.0], ["guessed"] * 2, [0, 1, 0]),
     ],
 )
 def test_bad_benchmarks(rows, verdicts, predicted):
     with pytest.raises(InputError, match="benchmark"):
         corrected_benchmark({"m": np.array(predicted)}, np.array([0, 1, 0]), np.array(rows), verdicts, np.array([1, 0]))
+    nothing: list[int] = []
+    with pytest.raises(InputError, match="no correctable"):
+        corrected_benchmark({}, np.array([0, 1, 0]), np.array(nothing), [], np.array(nothing))
 
 
 @settings(max_examples=60)

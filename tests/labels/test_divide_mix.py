@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from assay.data import Data
-from assay.labels import DivideMix
+from assay.labels import DivideMix, MixMatch
 from assay.labels.divide_mix import clean_probability
 from assay.methods import from_text
 from assay.runtime.errors import InputError
@@ -62,6 +64,18 @@ def test_loss_is_its_three_terms() -> None:
     same = torch.zeros(3, 4, dtype=torch.float64)
     assert float(method.loss(same, same.softmax(1), torch.zeros(3).bool(), 1.0)) == pytest.approx(0, abs=1e-12)
     assert [method.weight(e) for e in (9, 10, 18, 26, 99)] == [0, 0, 12.5, 25, 25]
+
+
+def test_sure_networks_and_low_temperatures_are_finite() -> None:
+    sure = torch.tensor([[300.0, 0.0], [300.0, 0.0]])
+    found = DivideMix().loss(sure, torch.tensor([[1.0, 0.0]] * 2), torch.ones(2), 0.0)
+    assert float(found) == pytest.approx(150 - math.log(2))
+    p = torch.cat((torch.full((1, 1000), 1e-3), F.one_hot(torch.tensor([3]), 1000), torch.rand(1, 1000).softmax(1)))
+    for temperature in (0.5, 0.1, 0.01, 1e-3):
+        expected = (p.double().log() / temperature).softmax(1).float()
+        found = DivideMix(temperature=temperature).targets(torch.zeros(3).long(), p, p, torch.zeros(3))
+        assert torch.allclose(found, expected, rtol=1e-2, atol=1e-6)
+        assert torch.allclose(MixMatch(temperature=temperature).guess(p.log()[None]), found, rtol=1e-2, atol=1e-6)
 
 
 def test_each_network_is_told_by_the_other_once_an_epoch() -> None:

@@ -81,6 +81,37 @@ def test_weight_averages_start_at_the_weights_and_follow_them() -> None:
     torch.testing.assert_close(state.memory["elr+/average/first/weight"], expected)
 
 
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.b(self.a(x).relu()).relu())
+
+
+def test_tied_weights_have_one_average() -> None:
+    torch.manual_seed(0)
+    models = {"first": _Tied(), "second": _Tied()}
+    state, method = State(0, _data(), 9), ELRPlus(average=0.9, average_steps=0)
+    start = models["second"].a.weight.detach().clone()
+    batch = _data().batch(torch.arange(6))
+    method.loss("first", models, batch, state)
+    models["second"].b.weight.data += 1
+    method.follow(models, state)
+    averaged = copy.deepcopy(models["second"])
+    averaged.a.weight.data = start + 0.1
+    found = method.targets(
+        "first",
+        models,
+        batch,
+        State(0, _data(), 9, memory=state.memory | {"elr+/first": 0 * state.memory["elr+/first"]}),
+    )
+    torch.testing.assert_close(found, 0.3 * averaged(batch.x).softmax(1).detach())
+    assert ELRPlus(epochs=1).fit(_Tied(), _data(), seed=0)(batch.x).shape == (6, 4)
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path) -> None:
     method, data = ELRPlus(epochs=3, batch_size=4), _data()
 

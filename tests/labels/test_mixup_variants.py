@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from assay.data import Data
-from assay.labels import EarlyStoppedMixup, Mixup
+from assay.labels import EarlyStoppedMixup, ManifoldMixup, Mixup
 from assay.nets import MLP
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded
@@ -99,6 +99,42 @@ def test_early_stopping_is_mixup_and_then_plain_training() -> None:
         traces.append(trace)
     equal = [torch.equal(a, b) for a, b in zip(*traces, strict=True)]
     assert equal == [True] * 6 + [False] * 6
+
+
+class _Shared(nn.Module):
+    """One linear layer called twice, or a layer of attention."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 1, batch_first=True) if attention else nn.Linear(4, 4, bias=False)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.inner, nn.MultiheadAttention):
+            tokens = x[:, None]
+            return self.head(self.inner(tokens, tokens, tokens)[0][:, 0])
+        return self.head(self.inner(self.inner(x)))
+
+
+@pytest.mark.parametrize("pairs", ["permutation", "all"])
+def test_hidden_states_are_mixed_once(pairs: str) -> None:
+    x = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    data, method = Data(x, torch.arange(6) % 3, ("0", "1", "2")), ManifoldMixup(layers=("inner",), pairs=pairs)
+    batch, state = data.batch(torch.arange(6)), State(0, data, 9)
+    with seeded(0, "net"):
+        net = _Shared(attention=False)
+    logits, *_ = method.mixed_logits(net, batch, state)
+    first, second = method.partners(batch, state)
+    share = method.share(state)
+    torch.testing.assert_close(logits, net(share * x[first] + (1 - share) * x[second]))
+
+
+def test_layers_that_are_not_called_are_not_mixed() -> None:
+    data, net = Data(torch.rand(6, 4), torch.arange(6) % 3, ("0", "1", "2")), _Shared(attention=True)
+    batch, state = data.batch(torch.arange(6)), State(0, data, 9)
+    assert ManifoldMixup().eligible(net) == [net]
+    with pytest.raises(InputError, match=r"'inner\.out_proj'"):
+        ManifoldMixup(layers=("inner.out_proj",)).mixed_logits(net, batch, state)
 
 
 @pytest.mark.parametrize("bad", [{"fixed_lambda": 1.5}, {"pairs": "some"}, {"label_map": 0.5}, {"alpha": 0.0}])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +67,17 @@ def test_weights_sum_to_one_and_favour_large_and_near_classes(seed: int, q: int)
         assert fitted.weights_[k].tolist() == pytest.approx([r / sum(raw) for r in raw])
 
 
+@pytest.mark.parametrize("sizes", [SIZES, (5, 4, 3, 1)])
+def test_one_dimension_has_variances(sizes: tuple[int, ...]) -> None:
+    z, y = _points(sizes, m=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the class of one
+        fitted = PLAIN.fit(z, y)
+    assert torch.allclose(fitted.covs_[0], z[y == 0].var(0)[:, None])
+    assert fitted.score_samples(z).shape == (len(z), 4)
+    assert fitted.sample(2, seed=0)[0].shape == (8, 1)
+
+
 def test_outliers_leave_their_class() -> None:
     z, y = _points()
     z[0] += 50
@@ -119,6 +132,8 @@ def test_bad_input() -> None:
         {"lof_neighbors": 0},
         {"dispersion": "two"},
         {"shrinkage": "oas"},
+        {"contamination": 0.9},
+        {"contamination": 0.0},
     )
     for options in wrong:
         with pytest.raises(InputError):
@@ -179,6 +194,8 @@ def test_bad_options_of_the_trainer() -> None:
             RCAL(**options)
     with pytest.raises(InputError, match="layer 'last'"):
         RCAL(layer="last").fit(model, data, seed=0)
+    with pytest.raises(InputError, match=r"class sizes \[12, 10, 4, 3, 0\]"):
+        RCAL().fit(model, replace(data, classes=("a", "b", "c", "d", "e")), seed=0)
 
 
 def test_shams_change_what_they_name() -> None:

@@ -21,6 +21,7 @@ from assay.labels import (
     LabelSmoothing,
     LogitAdjustment,
     Mixup,
+    NestedCoTeaching,
     SymmetricCE,
     estimate_transition,
 )
@@ -60,6 +61,9 @@ def test_estimate_transition_from_sure_samples() -> None:
     outlier = torch.cat((sure, torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)))
     assert torch.allclose(estimate_transition(outlier, 97.0), t)
     assert torch.equal(estimate_transition(outlier, 100.0)[0], outlier[-1])
+    line = torch.linspace(0, 1, 101, dtype=torch.float64)
+    found = [float(estimate_transition(torch.stack((line, 1 - line), 1), k)[0, 0]) for k in (29, 57, 58)]
+    assert found == pytest.approx([0.29, 0.57, 0.58])
 
 
 def test_correction_is_two_stages_from_the_same_weights() -> None:
@@ -121,6 +125,13 @@ def test_co_teaching_learns_from_what_the_other_finds_easy() -> None:
     for gradient, names in ((own, losses[1]), (others, losses[0])):
         taught = gradient.abs().sum(1) > 0
         assert set(taught.nonzero()[:, 0].tolist()) == set(names.topk(6, largest=False).indices.tolist())
+
+
+@pytest.mark.parametrize(("rate", "n", "kept"), [(0.8, 10, 2), (0.9, 20, 2), (0.8, 100, 20), (0.3, 10, 7), (0.9, 3, 1)])
+def test_co_teaching_keeps_the_share_that_is_asked_for(rate: float, n: int, kept: int) -> None:
+    logits, y = torch.arange(2.0 * n).view(n, 2), torch.zeros(n, dtype=torch.int64)
+    assert len(CoTeaching(forget_rate=rate).easy(logits, y, epoch=10)) == kept
+    assert len(NestedCoTeaching().small_loss(logits, y, rate)) == kept
 
 
 def test_co_teaching_that_forgets_nothing_is_plain_training() -> None:

@@ -204,6 +204,13 @@ def test_the_auxiliary_head_has_the_type_of_the_model() -> None:
     assert (outputs.dtype, extra.dtype) == (torch.float64, torch.float64)
 
 
+def test_a_last_batch_of_one_trains_the_auxiliary_head() -> None:
+    x = torch.rand(9, 4, generator=torch.Generator().manual_seed(0))
+    method = ShrinkMatch(epochs=1, batch_size=8, mu=1, **VIEWS)  # type: ignore[arg-type]
+    found = method.fit(model(), Data(x, torch.arange(9) % C, tuple("abcde")), seed=0)
+    assert torch.isfinite(found(x)).all()
+
+
 def test_without_its_term_shrinkmatch_trains_as_fixmatch() -> None:
     class Silent(ShrinkMatch):
         def stage(self, share: torch.Tensor, state: State) -> torch.Tensor:

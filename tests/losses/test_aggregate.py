@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -153,6 +156,21 @@ class TestRegression:
         for options in ({"rho": -1.0}, {"rho": "best"}, {"ridge": -1.0}, {"folds": 1}):
             with pytest.raises(InputError):
                 AggregateLinearRegression(**options)
+
+
+@pytest.mark.parametrize("scale", [1.0, 90.0, 1e4])
+def test_cross_entropy_of_sure_predictions(scale: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = (scale * torch.randn(6, 3, generator=g)).requires_grad_()
+    shares, bag = torch.rand(6, 3, generator=g).softmax(1), torch.arange(6)
+    for loss in (InstanceBagLoss("cross-entropy"), BagLoss("cross-entropy")):  # bags of one
+        found, expected = loss(logits, shares, bag), F.cross_entropy(logits, shares)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(v, logits)[0] for v in (found, expected)))
+    log_mean = logits.detach().double().log_softmax(1).view(3, 2, 3).logsumexp(1) - math.log(2)
+    expected = -(shares[:3] * log_mean).sum(1).mean()
+    found = BagLoss("cross-entropy")(logits, shares[:3], torch.arange(6) // 2)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 class TestRisk:

@@ -67,6 +67,13 @@ def test_two_normal_classes(distance: float) -> None:
     assert bayes_error_knn(x, y, k=15)[1] < high
 
 
+def test_the_bounds_of_neighbours_do_not_depend_on_the_names_of_classes() -> None:
+    x, y = normals(60, 1.0)
+    assert bayes_error_knn(x, 7 * y, k=3) == bayes_error_knn(x, y, k=3)
+    with pytest.raises(InputError, match="1 classes"):
+        bayes_error_knn(x, torch.full((60,), 3))
+
+
 def test_soft_labels() -> None:
     assert bayes_error_soft(torch.tensor([[0.7, 0.3], [0.1, 0.9]])) == pytest.approx(0.2)
 

@@ -86,6 +86,28 @@ def test_both_solvers_have_one_objective(classes: int) -> None:
     assert np.allclose(sgd.coef_, lbfgs.coef_, atol=5e-3)
 
 
+@pytest.mark.parametrize("cuts", [[], [5], [1, 2, 9]])
+def test_constants_that_do_not_sum_exactly_are_constants(cuts: list[int]) -> None:
+    x = np.random.default_rng(0).normal(size=(13, 2))
+    x[:, 1] = 0.1
+    probe = NaiveBayesProbe()
+    for part in np.split(np.arange(13), cuts):
+        probe.partial_fit(x[part], part % 2, classes=[0, 1])
+    assert probe.constant_.tolist() == [False, True]
+    with pytest.raises(InputError, match="without variance"):
+        NaiveBayesProbe(var_smoothing=0.0).fit(x, np.arange(13) % 2)
+
+
+def test_the_search_of_sgd_leaves_rates_that_diverge() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    y = (x[:, 0] > 0).astype(int)
+    probe = LogisticProbe(C=1e-3, solver="sgd").fit(x, y)
+    assert probe.lr_ < 1
+    assert (probe.predict(x) == LogisticProbe(C=1e-3).fit(x, y).predict(x)).mean() > 0.9
+    with pytest.raises(InputError, match="larger C"):
+        LogisticProbe(C=1e-7, solver="sgd").fit(x, y)
+
+
 def test_the_logistic_probe_is_scikit_learns_and_sgd_finds_the_same() -> None:
     x, y = points(60)
     plain = LogisticRegression(C=0.5, max_iter=1000).fit(x, y)

@@ -124,7 +124,7 @@ class Projected:
             for batch in data.batches(CHUNK):
                 found = slope(self.free, batch.x.to(self.device), batch.y.to(self.device))
                 flat = torch.cat([g.flatten(keep) for g in found.values()], -1)
-                parts.append((flat if self.projection is None else flat @ self.projection).double().cpu())
+                parts.append((flat if self.projection is None else flat @ self.projection.to(flat)).double().cpu())
         return torch.cat(parts)
 
     def scores(self, query: Data, output: str) -> Float[Tensor, "n q ..."]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from assay.curate.query import Pool, Query, QuerySampler
 from assay.runtime.errors import InputError
 from assay.runtime.random import torch_rng
 
+BLOCK = 512  # points whose distances to all labelled ones are held at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoresetQuery(QuerySampler):
@@ -19,7 +22,7 @@ class CoresetQuery(QuerySampler):
     labelled and chosen ones, by Euclidean distance of the features.
 
     Without labelled points the first is random. The largest distance left is at most twice the best possible. Errors:
-    see QuerySampler; a pool without features, or labelled ones of another width.
+    see QuerySampler; a pool without features, labelled ones of another width, and values that are not finite.
     """
 
     def select(self, pool: Pool, b: int, *, seed: int) -> Query:
@@ -29,7 +32,8 @@ class CoresetQuery(QuerySampler):
         features = self._features(pool)
         if pool.labelled is not None and len(pool.labelled):
             known = pool.labelled.double()
-            distance = torch.cdist(features, known, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+            near = partial(torch.cdist, x2=known, compute_mode="donot_use_mm_for_euclid_dist")
+            distance = torch.cat([near(part).amin(1) for part in features.split(BLOCK)])
         else:
             distance = torch.rand(len(features), generator=torch_rng(seed, "coreset"), dtype=torch.float64) + torch.inf
         rows: list[int] = []
@@ -51,4 +55,6 @@ class CoresetQuery(QuerySampler):
         if features is None or not good or (labelled is not None and labelled.shape[1:] != features.shape[1:]):
             shapes = [None if t is None else tuple(t.shape) for t in (features, labelled)]
             raise InputError(f"CoresetQuery: features {shapes[0]}, labelled {shapes[1]}; expected (n, d) and (k, d)")
+        if not all(torch.isfinite(t).all() for t in (features, labelled) if t is not None):
+            raise InputError("CoresetQuery: features hold NaN or infinite values; expected finite")
         return features.double()

@@ -37,7 +37,8 @@ def ghost_squares(
     ``loss(logits, y)`` is a sum over samples; the model treats each sample by itself (evaluation mode). For a linear
     or 2-d convolutional layer with inputs A (L, i) (patches for a convolution) and output gradients G (L, o) the
     weight's gradient is A^T G, and its squared norm <A A^T, G G^T>; other layers get their own parameters' gradients by
-    vmap. Raises InputError where a layer or parameter is used more than once, whose gradients would add up.
+    vmap. Raises InputError where a layer or parameter is used more than once, whose gradients would add up, and for
+    attention and other layers that do not give one tensor.
     """
     with torch.enable_grad(), _recorded(model, frozenset(names)) as calls:
         total = loss(model(x.detach().requires_grad_()), y)
@@ -57,11 +58,17 @@ def _recorded(model: nn.Module, names: frozenset[str]) -> Iterator[list[_Call]]:
         module: frozenset(n for n, _ in module.named_parameters(recurse=False) if f"{path}.{n}".lstrip(".") in names)
         for path, module in model.named_modules()
     }
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and any(owned[part] for part in module.modules()):
+            raise InputError(f"ghost: {path or 'the model'} is attention; expected layers of one tensor (use 'vmap')")
     uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     if any(count > 1 for count in uses.values()):
         raise InputError("ghost: layers share a parameter; expected each in one layer (use method='vmap')")
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor):
+            given = f"{type(layer).__name__} gives a {type(output).__name__}"
+            raise InputError(f"ghost: {given}; expected a tensor (use method='vmap')")
         if any(c.layer is layer for c in calls):
             raise InputError(f"ghost: {type(layer).__name__} is called twice; expected once (use method='vmap')")
         calls.append(_Call(layer, inputs[0].detach(), output, owned[layer]))

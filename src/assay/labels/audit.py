@@ -54,7 +54,10 @@ def corrected_benchmark(
     Benign are the items that were not judged or whose label was confirmed; errors without a single corrected label
     are left out. Raises InputError for sizes that differ, repeated or unknown rows, or no correctable item.
     """
-    y, at, guess = np.asarray(given), np.asarray(rows), np.asarray(guessed)
+    y, guess = np.asarray(given), np.asarray(guessed)
+    at = np.asarray(rows, dtype=None if len(rows) else np.int64)
+    if at.dtype.kind not in "iu":
+        raise InputError(f"benchmark: judged rows are {at.dtype}; expected integers")
     if y.ndim != 1 or at.ndim != 1 or guess.shape != at.shape or len(verdicts) != len(at):
         raise InputError(f"benchmark: {at.shape} rows, {len(verdicts)} verdicts, {guess.shape} guesses; expected (m,)")
     if len(np.unique(at)) != len(at) or (len(at) and not 0 <= at.min() <= at.max() < len(y)):

@@ -25,11 +25,11 @@ def bayes_error_knn(x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], k: int = 1)
     (C - 1) / C (1 - sqrt(1 - C e / (C - 1))) and e (Cover & Hart, 1967).
 
     The bound is that of k = 1; it holds for larger k too, whose error is between the two, and is looser below. Ties go
-    to the lowest class. Raises InputError unless 1 <= k < n and there are two classes.
+    to the lowest class. C counts the classes that have points. Raises InputError unless 1 <= k < n and C >= 2.
     """
     check_inputs("bayes_error_knn", x)
     check_labels("bayes_error_knn", y, len(x))
-    classes = int(y.max()) + 1
+    classes = len(y.unique())
     if not 1 <= k < len(x) or classes < 2:
         raise InputError(
             f"bayes_error_knn: k={k}, {len(x)} points, {classes} classes; expected 1 <= k < n, two classes"
@@ -41,7 +41,8 @@ def bayes_error_knn(x: Float[Tensor, "n ..."], y: Int[Tensor, " n"], k: int = 1)
         for r in rows
     )
     near = [distance.topk(k, 1, largest=False).indices for distance in far]
-    votes = torch.nn.functional.one_hot(y[torch.cat(near)], classes).sum(1)
+    named = y[torch.cat(near)]
+    votes = torch.zeros(len(y), int(y.max()) + 1, dtype=torch.int64).scatter_add_(1, named, torch.ones_like(named))
     error = float((votes.argmax(1) != y).double().mean())
     inside = max(1 - classes * error / (classes - 1), 0.0)
     return (classes - 1) / classes * (1 - inside**0.5), error

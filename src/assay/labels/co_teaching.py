@@ -44,7 +44,7 @@ class CoTeaching(Trainer):
     def easy(self, logits: Float[Tensor, "b c"], y: Int[Tensor, " b"], epoch: int) -> Int[Tensor, " k"]:
         """The rows that a network names: those of its smallest losses, at least one."""
         losses = F.cross_entropy(logits.detach(), y, reduction="none")
-        return losses.argsort(stable=True)[: max(int(self.kept(epoch) * len(y)), 1)]
+        return losses.argsort(stable=True)[: max(int(self.kept(epoch) * len(y) + 1e-9), 1)]
 
     def exchanged(
         self, first: Float[Tensor, "b c"], second: Float[Tensor, "b c"], y: Int[Tensor, " b"], epoch: int

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.labels.elr_plus import MeanLogits
+from assay.labels.sharpening import sharpened
 from assay.runtime.errors import InputError
 from assay.runtime.inference import predict
 from assay.runtime.random import derive, numpy_rng, torch_rng
@@ -74,7 +75,7 @@ class DivideMix(Trainer):
         """Sharpened targets: refined labels of clean samples, guessed ones of doubtful samples."""
         share = w[:, None]
         refined = share * F.one_hot(y, own.shape[1]) + (1 - share) * own
-        return F.normalize(torch.where(share > self.threshold, refined, both) ** (1 / self.temperature), p=1, dim=1)
+        return sharpened(torch.where(share > self.threshold, refined, both), self.temperature)
 
     def weight(self, epoch: int) -> float:
         """The weight of the doubtful part in ``epoch``."""
@@ -88,7 +89,7 @@ class DivideMix(Trainer):
         p, share = log_p.exp(), clean.to(logits)
         known = -((target * log_p).sum(1) * share).sum() / share.sum().clamp_min(1)
         guessed = ((p - target).square().mean(1) * (1 - share)).sum() / (1 - share).sum().clamp_min(1)
-        balance = -(p.mean(0) * logits.shape[1]).log().mean()
+        balance = -(log_p.logsumexp(0) - math.log(len(p) / logits.shape[1])).mean()
         return known + weight * guessed + balance
 
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:

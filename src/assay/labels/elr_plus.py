@@ -125,9 +125,12 @@ class ELRPlus(ELR):
 
 
 def _averages(name: str, model: nn.Module, state: State) -> dict[str, Tensor]:
-    """The weight average of a network by parameter and buffer; it lives in the state, so that a checkpoint holds it."""
+    """The weight average of a network by parameter and buffer, of tied ones once; it lives in the state, so that a
+    checkpoint holds it."""
     stem = f"elr+/average/{name}/"
-    for key, value in model.state_dict().items():
+    single = {key for key, _ in (*model.named_parameters(), *model.named_buffers())}
+    own = {key: value for key, value in model.state_dict().items() if key in single}
+    for key, value in own.items():
         if stem + key not in state.memory:
             state.memory[stem + key] = value.detach().clone()
-    return {key: state.memory[stem + key] for key in model.state_dict()}
+    return {key: state.memory[stem + key] for key in own}

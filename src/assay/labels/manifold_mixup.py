@@ -22,7 +22,8 @@ class ManifoldMixup(Mixup):
 
     ``layers`` are names of modules of the model; absent, all those with a weight matrix or kernel but the last of them.
     The first such layer stands for the input itself. A layer inside a residual block mixes its own branch alone: name
-    whole blocks there. InputError for names that the model does not have, and as Mixup.
+    whole blocks there. A layer that is called several times mixes at its first call. InputError for names that the
+    model does not have, for a layer that it does not call, and as Mixup.
     """
 
     stream: ClassVar[str] = "ManifoldMixup"
@@ -32,7 +33,10 @@ class ManifoldMixup(Mixup):
     def eligible(self, model: nn.Module) -> list[nn.Module]:
         """The layers to draw from."""
         if self.layers is None:
-            weighted = [m for m in named_layers(model).values() if any(p.dim() > 1 for p in m.parameters())]
+            # Attention reads the weights of the layer inside it without a call.
+            inside = {m for a in model.modules() if isinstance(a, nn.MultiheadAttention) for m in a.modules()}
+            leaves = [m for m in named_layers(model).values() if m not in inside]
+            weighted = [m for m in leaves if any(p.dim() > 1 for p in m.parameters())]
             return weighted[:-1] or [model]
         modules = dict(model.named_modules())
         missing = [name for name in self.layers if name not in modules]
@@ -49,7 +53,12 @@ class ManifoldMixup(Mixup):
         share, found = self.share(state), self.eligible(model)
         layer = found[int(numpy_rng(state.seed, "ManifoldMixup/layer", state.step).integers(len(found)))]
 
-        def mix(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        calls: list[nn.Module] = []
+
+        def mix(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            calls.append(module)
+            if len(calls) > 1:
+                return given
             return (self.mixed(given[0][first], given[0][second], share, state)[0], *given[1:])
 
         handle = layer.register_forward_pre_hook(mix)
@@ -57,4 +66,9 @@ class ManifoldMixup(Mixup):
             logits = model(batch.x)
         finally:
             handle.remove()
+        if not calls:
+            name = next(name for name, module in model.named_modules() if module is layer)
+            raise InputError(
+                f"ManifoldMixup: the model does not call its layer {name!r}; expected layers that it calls"
+            )
         return logits, batch.y[first], batch.y[second], self.label_share(share, state)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from assay.data import Batch
 from assay.labels.semi_supervised import SemiSupervised, Unlabelled
+from assay.labels.sharpening import sharpened
 from assay.runtime.errors import InputError
 from assay.runtime.random import numpy_rng, torch_rng
 from assay.training import State
@@ -48,7 +49,7 @@ class MixMatch(SemiSupervised):
 
     def guess(self, logits: Float[Tensor, "k b c"]) -> Float[Tensor, "b c"]:
         """The sharpened mean prediction of k views."""
-        return F.normalize(logits.softmax(2).mean(0) ** (1 / self.temperature), p=1, dim=1)
+        return sharpened(logits.softmax(2).mean(0), self.temperature)
 
     def risen(self, step: int) -> float:
         """The weight of the unlabelled part at ``step``."""

@@ -58,7 +58,7 @@ class NestedCoTeaching(Trainer):
 
     def small_loss(self, logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], rate: float) -> Int[Tensor, " k"]:
         """Positions of the int((1 - rate) n) samples of least cross-entropy, one at least."""
-        kept = max(int((1 - rate) * len(y)), 1)
+        kept = max(int((1 - rate) * len(y) + 1e-9), 1)
         return F.cross_entropy(logits, y, reduction="none").argsort()[:kept]
 
     @torch.no_grad()

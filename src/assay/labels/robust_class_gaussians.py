@@ -57,10 +57,10 @@ class RobustClassGaussians:
     """Outliers out, then statistics of the large classes for the small ones (Zhang et al., 2023, arXiv:2211.10955).
 
     Each class, by its given labels, loses the outliers that the Local Outlier Factor finds with ``lof_neighbors``
-    neighbours (None keeps all) and ``contamination`` ("auto" or a share). Mean mu and covariance S (divisor n - 1) are
-    those of the rest. Classes with fewer samples than the quantile ``tail_quantile`` of the class sizes are tail
-    classes. A tail class k takes from the ``q`` head classes g with the nearest means, at weights w_g proportional to
-    n_g / |mu_g - mu_k|^2 that sum to 1:
+    neighbours (None keeps all) and ``contamination`` ("auto" or a share in (0, 1/2]). Mean mu and covariance S (divisor
+    n - 1) are those of the rest. Classes with fewer samples than the quantile ``tail_quantile`` of the class sizes are
+    tail classes. A tail class k takes from the ``q`` head classes g with the nearest means, at weights w_g proportional
+    to n_g / |mu_g - mu_k|^2 that sum to 1:
 
         mu' = gamma sum w_g mu_g + (1 - gamma) mu_k
         S' = gamma^2 sum w_g^2 S_g + (1 - gamma)^2 S_k + alpha D,
@@ -93,6 +93,9 @@ class RobustClassGaussians:
             raise InputError(f"{where}: {given}; expected q >= 1, gamma and quantile in [0, 1], alpha >= 0")
         if self.lof_neighbors is not None and self.lof_neighbors < 1:
             raise InputError(f"{where}: lof_neighbors={self.lof_neighbors}; expected at least 1, or None")
+        if self.contamination != "auto" and not 0 < self.contamination <= 0.5:
+            given = f"contamination={self.contamination!r}"
+            raise InputError(f"{where}: {given}; expected 'auto' or a share in (0, 0.5]")
         if self.dispersion not in ("identity", "ones"):
             raise unknown(f"dispersion of {where}", str(self.dispersion), ("identity", "ones"))
         if self.shrinkage not in ("ledoit-wolf", None):
@@ -155,7 +158,7 @@ class RobustClassGaussians:
         means = torch.stack([g.mean(0) for g in groups])
         sizes = torch.tensor([len(g) for g in groups])
         if self.shrinkage is None:
-            covs = [g.T.cov() if len(g) > 1 else g.new_zeros(z.shape[1], z.shape[1]) for g in groups]
+            covs = [torch.atleast_2d(g.T.cov()) if len(g) > 1 else g.new_zeros(z.shape[1], z.shape[1]) for g in groups]
         else:
             covs = [torch.as_tensor(ledoit_wolf(g.numpy())[0]) for g in groups]
         stacked = torch.stack(covs)

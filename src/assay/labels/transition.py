@@ -24,6 +24,6 @@ def estimate_transition(probs: Float[Tensor, "n c"], percentile: float = 100.0) 
         raise InputError(f"estimate_transition: probs of shape {tuple(p.shape)}; expected (n, c), rows of sum 1")
     if not 0 <= percentile <= 100:
         raise InputError(f"estimate_transition: percentile={percentile}; expected a number in [0, 100]")
-    place = int(percentile / 100 * (len(p) - 1))
+    place = int(percentile / 100 * (len(p) - 1) + 1e-9)
     rows = p[p.argsort(dim=0, stable=True)[place]]
     return rows / rows.sum(1, keepdim=True)

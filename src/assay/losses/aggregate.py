@@ -24,6 +24,13 @@ def bag_means(values: Float[Tensor, "n ..."], bag: Int[Tensor, " n"], bags: int)
     return total / size.view(-1, *[1] * (values.dim() - 1))
 
 
+def bag_log_means(values: Float[Tensor, "n c"], bag: Int[Tensor, " n"], bags: int) -> Float[Tensor, "a c"]:
+    """The logarithm of ``bag_means(values.exp(), ...)``, where that may be 0 too."""
+    peak = values.detach().new_full((bags, values.shape[1]), -torch.inf)
+    peak = peak.scatter_reduce(0, bag[:, None].expand_as(values), values.detach(), "amax")
+    return bag_means((values - peak[bag]).exp(), bag, bags).log() + peak
+
+
 class InterpolatedBagLoss(nn.Module):
     """Between fitting the mean prediction of a bag and fitting every prediction to the bag's mean response (Javanmard
     et al., 2024, arXiv:2401.11081): (1 - rho) L_bag + rho L_ins.
@@ -64,18 +71,16 @@ class InterpolatedBagLoss(nn.Module):
         """The loss of the predictions of whole bags."""
         self._check(pred, target, bag)
         if self.base == "cross-entropy":
-            pred = pred.softmax(1)
+            p, log_p, a = pred.softmax(1), pred.log_softmax(1), len(target)
+            together = _cross_entropy(bag_means(p, bag, a), bag_log_means(log_p, bag, a), target)
+            apart = bag_means(_cross_entropy(p, log_p, target[bag]), bag, a)
+            return reduced((1 - self.rho) * together + self.rho * apart, self.reduction)
         together = self._each(bag_means(pred, bag, len(target)), target)
         apart = bag_means(self._each(pred, target[bag]), bag, len(target))
         return reduced((1 - self.rho) * together + self.rho * apart, self.reduction)
 
     def _each(self, pred: Tensor, target: Tensor) -> Float[Tensor, " n"]:
-        if callable(self.base):
-            loss = self.base(pred, target)
-        elif self.base == "squared":
-            loss = F.mse_loss(pred, target, reduction="none")
-        else:
-            return -(target * pred.clamp(min=torch.finfo(pred.dtype).tiny).log()).sum(1)
+        loss = self.base(pred, target) if callable(self.base) else F.mse_loss(pred, target, reduction="none")
         return loss.flatten(1).mean(1) if loss.dim() > 1 else loss
 
     def _check(self, pred: Tensor, target: Tensor, bag: Tensor) -> None:
@@ -99,6 +104,14 @@ class InterpolatedBagLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rho={self.rho}, base={self.base!r}, reduction={self.reduction!r}"
+
+
+def _cross_entropy(
+    p: Float[Tensor, "n c"], log_p: Float[Tensor, "n c"], target: Float[Tensor, "n c"]
+) -> Float[Tensor, " n"]:
+    """Of each row; ``log_p`` stands in where the probability itself rounds to 0."""
+    tiny = torch.finfo(p.dtype).tiny
+    return -(target * torch.where(p > tiny, p.clamp(min=tiny).log(), log_p)).sum(1)
 
 
 class BagLoss(InterpolatedBagLoss):

@@ -36,7 +36,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
 
     A scikit-learn classifier. Learned: ``classes_`` (K,), ``coef_`` (K, n) and ``intercept_`` (K,) on scaled features,
     with two classes the row of the second less that of the first. Raises InputError for a single class, for features
-    that are not finite or not (m, n), and for options out of range.
+    that are not finite or not (m, n), for options out of range, and where "sgd" diverges at every rate.
     """
 
     kind: ClassVar[str] = "function"
@@ -120,9 +120,18 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         found = {}
         for rate in RATES:
             plan = Plan(epochs=self.epochs, optimizer=_Momentum(rate), lr=rate)
-            model = fit(start, data, self._objective, plan, seed=self.seed)
+            try:
+                model = fit(start, data, self._objective, plan, seed=self.seed)
+            except InputError:  # the rate is too large for this objective
+                continue
             with torch.no_grad():
-                found[rate] = float(self._mean(model, data.x, data.y, len(data))), model
+                reached = float(self._mean(model, data.x, data.y, len(data)))
+            if math.isfinite(reached):
+                found[rate] = reached, model
+        if not found:
+            raise InputError(
+                f"LogisticProbe: 'sgd' diverges at C={self.C} and every rate of {RATES}; expected a larger C"
+            )
         self.lr_ = min(found, key=lambda rate: found[rate][0])
         self.n_iter_ = self.epochs
         weight, bias = (p.detach().double().numpy() for p in found[self.lr_][1].parameters())

@@ -122,6 +122,9 @@ class NaiveBayesProbe(ClassifierMixin, BaseEstimator):
         member = y[:, None] == self.classes_
         count = member.sum(0).astype(float)
         new = member.T @ x / np.maximum(count, 1)[:, None]
+        for k in np.flatnonzero(count):  # a mean of equal numbers is that number, without rounding
+            own = x[member[:, k]]
+            new[k] = np.where((own == own[0]).all(0), own[0], new[k])
         squares = member.T @ (x - new[member.argmax(1)]) ** 2
         total = self.class_count_ + count
         share = (count / np.maximum(total, 1))[:, None]
