@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -141,8 +141,7 @@ class ResUpNet(Purifier):
     encoder's features, with uniform noise of size ``noise`` on the luminance that it is shown. The attacked images are
     made against the encoder, by FGSM and PGD at ``eps`` (of the data's range) and half of it; a third are left clean.
     The official code holds the architecture and the noise; losses, epochs and rates are not published and are ours.
-    Images (n, c, h, w), c one (then luminance itself) or three, square, a side that is a multiple of 8. With a side of
-    8, n and ``batch_size`` are at least two, and a last batch of one sample is left out.
+    Images (n, c, h, w), c one (then luminance itself) or three, square, a side that is a multiple of 8.
     """
 
     width: int = 16
@@ -166,20 +165,14 @@ class ResUpNet(Purifier):
                 f"ResUpNet: samples have shape {tuple(shape)}; expected square images of 1 or 3 channels, sides a "
                 "multiple of 8"
             )
-        point = shape[1] == 8  # the deepest maps have one pixel: batch norm has no use for a batch of one sample
-        if point and (len(data) < 2 or self.batch_size < 2):
-            found = f"{len(data)} images of 8 x 8 in batches of {self.batch_size}"
-            raise InputError(f"ResUpNet: {found}; expected two or more, for batch norm")
-        drop = point and len(data) % self.batch_size == 1
         with seeded(seed, "resupnet"):
             encoder = ResNet((shape[0], shape[1], shape[2]), len(data.classes), self.width, (1, 1, 1, 1))
         plain = Supervised(epochs=self.encoder_epochs, batch_size=self.batch_size)
-        plan = replace(plain.plan(), drop_last=drop)
-        trained = fit(encoder, data, plain.objective, plan, seed=derive(seed, "encoder"))
+        trained = plain.fit(encoder, data, seed=derive(seed, "encoder"))
         assert isinstance(trained, ResNet)
         with seeded(seed, "decoder"):
             start = ResUpNetMap(trained, shape, self.stem, data.bounds)
-        plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, drop_last=drop)
+        plan = Plan(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr)
         made = fit(start, data, self._objective, plan, seed=derive(seed, "fit"))
         assert isinstance(made, ResUpNetMap)
         return made

@@ -47,7 +47,6 @@ class SemiSupervised(Trainer):
     """
 
     contract: ClassVar[bool] = True
-    least: ClassVar[int] = 1  # unlabelled samples that a step takes
 
     mu: int = 7
     weak: Augment = Shift()
@@ -75,7 +74,7 @@ class SemiSupervised(Trainer):
     def drawn(self, pool: Data, batch: Batch, state: State) -> Unlabelled:
         """The unlabelled samples of this step."""
         g = torch_rng(state.seed, "unlabelled", state.step)
-        rows = torch.randperm(len(pool), generator=g)[: max(self.mu * len(batch.y), self.least)]
+        rows = torch.randperm(len(pool), generator=g)[: self.mu * len(batch.y)]
         device = batch.x.device
         truth = pool.fields[TRUTH][rows].to(device) if TRUTH in pool.fields else None
         return Unlabelled(pool.x[rows].to(device), rows.to(device), pool.index[rows].to(device), len(pool), truth)

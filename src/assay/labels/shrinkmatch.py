@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,11 +31,8 @@ class ShrinkMatch(FixMatch):
     is a running average of decay ``decay`` that begins at the first batch's; ``reset_each_epoch`` begins it anew
     every 1,024 steps, as the authors' code does. ``head="main"`` applies the loss with the main head (an ablation). The
     targets q are soft and aligned, as theirs; the head sees the strong views alone and is dropped in the end. Theirs
-    copies buffers into the weight average, the plan averages them. A step takes two unlabelled samples or more, which
-    the head's batch norm needs. InputError for a model without such a layer.
+    copies buffers into the weight average, the plan averages them. InputError for a model without such a layer.
     """
-
-    least: ClassVar[int] = 2  # the auxiliary head has batch norm
 
     soft: bool = True
     align: bool = True
