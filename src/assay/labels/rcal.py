@@ -54,10 +54,10 @@ class RCAL(Trainer):
     def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
         """The trained model, in evaluation mode."""
         check_inputs("RCAL", data.x, data.y, data.bounds)
+        plan = self.plan()
         counts = torch.bincount(data.y, minlength=len(data.classes))
         if not counts.all():
             raise InputError(f"RCAL: class sizes {counts.tolist()}; expected a sample of every class")
-        plan = self.plan()
         kept = representations(model, data.x, self.layer)
         data = replace(data, fields={**data.fields, KEPT: kept})
         pool = self.drawn(kept, data.y, seed)
