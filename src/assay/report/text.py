@@ -16,7 +16,7 @@ BETTER = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is bett
 VERDICT = {"better": "▲ better", "worse": "▼ worse", "changed": "◆ changed", "": ""}
 
 # In report.json only: too long to read.
-HIDDEN = ("profile", "seed", "weights", "code", "hashes", "recipe")
+HIDDEN = ("profile", "seed", "weights", "code", "options", "hashes", "recipe")
 
 
 def number(value: Any, digits: int = 3, *, sign: bool = False) -> str:
