@@ -296,6 +296,30 @@ def test_a_property_that_cannot_be_measured_leaves_the_rest(
     assert found.sections["accuracy"].metrics
 
 
+class Blind(nn.Module):
+    """A network that nothing can be differentiated through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize("name", ["robustness.linf", "robustness.l2", "adversarial_detection", "sharpness"])
+def test_a_model_without_gradients_is_said_to_have_none(small: Subject, name: str, tmp_path: Path) -> None:
+    found = audit(small.with_model(Blind()), only=["accuracy", name], limit=8, store=Store(tmp_path))
+    assert "accuracy.top1" in found.metrics
+    assert "do not depend differentiably" in str(found.sections[name].skipped)
+
+
+def test_frozen_weights_have_a_sharpness(small: Subject, tmp_path: Path) -> None:
+    frozen = small.with_model(Linear().requires_grad_(False))
+    assert audit(frozen, only=["sharpness"], limit=8, store=Store(tmp_path)).sections["sharpness"].skipped is None
+
+
 def test_outputs_that_are_unusable_end_the_audit(small: Subject, tmp_path: Path) -> None:
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """A group and a slice on which the model fails are found, and measured on samples that did not help to find them."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,17 @@ def test_named_groups_and_found_slices(subject):
     assert "subgroups.worst" in section.samples
     assert "subgroups.slices.worst" not in section.samples
     assert Section.from_arrays(section.to_arrays()).to_dict() == section.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [(torch.zeros(1000, 2), r"the shape \(800, 2\)"), (torch.full((1000,), float("nan")), "NaN")],
+)
+def test_groups_of_no_use_are_left_out_and_said_so(subject, groups, said):
+    given = replace(subject, test=replace(subject.test, fields={"groups": groups[: len(subject.test)]}))
+    section = subgroups.measure(given, Context())
+    assert section.metrics[0].name == "subgroups.slices.worst"
+    assert re.search(said, section.notes[0])
 
 
 def test_names_do_not_depend_on_groups_that_are_absent(subject):

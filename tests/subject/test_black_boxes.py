@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import skops.io
 import torch
 import xgboost
 from onnx import TensorProto, helper
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -98,6 +100,42 @@ def test_a_class_that_the_model_does_not_know_is_all_but_impossible(tmp_path: Pa
     p = subject.model(test.x[:50]).softmax(1).numpy()
     assert p[:, 3].max() < 1e-9
     assert np.allclose(np.delete(p, 3, 1), fitted.predict_proba(rows(test)[:50]), atol=1e-5)
+
+
+def test_probabilities_that_are_graded_late_only(tmp_path: Path) -> None:
+    """The first samples lie in pure leaves, so that their probabilities look like decisions."""
+    x = torch.cat((torch.rand(150, 1) * 0.4, torch.full((50, 1), 0.9)))
+    y = torch.cat((torch.zeros(150, dtype=torch.int64), torch.arange(50) % 2))
+    data = tmp_path / "d.npz"
+    np.savez(data, x=x.numpy(), y=y.numpy())
+    fitted = DecisionTreeClassifier(random_state=0).fit(x.numpy(), y.numpy())
+    subject = load(saved(tmp_path / "m.skops", fitted), data=f"npz:{data}", trust=[TREE])
+    assert subject.access == Access.SCORE
+    assert np.allclose(subject.model(subject.test.x).softmax(1), fitted.predict_proba(subject.test.x.numpy()))
+
+
+@pytest.mark.parametrize("labels", [np.arange(3.0), np.arange(3), np.array(["0", "1", "2"], dtype=object)])
+@pytest.mark.parametrize("estimator", [LogisticRegression(), SVC(decision_function_shape="ovo")])
+def test_three_classes_are_those_that_are_predicted(tmp_path: Path, estimator: Any, labels: np.ndarray) -> None:
+    rng = numpy_rng(0, "three")
+    y = rng.integers(0, 3, 120)
+    x = (rng.standard_normal((120, 2)) + 3 * np.eye(3)[y][:, :2]).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    fitted = estimator.fit(x.astype(np.float64), labels[y])
+    subject = load(saved(tmp_path / "m.skops", fitted), data=f"npz:{tmp_path / 'd.npz'}")
+    got = subject.model(torch.from_numpy(x)).argmax(1).numpy()
+    assert (labels[got] == fitted.predict(x.astype(np.float64))).all()
+
+
+def test_a_pipeline_of_named_columns_is_refused_in_a_line(tmp_path: Path) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [0.0, 1.0] * 20, "b": [1.0, 0.0] * 20})
+    chosen = ColumnTransformer([("scaled", StandardScaler(), ["a"])])
+    fitted = make_pipeline(chosen, LinearSVC()).fit(frame, [0, 1] * 20)
+    np.savez(tmp_path / "d.npz", x=frame.to_numpy(), y=np.array([0, 1] * 20))
+    with pytest.raises(InputError, match=r"m.skops: fails on samples of shape \(2,\) .ValueError: Specifying"):
+        load(saved(tmp_path / "m.skops", fitted), data=f"npz:{tmp_path / 'd.npz'}")
 
 
 def test_skops_types_are_built_only_when_named(tmp_path: Path, train: Data) -> None:
@@ -340,7 +378,7 @@ def test_function_refusals_and_budget(test: Data) -> None:
         from_callable(lambda x: np.zeros((len(x), 3)), test)
     with pytest.raises(InputError, match="NaN"):
         from_callable(lambda x: np.full((len(x), 10), np.nan), test)
-    with pytest.raises(InputError, match="class '12' is none"):
+    with pytest.raises(InputError, match="label 12; expected 0 to 9"):
         from_callable(lambda x: np.full(len(x), 12), test)
     with pytest.raises(InputError, match=r"expected scores for Access.SCORE"):
         from_callable(lambda x: np.zeros(len(x), int), test, access=Access.SCORE)
@@ -357,6 +395,84 @@ def test_function_refusals_and_budget(test: Data) -> None:
     with pytest.raises(BudgetError, match="budget of 100 queries is spent"):
         subject.model(test.x[:1])
     assert sum(seen) == 100
+
+
+def _late(answers: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+    """Probabilities at the first call, then ``answers`` of the rows."""
+    calls: list[int] = []
+
+    def function(x: np.ndarray) -> Any:
+        calls.append(len(x))
+        return np.full((len(x), 10), 0.1) if len(calls) == 1 else answers(x)
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (lambda x: 1 / 0, "fails on 4 samples .ZeroDivisionError"),
+        (lambda x: np.full((len(x) - 1, 10), 0.1), "3 answers to 4 samples"),
+        (lambda x: [[0.5] * (9 + k % 2) for k in range(len(x))], "rows of several lengths"),
+        (lambda x: np.array([["cat"] * 10] * len(x)), "answers are <U3; expected numbers"),
+        (lambda x: np.array(0.5), "1 answers to 4 samples"),
+    ],
+)
+def test_a_function_that_fails_later_is_one_line(
+    test: Data, answers: Callable[[np.ndarray], Any], message: str
+) -> None:
+    subject = from_callable(_late(answers), test, name="m")
+    with pytest.raises(InputError, match=f"^m: .*{message}") as raised:
+        subject.model(test.x[:4])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("option", [{"scores": "probability"}, {"takes": "numpy"}])
+def test_unknown_options_of_a_function(test: Data, option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(option))}=.*; expected 'array' or|; expected 'probabilities'"):
+        from_callable(lambda x: np.full((len(x), 10), 0.1), test, **option)
+
+
+def test_a_function_that_works_in_place_leaves_the_data_alone(test: Data) -> None:
+    def function(x: np.ndarray) -> np.ndarray:
+        x -= x.mean()
+        return x.reshape(len(x), -1)[:, :10]
+
+    before = test.x.clone()
+    subject = from_callable(function, test)
+    assert subject.model(test.x).equal(subject.model(test.x))
+    assert test.x.equal(before)
+
+
+@pytest.mark.parametrize("kind", ["three digits", "two digits", "bfloat16"])
+def test_rounded_probabilities_are_no_logits(test: Data, kind: str) -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(10), len(test))
+
+    def function(x: np.ndarray) -> Any:
+        rows = p[: len(x)]
+        return torch.from_numpy(rows).bfloat16() if kind == "bfloat16" else rows.round(2 if kind[1] == "w" else 3)
+
+    subject = from_callable(function, test)
+    assert subject.model.meaning == "probabilities"
+    assert np.abs(subject.model(test.x).softmax(1).numpy() - p).max() < 0.02
+
+
+def test_labels_that_are_numbers_whatever_the_classes_are_called() -> None:
+    x = torch.arange(90.0)[:, None] / 100
+    data = Data(x, torch.arange(90) % 3, ("1", "2", "3"))  # stars, which a model counts from 0
+    subject = from_callable(lambda x: (x[:, 0] * 100).round().astype(int) % 3, data)
+    assert subject.model(data.x).argmax(1).equal(data.y)
+    assert subject.model(data.x[2:3]).argmax(1).tolist() == [2]
+    assert subject.model(data.x[1:3]).argmax(1).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("answer", [lambda k: np.array(["b", "a"], dtype=object)[k], lambda k: np.eye(2)[1 - k]])
+def test_labels_as_objects_and_as_rows(answer: Callable[[np.ndarray], Any]) -> None:
+    data = Data(torch.arange(90.0)[:, None] / 100, 1 - torch.arange(90) % 2, ("a", "b"))
+    made = [from_callable(lambda x: answer((x[:, 0] * 100).round().astype(int) % 2), data) for _ in range(2)]
+    assert made[0].access == Access.DECISION
+    assert made[0].model(data.x).argmax(1).equal(data.y)
+    assert made[0].model.digest == made[1].model.digest
 
 
 def _multiclass(folder: Path, train: Data) -> dict[str, Path]:

@@ -174,6 +174,13 @@ def test_answers_of_no_use_are_one_line(server: Server, source: str, reply: Any,
     assert server.requests == 1
 
 
+def test_an_answer_of_no_use_is_not_kept(server: Server, source: str) -> None:
+    server.script = [(200, {}, json.dumps({"scores": [[0.5, None]] * 16}).encode())]
+    with pytest.raises(InputError, match="NaN or infinite scores"):
+        load(server.url(FAST), data=source)
+    assert load(server.url(FAST), data=source).access == Access.SCORE
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [("budget=0", "at least one"), ("timeout=soon", "a number"), ("batches=3", "did you mean 'batch'"), ("x", "x")],

@@ -137,6 +137,23 @@ def test_module_factory_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assay.load(f"mynet:make@{tmp_path}/whole.pt", data="digits")
 
 
+def test_a_subject_of_a_factory_takes_weights_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mysubject.py").write_text(
+        "from torch import nn\nfrom assay.data import load_data\nfrom assay.subject import Subject\n"
+        "def make():\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "    return Subject(net, load_data('digits:train'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(bare().state_dict(), tmp_path / "w.pt")
+    subject = assay.load(f"mysubject:make@{tmp_path}/w.pt", data="digits")
+    assert predict(subject.model, subject.test.x).equal(predict(bare(), subject.test.x))
+    assert subject.holdout is not None
+    assert subject.test.name == subject.holdout.name == "digits:test"
+    with pytest.raises(InputError, match="no such file"):
+        assay.load(f"mysubject:make@{tmp_path}/none.pt")
+
+
 @pytest.mark.parametrize("name", ["digitz", "/no/such", "json:nope", "no_such_module:f"])
 def test_an_unknown_subject_is_one_line(name: str) -> None:
     with pytest.raises(InputError):

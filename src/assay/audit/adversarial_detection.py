@@ -7,7 +7,7 @@ from torch import Tensor
 
 from assay.attacks import PGD, AttackResult, Linf, Untargeted
 from assay.audit.ood import auroc, detectors
-from assay.audit.property import MOST, Context, Cost, Plot, Property, Section
+from assay.audit.property import MOST, Context, Cost, Plot, Property, Section, check_gradient
 from assay.data import Data
 from assay.detect import LID, FeatureSqueezing
 from assay.detect.base import FittedDetector
@@ -32,6 +32,7 @@ def measure(subject: Subject, context: Context) -> Section:
     """Each detector against PGD on the model alone, and against an attack on model and detector."""
     section, (n, steps) = Section(), _budget(context)
     data = subject.test.limit(n, seed=context.seed)
+    check_gradient(subject.model, data.x)
     assert subject.holdout is not None
     fit_data = (subject.train if subject.train is not None else subject.holdout).limit(20 * n, seed=context.seed)
     ball = Linf(EPS * (data.bounds[1] - data.bounds[0]))

@@ -8,9 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from assay.data.tabular import TabularData
 from assay.data.text import TextData
+from assay.runtime.errors import InputError
+from assay.runtime.inference import device_of, evaluating
 from assay.runtime.metric import Metric, Samples
 from assay.subject import Access, Subject
 
@@ -130,6 +134,14 @@ def other_precision(subject: Subject) -> str | None:
     held = (*subject.model.parameters(), *subject.model.buffers())
     types = {t.dtype for t in held if t.is_floating_point()} - {subject.test.x.dtype}
     return str(min(types, key=str)).removeprefix("torch.") if types else None
+
+
+def check_gradient(model: nn.Module, x: Tensor) -> None:
+    """Raise InputError where the logits of ``x`` (n, ...) have no gradient, as behind NumPy or ``torch.no_grad``."""
+    with evaluating(model), torch.enable_grad():
+        found = model(x[:1].detach().to(device_of(model)).requires_grad_())
+    if not found.requires_grad:
+        raise InputError("the logits do not depend differentiably on the inputs; expected Access.SCORE or a gradient")
 
 
 @dataclass(frozen=True)

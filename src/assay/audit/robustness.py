@@ -31,7 +31,7 @@ from assay.attacks import (
 from assay.attacks.square import AsImages
 from assay.audit.defence import around_and_through, gradient_draws, purifier_of, report
 from assay.audit.masking import SIGNS, sentences, signs_of_masking
-from assay.audit.property import Context, Cost, Plot, Property, Section
+from assay.audit.property import Context, Cost, Plot, Property, Section, check_gradient
 from assay.audit.shards import Arrays, Shards
 from assay.data import Data
 from assay.data.tabular import TabularData
@@ -152,6 +152,8 @@ class Robustness:
     def part(self, model: nn.Module, data: Data, context: Context) -> dict[str, np.ndarray]:
         """Who holds against the attacks and against noise, (n, sizes), and what else is known of each sample."""
         searched = _searched(context.access)
+        if not searched:
+            check_gradient(model, data.x)
         if searched and not isinstance(data, TabularData) and len(data.shape) != 3:
             model, data = AsImages(model, data.shape), data.with_x(data.x.reshape(len(data), 1, 1, -1))
         with exact(model):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Property, Section
 from assay.data import Data
 from assay.dynamics import Hessian
 from assay.runtime.errors import InputError
+from assay.runtime.inference import device_of, evaluating
 from assay.runtime.metric import measured, resampled
 from assay.runtime.random import numpy_rng
 from assay.subject import Access, Subject
@@ -31,6 +35,7 @@ def measure(subject: Subject, context: Context) -> Section:
     data, section = _data(subject, context), Section(headline=["sharpness.top_eigenvalue", "sharpness.trace"])
     steps, probes = _budget(context)
     try:
+        _check_gradient(subject.model, data.x)
         hessian = Hessian(model=subject.model, x=data.x, y=data.y)
         top = hessian.top_eigenvalue(seed=context.seed, steps=steps)
         trace = hessian.trace(seed=context.seed, probes=probes)
@@ -66,6 +71,15 @@ def measure(subject: Subject, context: Context) -> Section:
         )
     )
     return section
+
+
+def _check_gradient(model: nn.Module, x: Tensor) -> None:
+    """Raise InputError where the logits of ``x`` (n, ...) have no gradient in the weights, frozen or not."""
+    free = {k: p.detach().requires_grad_() for k, p in model.named_parameters() if p.is_floating_point()}
+    with evaluating(model), torch.enable_grad():
+        found = functional_call(model, free, (x[:1].to(device_of(model)),))
+    if free and not found.requires_grad:
+        raise InputError("the logits do not depend differentiably on the weights; expected a gradient")
 
 
 def _cost(subject: Subject, context: Context) -> Cost:

@@ -82,7 +82,12 @@ def measure(subject: Subject, context: Context) -> Section:
     index = data.index.numpy()
     correct = (predict(subject.model, data.x).argmax(1) == data.y).numpy().astype(float)
     if "groups" in data.fields:
-        _named(section, correct, data.fields["groups"].flatten().numpy(), index)
+        groups = data.fields["groups"].numpy()
+        if groups.size == len(data) and not np.isnan(groups).any():
+            _named(section, correct, groups.reshape(-1), index)
+        else:
+            found = "NaN" if groups.size == len(data) else f"the shape {groups.shape}"
+            section.notes.append(f"Named groups left out: the field 'groups' has {found}; expected one group a sample.")
     tree, worst = find_slices(subject, seed=context.seed)
     parts = (data.x[k : k + BLOCK] for k in range(0, len(data), BLOCK))
     leaves = np.concatenate([tree.apply(representation(subject, x)) for x in parts])

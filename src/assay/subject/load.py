@@ -230,7 +230,7 @@ def load_folder(folder: Path, trust: Collection[str] = ()) -> Subject:
 
 
 def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]) -> Subject:
-    """``module:factory`` (a Subject or a module), or ``module:factory@weights.pt`` (the module's state dict)."""
+    """``module:factory`` (a Subject or a module), or ``module:factory@weights.pt`` (the state dict of its model)."""
     factory, _, weights = text.partition("@")
     try:
         made = resolve(factory, {*trust, factory.partition(":")[0]})()
@@ -239,7 +239,9 @@ def load_factory(text: str, trust: Collection[str], data: dict[str, Data | None]
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and may be a script that exits
         raise InputError(f"{factory}: {_said(error)}; expected a function without arguments") from error
     if isinstance(made, Subject):
-        return replace(made, **{k: v for k, v in data.items() if v is not None})  # type: ignore[arg-type]
+        if weights:
+            _set_state(made.model, _state_dict(Path(weights)), weights)
+        return _with_data(made, data)
     if not isinstance(made, nn.Module):
         raise InputError(f"{factory}: gives {type(made).__name__}; expected a Subject or a torch module")
     if spec_of(made) is None:
@@ -335,6 +337,11 @@ def _loaded(source: str | Path | None, given: dict[str, Data | None], trust: Col
         raise InputError(
             f"subject {text!r}: no such folder; expected {known}, a folder, KIND:FILE or module:factory[@weights.pt]"
         )
+    return _with_data(subject, given)
+
+
+def _with_data(subject: Subject, given: dict[str, Data | None]) -> Subject:
+    """The subject with the splits that are given; a new test set without a holdout gives up a fifth for one."""
     changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if "test" in changed and "holdout" not in changed:
         changed["holdout"] = None

@@ -13,7 +13,8 @@ from assay.runtime.errors import InputError
 
 Meaning = Literal["probabilities", "logits", "margins", "labels"]
 SMALLEST = 1e-12  # what a probability of zero counts as
-TOLERANCE = 1e-3  # of the sum of probabilities: endpoints round them
+ROUNDED = 0.005  # of each probability: many answer two digits, or in bfloat16
+SUMMED = 0.05  # of their sum, at most
 
 
 @dataclass(frozen=True)
@@ -22,40 +23,45 @@ class Answers:
 
     ``meaning``: probabilities; logits (whose softmax is meant to be one); margins (scores whose order is meant and no
     more); labels (integers from 0, or names of ``classes``). ``columns`` holds the class of each column (None: one a
-    class, in order). ``where`` opens error messages and holds no more than the name of a file.
+    class, in order). ``numbered``: labels are numbers from 0 (True) or names (False); None reads it off each batch.
+    ``where`` opens error messages and holds no more than the name of a file.
     """
 
     where: str
     meaning: Meaning
     classes: tuple[str, ...]
     columns: tuple[int, ...] | None = None
+    numbered: bool | None = None
 
     def logits(self, raw: Any, n: int) -> np.ndarray:
         """Logits (n, c) float32 from raw answers: labels become a one in their column, probabilities their logarithm.
 
-        One score a sample, where there are two classes, is the probability or the log-odds of the second.
+        One score a sample, where there are two classes, is the probability or the log-odds of the second. Of labels
+        that come as rows of scores the highest counts.
         """
-        table = np.asarray(raw)
-        if len(np.atleast_1d(table)) != n:
-            raise InputError(f"{self.where}: {len(np.atleast_1d(table))} answers to {n} samples; expected one each")
+        table = np.atleast_1d(table_of(raw, self.where))
+        if len(table) != n:
+            raise InputError(f"{self.where}: {len(table)} answers to {n} samples; expected one each")
         if self.meaning == "labels":
             return np.eye(len(self.classes), dtype=np.float32)[self._decided(table)]
         scores = self._scores(table)
         if self.meaning == "probabilities":
-            if scores.min() < -TOLERANCE or np.abs(scores.sum(1) - 1).max() > TOLERANCE:
+            if scores.min() < -ROUNDED or not _sum_to_one(scores):
                 raise InputError(f"{self.where}: answers are no probabilities any more; expected what it gave before")
             scores = np.log(np.maximum(scores, SMALLEST))
         return self._placed(scores).astype(np.float32)
 
     def _decided(self, table: np.ndarray) -> np.ndarray:
-        if one_hot(table):
-            found = table.argmax(1)
+        if table.ndim == 2 and table.shape[1] > 1:
+            found = self._scores(table).argmax(1)
             return found if self.columns is None else np.array(self.columns)[found]
-        return class_indices(table.reshape(-1), self.classes, self.where)
+        return class_indices(table.reshape(-1), self.classes, self.where, self.numbered)
 
     def _scores(self, table: np.ndarray) -> np.ndarray:
         """Columns for all classes of the model, float64."""
         width = len(self.classes) if self.columns is None else len(self.columns)
+        if table.dtype.kind not in "fiub":
+            raise InputError(f"{self.where}: answers are {table.dtype}; expected numbers, scores of {width} classes")
         scores = table.astype(np.float64).reshape(len(table), -1)
         if scores.shape[1] == 1 and width == 2:
             scores = np.hstack([1 - scores, scores] if self.meaning == "probabilities" else [-scores / 2, scores / 2])
@@ -77,6 +83,17 @@ class Answers:
         return placed
 
 
+def table_of(raw: Any, where: str) -> np.ndarray:
+    """Answers as one array, objects that are all strings as strings; InputError for rows of several lengths."""
+    try:
+        table = np.asarray(raw)
+    except ValueError as error:
+        raise InputError(f"{where}: answers are rows of several lengths; expected one form, always") from error
+    if table.dtype == object and table.size and all(isinstance(v, str) for v in table.flat):
+        return table.astype(str)
+    return table
+
+
 def one_hot(table: np.ndarray) -> bool:
     """Whether every row of a table (n, c) holds a single one among zeros: a decision, whatever it is called."""
     if table.ndim != 2 or table.shape[1] < 2 or table.dtype.kind not in "fiub":
@@ -90,7 +107,7 @@ def meaning_of(raw: Any, classes: int, where: str) -> Meaning:
     Integers, booleans or strings (n,), and rows of zeros with a single one, are labels. Floats (n, c), or (n,) for two
     classes, are probabilities where they are non-negative and sum to one (one float: where it lies in [0, 1]).
     """
-    table = np.asarray(raw)
+    table = table_of(raw, where)
     if table.ndim == 2 and table.shape[1] == 1:
         table = table[:, 0]
     if table.dtype.kind in "iubUS" and table.ndim == 1:
@@ -104,18 +121,38 @@ def meaning_of(raw: Any, classes: int, where: str) -> Meaning:
         return "probabilities" if table.min() >= 0 and table.max() <= 1 else "logits"
     if one_hot(table):
         return "labels"
-    summed = np.abs(table.astype(np.float64).sum(1) - 1).max() <= TOLERANCE
-    return "probabilities" if table.min() >= 0 and summed else "logits"
+    return "probabilities" if table.min() >= 0 and _sum_to_one(table) else "logits"
 
 
-def class_indices(values: Sequence[Any] | np.ndarray, classes: tuple[str, ...], where: str) -> np.ndarray:
-    """The index of each of the data's ``classes`` that a model names: by its name, else by its number from 0."""
-    known = {name: k for k, name in enumerate(classes)}
-    found = np.unique(np.asarray(values))
-    if all(str(v) in known for v in found):
-        return np.array([known[str(v)] for v in np.asarray(values)], dtype=np.int64)
+def _sum_to_one(table: np.ndarray) -> bool:
+    """Whether the rows of (n, c) sum to one but for rounding."""
+    off = np.abs(table.astype(np.float64).sum(1) - 1)
+    return bool(off.max() <= min(ROUNDED * table.shape[1], SUMMED))
+
+
+def class_indices(
+    values: Sequence[Any] | np.ndarray, classes: tuple[str, ...], where: str, numbered: bool | None = None
+) -> np.ndarray:
+    """The index of each of the data's ``classes`` that a model names: by its name, else by its number from 0.
+
+    ``numbered`` allows the one (False) or the other (True) only.
+    """
     numbers = np.asarray(values)
-    if numbers.dtype.kind in "iub" and numbers.min(initial=0) >= 0 and numbers.max(initial=0) < len(classes):
+    if numbers.dtype.kind == "f" and (numbers == np.trunc(numbers)).all():
+        numbers = numbers.astype(np.int64)
+    found = np.unique(numbers)
+    if not numbered and all_named(numbers, classes):
+        known = {name: k for k, name in enumerate(classes)}
+        return np.array([known[str(v)] for v in numbers], dtype=np.int64)
+    within = numbers.dtype.kind in "iub" and 0 <= numbers.min(initial=0) <= numbers.max(initial=0) < len(classes)
+    if numbered is not False and within:
         return numbers.astype(np.int64)
-    strange = next(v for v in found if str(v) not in known)
+    if numbered and numbers.dtype.kind in "iub":
+        raise InputError(f"{where}: label {found[-1] if found[0] >= 0 else found[0]}; expected 0 to {len(classes) - 1}")
+    strange = next(v for v in found if str(v) not in classes)
     raise InputError(f"{where}: class {str(strange)!r} is none of the data's ({', '.join(classes[:12])})")
+
+
+def all_named(values: Sequence[Any] | np.ndarray, classes: tuple[str, ...]) -> bool:
+    """Whether all ``values`` are names of ``classes``."""
+    return all(str(v) in classes for v in np.unique(np.asarray(values)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.runtime.errors import AssayError, InputError, unknown
 from assay.subject.access import Access
-from assay.subject.adapters.answers import Answers, Meaning, class_indices, meaning_of
+from assay.subject.adapters.answers import Answers, Meaning, all_named, class_indices, meaning_of, table_of
 from assay.subject.subject import Subject
 
 Ask = Callable[[np.ndarray], Any]
@@ -62,8 +62,14 @@ class BlackBox(nn.Module):
         return self.answers.meaning
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
-        asked = x.detach().cpu().numpy()
-        return torch.from_numpy(self.answers.logits(self.ask(asked), len(asked))).to(x.device)
+        asked, where = x.detach().cpu().numpy(), self.answers.where
+        try:
+            raw = self.ask(asked)
+        except AssayError:
+            raise
+        except Exception as error:  # what fails in another library may be anything
+            raise InputError(f"{where}: fails on {len(asked)} samples ({said(error)}); expected answers") from error
+        return torch.from_numpy(self.answers.logits(raw, len(asked))).to(x.device)
 
 
 def black_box(
@@ -85,12 +91,14 @@ def black_box(
     test = needed(data, where)
     columns = None if names is None else tuple(class_indices(names, test.classes, where).tolist())
     try:
-        raw = np.asarray(ask(test.x[:probe].numpy()))
+        raw = table_of(ask(test.x[:probe].numpy()), where)
     except AssayError:
         raise
     except Exception as error:  # what fails in another library may be anything
         raise InputError(f"{where}: fails on samples of shape {test.shape} ({said(error)})") from error
-    answers = Answers(where, meaning or meaning_of(raw, len(test.classes), where), test.classes, columns)
+    meaning = meaning or meaning_of(raw, len(test.classes), where)
+    numbered = None if meaning != "labels" else not all_named(raw, test.classes)
+    answers = Answers(where, meaning, test.classes, columns, numbered)
     answers.logits(raw, min(probe, len(test)))
     seen = hashlib.sha256(f"{digest} {raw.dtype} {raw.shape}".encode() + raw.tobytes()).hexdigest()
     access = Access.DECISION if answers.meaning == "labels" else Access.SCORE

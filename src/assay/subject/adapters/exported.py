@@ -52,7 +52,7 @@ def load_exported(rest: str, data: dict[str, Data | None]) -> Subject:
     if not isinstance(out, Tensor) or out.shape[1:] != (len(test.classes),):
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(f"{where}: gives {shape}; expected one tensor (n, {len(test.classes)})")
-    model.meaning = meaning_of(out.numpy(), len(test.classes), where)
+    model.meaning = meaning_of(out.float().numpy(), len(test.classes), where)
     given: dict[str, Any] = {k: v for k, v in data.items() if v is not None}
     return Subject(model, name=where, access=Access.GRADIENT, **given)
 

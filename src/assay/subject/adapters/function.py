@@ -7,7 +7,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -71,8 +71,11 @@ class _Asked:
     def __call__(self, x: np.ndarray) -> Any:
         if self.budget is not None:
             self.budget.take(len(x))
+        x = x.copy()  # a function that works in place must not change the data
         out = self.function(torch.from_numpy(x) if self.takes == "tensor" else x)
-        return out.detach().cpu().numpy() if isinstance(out, torch.Tensor) else out
+        if not isinstance(out, torch.Tensor):
+            return out
+        return (out.float() if out.dtype == torch.bfloat16 else out).detach().cpu().numpy()  # NumPy has no bfloat16
 
 
 def from_callable(
@@ -91,13 +94,17 @@ def from_callable(
 
     The function is given a float32 numpy array (``takes="tensor"``: a torch tensor) and returns scores (n, c), for two
     classes also (n,) of the second, or labels (n,): integers from 0 or names of ``data.classes``. Scores are taken for
-    probabilities where those of the first 64 samples are non-negative and sum to one, else for logits; ``scores`` says
-    it outright. ``access=Access.DECISION`` uses the decisions only, even of a function that gives scores. ``budget`` is
-    the most samples that are asked in all: a property that would go beyond is left out of the audit and says so.
-    Raises InputError for answers of another form.
+    probabilities where those of the first 64 samples are non-negative and sum to one (but for rounding to two digits),
+    for decisions where each of their rows is a single one among zeros, else for logits; ``scores`` says it outright.
+    ``access=Access.DECISION`` uses the decisions only, even of a function that gives scores. ``budget`` is the most
+    samples that are asked in all: a property that would go beyond is left out of the audit and says so. Raises
+    InputError for unknown options, for a function that fails and for answers of another form.
     """
     if access not in (None, Access.DECISION, Access.SCORE):
         raise InputError(f"from_callable: access={access}; expected Access.DECISION or Access.SCORE")
+    for what, given, known in (("scores", scores, get_args(Meaning)[:3]), ("takes", takes, ("array", "tensor"))):
+        if given is not None and given not in known:
+            raise InputError(f"from_callable: {what}={given!r}; expected {' or '.join(map(repr, known))}")
     where = name or f"function {getattr(function, '__qualname__', type(function).__name__)}"
     count = Budget(budget) if budget is not None else None
     meaning: Meaning | None = scores

@@ -182,6 +182,8 @@ class Endpoint:
         kinds = "f" if kind == "scores" else "iuU"
         if found.ndim not in ((1, 2) if kind == "scores" else (1,)) or found.dtype.kind not in kinds:
             raise InputError(f"{WHERE}: {kind} are {found.dtype} of shape {found.shape}; expected one row a sample")
+        if kind == "scores" and not np.isfinite(found).all():  # not kept, so that it is asked for again
+            raise InputError(f"{WHERE}: answers with NaN or infinite scores; expected finite ones")
         if len(found) != len(x):
             raise InputError(f"{WHERE}: {len(found)} answers to {len(x)} samples; expected one each")
         return found

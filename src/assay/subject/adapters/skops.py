@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from assay.data import Data
-from assay.runtime.errors import InputError
-from assay.subject.adapters.answers import Meaning
-from assay.subject.adapters.base import Ask, Backend, black_box, file_digest, flat, needed, opened, said
+from assay.runtime.errors import AssayError, InputError
+from assay.subject.adapters.answers import Meaning, meaning_of, one_hot
+from assay.subject.adapters.base import BATCH, Ask, Backend, black_box, file_digest, flat, needed, opened, said
 from assay.subject.subject import Subject
+
+AGREED = 0.9  # of the samples, on which scores of classes and predictions are one
 
 
 def load_sklearn(rest: str, data: dict[str, Data | None], *, trust: Collection[str] = ()) -> Subject:
@@ -29,10 +32,15 @@ def load_sklearn(rest: str, data: dict[str, Data | None], *, trust: Collection[s
     names = getattr(estimator, "classes_", None)
     if names is None or isinstance(names, list) or not hasattr(estimator, "predict"):
         raise InputError(f"{where} holds {type(estimator).__name__}; expected a fitted classifier of one output")
-    method, meaning = _way(estimator, test.x[:2].numpy(), where)
+    try:
+        method, meaning = _way(estimator, test.x, where)
+    except AssayError:
+        raise
+    except Exception as error:  # what fails in a stranger's pipeline may be anything
+        raise InputError(f"{where}: fails on samples of shape {test.shape} ({said(error)})") from error
     ask = Backend(partial(_open, path, tuple(trust), where, method))
     return black_box(
-        ask, data, where=where, digest=file_digest(path), meaning=meaning, names=None if meaning == "labels" else names
+        ask, data, where=where, digest=file_digest(path), meaning=meaning, names=None if method == "predict" else names
     )
 
 
@@ -54,24 +62,39 @@ def _read(path: Path, trust: tuple[str, ...], where: str) -> Any:
         raise InputError(f"{where}: cannot be built ({said(error)}); expected this version of scikit-learn") from error
 
 
-def _way(estimator: Any, x: np.ndarray, where: str) -> tuple[str, Meaning | None]:
-    """The method to ask, and what it gives (None: read off the answers, as probabilities may be mere decisions)."""
-    rows = flat(x, getattr(estimator, "n_features_in_", None), where).astype(np.float64)
+def _way(estimator: Any, x: Tensor, where: str) -> tuple[str, Meaning]:
+    """The method to ask, and what it gives: probabilities that are all 0 or 1 are mere decisions."""
     if hasattr(estimator, "predict_proba"):
-        return "predict_proba", None
+        for part in x.split(BATCH):
+            found = np.asarray(estimator.predict_proba(_rows(estimator, part.numpy(), where)))
+            if not one_hot(found):
+                return "predict_proba", meaning_of(found, len(estimator.classes_), where)
+        return "predict_proba", "labels"
     if hasattr(estimator, "decision_function"):
-        width = np.asarray(estimator.decision_function(rows)).reshape(len(rows), -1).shape[1]
+        rows = _rows(estimator, x[:BATCH].numpy(), where)
+        found = np.asarray(estimator.decision_function(rows)).reshape(len(rows), -1)
         classes = len(estimator.classes_)
-        if width == (1 if classes == 2 else classes):  # otherwise one against one: no score of a class
+        if found.shape[1] == 1 and classes == 2:
+            return "decision_function", "margins"
+        # Otherwise one against one: no score of a class, though three classes have three pairs.
+        if found.shape[1] == classes and _decides(found, estimator, rows):
             return "decision_function", "margins"
     return "predict", "labels"
 
 
+def _decides(scores: np.ndarray, estimator: Any, rows: np.ndarray) -> bool:
+    """Whether the highest of the scores (n, c) is the class that is predicted, but for ties of votes."""
+    return bool((estimator.classes_[scores.argmax(1)] == estimator.predict(rows)).mean() > AGREED)
+
+
+def _rows(estimator: Any, x: np.ndarray, where: str) -> np.ndarray:
+    return flat(x, getattr(estimator, "n_features_in_", None), where).astype(np.float64)
+
+
 def _open(path: Path, trust: tuple[str, ...], where: str, method: str) -> Ask:
     estimator = _read(path, trust, where)
-    features = getattr(estimator, "n_features_in_", None)
 
     def ask(x: np.ndarray) -> np.ndarray:
-        return np.asarray(getattr(estimator, method)(flat(x, features, where).astype(np.float64)))
+        return np.asarray(getattr(estimator, method)(_rows(estimator, x, where)))
 
     return ask
