@@ -52,6 +52,7 @@ def test_verdicts_on_the_page_are_those_of_the_ledger(site: Path) -> None:
     text = (site / "papers/comp-sum.html").read_text()
     assert f"base seed {last['base_seed']}" in text
     assert text.count("<td>refuted</td>") >= sum(len(c) > 0 for c in last["shams"].values())
+    assert ("was run again and gave the same tables" in text) == ("confirms" in last)
 
 
 def test_pages_need_no_network(site: Path) -> None:
