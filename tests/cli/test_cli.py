@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,16 @@ def test_brackets_in_a_path_are_no_markup_on_a_terminal(
     ran = cli("audit", tmp_path / "models[" / "old]")
     assert ran.code == 2
     assert "models[/old]': no such folder" in ran.err
+
+
+def test_what_stops_a_comparison_or_a_repair_is_said_before_the_work(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    given = assay.load(folder)
+    other = replace(given, test=given.test[:50]).save(tmp_path / "other")
+    compared = cli("compare", folder, other, "--only", "accuracy")
+    assert "has other test data" in compared.err
+    (tmp_path / "out" / "subject").mkdir(parents=True)
+    repaired = cli("repair", folder, "--with", "calibrate.TemperatureScaling", "--out", tmp_path / "out")
+    assert "is no subject" in repaired.err
+    for ran in (compared, repaired):
+        assert ran.code == 2
+        assert "measured before" not in ran.err

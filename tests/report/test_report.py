@@ -222,6 +222,11 @@ def test_compare_pairs_the_last_with_the_first() -> None:
     compared = compare([first, make_audit(name="middle"), last])
     assert [n for n, _ in compared.steps] == ["middle", "two"]
     assert compared["privacy.mia.auc"].verdict == "worse"
+    shown = page(compared)
+    assert '<p class="kind">Comparison</p>' in shown
+    assert "Worst findings of two" in shown
+    assert "repair" not in re.sub(r"<style>.*?</style>", "", shown, flags=re.S)
+    assert "steps:" not in card(compared)
     with pytest.raises(InputError, match="at least two"):
         compare([first])
 
