@@ -23,7 +23,7 @@ def number(value: Any, digits: int = 3, *, sign: bool = False) -> str:
     """A number for a reader: ``digits`` decimals below 10, fewer above, powers of ten at the far ends."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
-    v = float(value)
+    v = float(value) or 0.0  # no minus before a zero
     mark = "+" if sign and v > 0 else ""
     if math.isinf(v):
         return "−∞" if v < 0 else mark + "∞"
