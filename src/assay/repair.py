@@ -235,10 +235,12 @@ def _over_seeds(tables: Sequence[Sequence[Effect]], sizes: Mapping[str, int | No
 
     A difference stands when both parts say so: the samples' interval of the mean run, widened by the spread of runs;
     its degrees of freedom are Satterthwaite's (1946), with n - 1 for the samples (``sizes``, by metric) and K - 1 for
-    the runs.
+    the runs. A metric that a run did not measure has no row.
     """
     rows = []
-    for effects in zip(*tables, strict=True):
+    named = [{e.name: e for e in table} for table in tables]
+    for name in (n for n in named[0] if all(n in table for table in named)):  # a later run may have skipped a property
+        effects = [table[name] for table in named]
         first = _mean_run(effects)
         d = np.array([e.difference for e in effects if e.difference is not None])
         if len(d) < len(effects) or first.low is None or first.high is None:

@@ -119,6 +119,8 @@ BAD = {
     "empty requirement": ("audit --require=", "--require: cannot read ''"),
     "absent policy": ("audit --require {f}/absent.toml", "No such file"),
     "bad policy": ("audit --require {f}/bad.toml", "not valid TOML"),
+    "a requirement beyond the numbers": ("audit --require accuracy.top1<=1e400", "'1e400' is too large"),
+    "no property": ("audit --only ,", "--only ','; expected at least one property"),
     "bad device": ("audit --device gpu", "--device 'gpu'"),
     "device that holds no data": ("audit --device meta", "--device 'meta'"),
     "no jobs": ("audit --jobs 0", "jobs=0"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,40 @@ def test_methods_lists_the_catalogue(cli: Cli) -> None:
     assert listed["schema"] == "assay/1"
     assert {m["room"] for m in listed["methods"]} == {"attacks"}
     assert "unknown room" in cli("methods", "--room", "attaks").complaint()
+
+
+def test_a_listing_elsewhere_than_on_a_terminal_has_one_line_a_row(cli: Cli) -> None:
+    rows = json.loads(cli("papers", "--json").out)["papers"]
+    lines = cli("papers").out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [r["slug"] for r in rows]
+    assert all(line.rstrip().endswith(r["title"]) for line, r in zip(lines, rows, strict=True))
+
+
+def test_a_listing_on_a_narrow_terminal_cuts_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    ran = cli("methods", "--room", "calibrate")
+    assert "…" not in ran.out
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in ran.out.splitlines()) <= 40
+
+
+def test_brackets_in_a_path_are_no_markup_on_a_terminal(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    ran = cli("audit", tmp_path / "models[" / "old]")
+    assert ran.code == 2
+    assert "models[/old]': no such folder" in ran.err
+
+
+def test_what_stops_a_comparison_or_a_repair_is_said_before_the_work(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    given = assay.load(folder)
+    other = replace(given, test=given.test[:50]).save(tmp_path / "other")
+    compared = cli("compare", folder, other, "--only", "accuracy")
+    assert "has other test data" in compared.err
+    (tmp_path / "out" / "subject").mkdir(parents=True)
+    repaired = cli("repair", folder, "--with", "calibrate.TemperatureScaling", "--out", tmp_path / "out")
+    assert "is no subject" in repaired.err
+    for ran in (compared, repaired):
+        assert ran.code == 2
+        assert "measured before" not in ran.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -92,3 +93,16 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["junit.xml"]
     with pytest.raises(InputError, match="--junit"):
         junit(tmp_path / "absent" / "junit.xml", made(), [])
+
+
+def test_only_a_regular_file_is_replaced_and_a_link_stays_one(tmp_path: Path) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "junit.xml"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="no regular file"):
+        junit(pipe, made(), [])
+    assert pipe.is_fifo()
+    file.touch()
+    link.symlink_to(file)
+    junit(link, made(), [])
+    assert link.is_symlink()
+    conforms(ET.parse(file).getroot())

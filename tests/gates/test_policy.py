@@ -216,6 +216,7 @@ def test_without_intervals_the_values_decide_and_the_direction_counts(tmp_path: 
         (NOT_WORSE.format(0.1), audit(0.9, 0.8, 1.0, data="other"), "test data other against d in the baseline"),
         (NOT_WORSE.format(0.1), audit(0.9, 0.8, 1.0, profile="deep"), "profile deep against quick in the baseline"),
         ("metric = 'depth'\nbaseline = 'base'\nworse_by = 1", made(), "no better direction"),
+        (NOT_WORSE.format(10**400), made(), "expected a number of at least 0"),
         ("metric = 'acuracy.top1'\nbaseline = 'base'\nworse_by = 1", made(), "did you mean 'accuracy.top1'"),
         ("that = 'change(accuracy.top1) >= 0'", made(), "records one audit; expected a repair's"),
     ],

@@ -185,3 +185,8 @@ def test_rows_over_seeds_are_means_with_satterthwaites_interval() -> None:
     assert (row.before, row.after, row.control) == pytest.approx((0.5, 0.61, 0.39))
     freedom = 0.0002**2 / (0.0001**2 / 1 + 0.0001**2 / 999)  # both squared errors are 0.01 squared
     assert row.high - row.difference == pytest.approx(stats.t.ppf(0.975, freedom) * 0.0002**0.5, rel=1e-6)  # type: ignore[operator]
+
+
+def test_a_metric_that_one_run_lacks_has_no_row() -> None:
+    a, b, c = (Effect(name, 0.5, 0.6, None, 0.1) for name in "abc")
+    assert [r.name for r in _over_seeds([[a, b, c], [c, a]], {})] == ["a", "c"]

@@ -222,6 +222,11 @@ def test_compare_pairs_the_last_with_the_first() -> None:
     compared = compare([first, make_audit(name="middle"), last])
     assert [n for n, _ in compared.steps] == ["middle", "two"]
     assert compared["privacy.mia.auc"].verdict == "worse"
+    shown = page(compared)
+    assert '<p class="kind">Comparison</p>' in shown
+    assert "Worst findings of two" in shown
+    assert "repair" not in re.sub(r"<style>.*?</style>", "", shown, flags=re.S)
+    assert "steps:" not in card(compared)
     with pytest.raises(InputError, match="at least two"):
         compare([first])
 
@@ -264,8 +269,9 @@ def test_scales_hold_their_data_on_round_ticks(ends: tuple[float, float]) -> Non
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (math.nan, "–"), (math.inf, "∞"), (-math.inf, "−∞"), (0.0, "0.000"), (0.9592, "0.959"), 
-     (-0.5, "−0.500"), (12_345, "12,345"), (12.345, "12.35"), (1234.56, "1,235"), (2.5e-6, "2.50e−6"), (3e9, "3.00e9")],
+    [(None, "–"), (math.nan, "–"), (math.inf, "∞"), (-math.inf, "−∞"), (0.0, "0.000"), (-0.0, "0.000"),
+     (0.9592, "0.959"), (-0.5, "−0.500"), (12_345, "12,345"), (12.345, "12.35"), (1234.56, "1,235"),
+     (2.5e-6, "2.50e−6"), (3e9, "3.00e9")],
 )  # fmt: skip
 def test_numbers_are_written_for_readers(value: float | None, text: str) -> None:
     assert number(value) == text

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import assay
+from assay.audit.property import Section
 from assay.audit.result import Audit, Effects
 from assay.report import trackers
 from assay.runtime.errors import InputError
+from assay.runtime.metric import Metric
 
 FILES = {"metrics.parquet", "report.html", "report.json", "report.md"}
 
@@ -127,3 +129,18 @@ def test_what_cannot_be_logged_is_one_line(store: Path, monkeypatch: pytest.Monk
     for tracker in trackers.TRACKERS:
         with pytest.raises(InputError, match=r"pip install 'assay\[track\]'"):
             trackers.check(tracker)
+
+
+def test_mlflow_takes_classes_of_any_name(store: Path) -> None:
+    from mlflow import MlflowClient
+
+    names = ["n", "n/a", "a//b", "end/", "x" * 300, "x" * 301]
+    metrics = [Metric(f"accuracy.class.{name}", 0.5, 0.4, 0.6) for name in names]
+    named = Audit("s", "quick", 0, {"accuracy": Section(metrics=metrics)}, {"accuracy": "Accuracy"})
+    place = trackers.log(named, "mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        found = MlflowClient(tracking_uri=store.as_uri()).get_run(place.split()[2]).data.metrics
+    assert len(found) == 3 * len(names)
+    assert max(map(len, found)) == 250
+    assert found[trackers.written("accuracy.class.n/a", "mlflow")] == 0.5

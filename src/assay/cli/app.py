@@ -246,7 +246,12 @@ def version_command() -> None:
 
 
 def _split(text: str | None) -> list[str] | None:
-    return [t.strip() for t in text.split(",") if t.strip()] if text else None
+    if text is None:
+        return None
+    names = [t.strip() for t in text.split(",") if t.strip()]
+    if not names:
+        raise InputError(f"--only {text!r}; expected at least one property")
+    return names
 
 
 from assay.cli import check, papers, serve  # noqa: E402  (the commands are listed in this order)

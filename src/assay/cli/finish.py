@@ -12,9 +12,9 @@ from assay.audit.result import Audit, Effects
 from assay.cli.folder import claim
 from assay.cli.verdicts import tell
 from assay.gates import evidence, judge, junit, parse
+from assay.gates.junit import check_file
 from assay.report import terminal
 from assay.report.files import plain
-from assay.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Wanted:
         if self.out is not None:
             claim("--out", self.out)
         if self.junit is not None:
-            if self.junit.is_dir():
-                raise InputError(f"--junit {self.junit}: a folder; expected a file to write")
+            check_file(self.junit)
             claim("--junit", self.junit.parent)
         if self.log is not None:
             from assay.report import trackers

@@ -33,13 +33,19 @@ def _clear(out: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
+def claim_subject(out: Path) -> Path:
+    """The folder ``out/subject``; InputError where something else than a subject is in its place."""
+    folder = out / "subject"
+    if folder.exists() and not (folder / "subject.toml").is_file():
+        raise InputError(f"{folder}: exists and is no subject; expected none there, or one to replace")
+    return folder
+
+
 def keep_subject(subject: Subject, out: Path) -> None:
     """Write ``subject`` to ``out/subject``; a subject that is there is exchanged for the new one once that is whole."""
     from safetensors import SafetensorError
 
-    folder = out / "subject"
-    if folder.exists() and not (folder / "subject.toml").is_file():
-        raise InputError(f"{folder}: exists and is no subject; expected none there, or one to replace")
+    folder = claim_subject(out)
     try:
         work = Path(tempfile.mkdtemp(prefix=".subject.", dir=out))
         try:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from assay.runtime.errors import unknown
 
@@ -22,8 +25,18 @@ def methods(room: str | None, kind: str | None, *, json: bool) -> None:
     if json:
         sys.stdout.write(jsonlib.dumps({"schema": "assay/1", "kind": "methods", "methods": chosen}, indent=1) + "\n")
         return
-    table = Table("method", "kind", "what", box=None)
-    for r in chosen:
-        table.add_row(r["name"], r["kind"], r["claim"])
+    show(("method", "kind", "what"), [(r["name"], r["kind"], r["claim"]) for r in chosen])
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, no cell cut: folded to a terminal's width, elsewhere one line a row, however wide."""
+    table = Table(box=None)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    if not console.is_terminal:
+        widths = [max(map(cell_len, column)) + 2 for column in zip(head, *rows, strict=True)]
+        console = Console(width=sum(widths))
+    console.print(table)

@@ -56,13 +56,11 @@ def papers_command(
 
 
 def _list(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from assay.cli.listing import show
 
-    table = Table("paper", "status", "room", "title", box=None)
-    for r in rows:
-        table.add_row(r["slug"], r["status"] + (" (stale)" if r["stale"] else ""), r["room"], r["title"])
-    Console().print(table)
+    states = [r["status"] + (" (stale)" if r["stale"] else "") for r in rows]
+    cells = [(r["slug"], state, r["room"], r["title"]) for r, state in zip(rows, states, strict=True)]
+    show(("paper", "status", "room", "title"), cells)
 
 
 def reproduce_command(

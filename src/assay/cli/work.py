@@ -14,9 +14,10 @@ from rich.table import Table
 from assay.audit import audit as run_audit
 from assay.audit import differences, expected_wall
 from assay.audit import plan as run_plan
+from assay.audit.planning import checked, prepared
 from assay.audit.result import SCHEMA, Effects
 from assay.cli.finish import Wanted, console, finish, tell
-from assay.cli.folder import claim, keep_subject
+from assay.cli.folder import claim, claim_subject, keep_subject
 from assay.gates import evidence, judge, parse
 from assay.methods import from_text
 from assay.repair import Repaired
@@ -34,7 +35,7 @@ class Shown:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("starting", total=None)
 
@@ -114,6 +115,8 @@ def repair(
     chain = [from_text(m) for m in methods]
     wanted.check()
     out = wanted.out
+    if out is not None:
+        claim_subject(out)
 
     def keep(repaired: Repaired) -> None:
         final = repaired.steps[-1][1]
@@ -146,10 +149,12 @@ def compare(
         claim("--out", out)
     with Shown() as shown:
         subjects = [load(f, trust=trust) for f in folders]
+        checked(options["profile"], options["only"], options["limit"])
+        tested = [prepared(s, options["limit"], options["seed"], options["device"]).test.hash for s in subjects]
+        for folder, test in zip(folders, tested, strict=True):
+            if test != tested[0]:
+                raise InputError(f"compare: {folder} has other test data than {folders[0]}; expected the same")
         audits = [run_audit(s, progress=shown, **options) for s in subjects]
-    for folder, result in zip(folders[1:], audits[1:], strict=True):
-        if result.meta["hashes"]["test"] != audits[0].meta["hashes"]["test"]:
-            raise InputError(f"compare: {folder} has other test data than {folders[0]}; expected the same")
     compared = [
         Effects(
             f"{folders[0]} and {f}", audits[0], [(f, a)], differences(audits[0], a), meta={"compared": [folders[0], f]}

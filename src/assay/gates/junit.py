@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Sequence
@@ -19,15 +20,24 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(path: Path, found: Evidence, verdicts: Sequence[Verdict]) -> None:
-    """Write ``path``, whole or not at all; InputError when it cannot be written.
+    """Write ``path`` (or the file that it links to), whole or not at all; InputError when it cannot be written.
 
     A requirement that is not met is a failure when it is an error, and skipped with its message when it is a warning or
     undecided. A property that ran passes; one that was skipped says why.
     """
+    check_file(path)
     try:
-        write_whole(path, document(found, verdicts))
+        write_whole(Path(os.path.realpath(path)), document(found, verdicts))
     except OSError as error:
         raise InputError(f"--junit {path}: {error.strerror}; expected a file that can be written") from error
+
+
+def check_file(path: Path) -> None:
+    """InputError where ``path`` is there and no regular file: a folder, or a device or pipe that would be replaced."""
+    if path.is_dir():
+        raise InputError(f"--junit {path}: a folder; expected a file to write")
+    if path.exists() and not path.is_file():
+        raise InputError(f"--junit {path}: no regular file; expected a file to write")
 
 
 def document(found: Evidence, verdicts: Sequence[Verdict]) -> bytes:

@@ -12,8 +12,10 @@ Policy (TOML): ``policy = 1`` with ``require = ["EXPRESSION", ..]``, or ``policy
 
 from __future__ import annotations
 
+import math
 import operator
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -208,9 +210,12 @@ def _bound(text: str, names: Sequence[str]) -> Bound:
         raise InputError(f"--require: cannot read {written!r}; expected METRIC OP NUMBER such as calibration.ece<=0.05")
     try:
         name = names[int(left[3][1:-1])] if left[3][0] == "\0" else left[3]
-        return Bound(name, match[2], float(match[3]), left[1] or "value", left[2] is not None)
+        bound = float(match[3])
     except ValueError as error:
         raise InputError(f"--require: {match[3]!r} is no number") from error
+    if math.isinf(bound):
+        raise InputError(f"--require: {match[3]!r} is too large; expected a number of at most {sys.float_info.max:.2g}")
+    return Bound(name, match[2], bound, left[1] or "value", left[2] is not None)
 
 
 def _policy(path: Path) -> list[Requirement]:
@@ -265,7 +270,7 @@ def _not_worse(where: str, entry: Mapping[str, Any], folder: Path) -> NotWorse:
     if missing := [k for k in ("metric", "worse_by", "baseline") if k not in entry]:
         raise InputError(f"{where}: no {', '.join(missing)}; expected 'that', or 'metric', 'worse_by' and 'baseline'")
     by = entry["worse_by"]
-    if isinstance(by, bool) or not isinstance(by, (int, float)) or not 0 <= by < float("inf"):
+    if isinstance(by, bool) or not isinstance(by, (int, float)) or not 0 <= by <= sys.float_info.max:
         raise InputError(f"{where}: worse_by = {by!r}; expected a number of at least 0")
     undecided = _choice(where, "undecided", entry.get("undecided", "pass"), UNDECIDED)
     try:

@@ -14,4 +14,5 @@ def compare(audits: Sequence[Audit]) -> Effects:
         raise InputError(f"compare: {len(audits)} audits given; expected at least two")
     first, *others = audits
     name = " against ".join(dict.fromkeys((others[-1].name, first.name)))
-    return Effects(name, first, [(a.name, a) for a in others], differences(first, others[-1]))
+    steps = [(a.name, a) for a in others]
+    return Effects(name, first, steps, differences(first, others[-1]), meta={"compared": [a.name for a in audits]})

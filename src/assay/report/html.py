@@ -97,12 +97,17 @@ def _view(key: str, title: str, section: Section, names: Names, budget: Budget) 
 def page(result: Audit | Effects) -> str:
     """One HTML document, at most about 5 MB whatever the data."""
     audit = result if isinstance(result, Audit) else result.after
+    kind, worst = ("Effects of a repair", " after the repair") if isinstance(result, Effects) else ("Audit", "")
+    if isinstance(result, Effects) and text.compared(result):
+        kind, worst = "Comparison", f" of {svg.clip(result.steps[-1][0], 80)}"
     budget, names = Budget(), Names()
     effects = _effects(result, names, budget) if isinstance(result, Effects) else None
     views = [_view(k, text.title(audit, k), s, names, budget) for k, s in text.measured(audit).items()]
     css = (Path(__file__).parent / "templates" / "report.css").read_text()
     return _environment.get_template("report.html.j2").render(
         name=svg.clip(result.name, 120),
+        kind=kind,
+        worst=worst,
         metadata=[(svg.clip(k, 40), svg.clip(v, 200)) for k, v in text.metadata(result)],
         findings=[svg.clip(f, 400) for f in audit.findings()],
         views=views,

@@ -23,7 +23,7 @@ def number(value: Any, digits: int = 3, *, sign: bool = False) -> str:
     """A number for a reader: ``digits`` decimals below 10, fewer above, powers of ten at the far ends."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
-    v = float(value)
+    v = float(value) or 0.0  # no minus before a zero
     mark = "+" if sign and v > 0 else ""
     if math.isinf(v):
         return "−∞" if v < 0 else mark + "∞"
@@ -74,11 +74,16 @@ def title(audit: Audit, name: str) -> str:
     return str(audit.titles.get(name, name))
 
 
+def compared(effects: Effects) -> bool:
+    """Whether these are the differences of several subjects, not the effects of a repair."""
+    return "compared" in effects.meta
+
+
 def metadata(result: Audit | Effects) -> list[tuple[str, str]]:
     """How the result was made, as (name, value): profile, seed and what ``meta`` holds."""
     audit = result if isinstance(result, Audit) else result.after
     pairs: list[tuple[str, Any]] = [("profile", audit.profile), ("seed", audit.seed)]
-    if isinstance(result, Effects):
+    if isinstance(result, Effects) and not compared(result):
         pairs += [("steps", " → ".join(name for name, _ in result.steps))]
     pairs += [(k, v) for k, v in {**audit.meta, **result.meta}.items() if k not in HIDDEN and v is not None]
     return [(str(k).replace("_", " "), _plain(v)) for k, v in pairs]

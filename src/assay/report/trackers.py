@@ -2,12 +2,14 @@
 
 MLflow writes where MLFLOW_TRACKING_URI says, else to ./mlruns; Weights & Biases under WANDB_DIR, else ./wandb, and
 ``wandb sync`` sends a run from there later. Names of metrics are written in the characters that each tracker allows
-(``written``), and can be read back (``read``). The ends of an interval are metrics too, with ``.low`` and ``.high``
+(``written``), and can be read back (``read``), but for those of more than 250 characters in MLflow, which are cut and
+end with a part of their hash. The ends of an interval are metrics too, with ``.low`` and ``.high``
 after the name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -24,10 +26,10 @@ from assay.runtime.errors import InputError, unknown
 
 TRACKERS = ("mlflow", "wandb")
 PROJECT = "assay"
-BATCH, LONGEST = 500, 500
+BATCH, LONGEST, LONGEST_NAME = 500, 500, 250
 PARAMETERS = ("task", "data", "model", "access", "limit", "weights", "assay", "torch", "numpy", "python", "machine")
 # What each tracker allows in the name of a metric, and the sign that encloses the code of every other character.
-ALLOWED = {"mlflow": ("A-Za-z0-9_./-", ":"), "wandb": ("A-Za-z0-9", "_")}
+ALLOWED = {"mlflow": ("A-Za-z0-9_.-", ":"), "wandb": ("A-Za-z0-9", "_")}
 
 
 def written(name: str, tracker: str) -> str:
@@ -69,7 +71,7 @@ def log(result: Audit | Effects, tracker: str, folder: Path | None = None) -> st
     if tracker not in TRACKERS:
         raise unknown("tracker in --log:", tracker, TRACKERS)
     document = plain(result.to_dict())
-    values, options = _values(document), _options(document)
+    values, options = _values(document, tracker), _options(document)
     with tempfile.TemporaryDirectory(prefix="assay-") as temporary:
         files = sorted(p for p in (folder or save(result, Path(temporary) / "report")).iterdir() if _is_report(p))
         if tracker == "mlflow":
@@ -81,15 +83,26 @@ def _is_report(path: Path) -> bool:
     return path.name in ("report.html", "report.json", "report.md", "metrics.parquet")
 
 
-def _values(document: Mapping[str, Any]) -> dict[str, float]:
-    """Every resolved number by name; of a repair, ``STAGE/NAME`` but for what is measured after it."""
+def _values(document: Mapping[str, Any], tracker: str) -> dict[str, float]:
+    """Every resolved number by its written name; of a repair, ``STAGE/NAME`` but for what is measured after it."""
     values = {}
     for row in rows(document, ""):
         stage = {"audit": "", "after": "", "step": f"step{row['step']}/"}.get(row["stage"], f"{row['stage']}/")
         for end, key in (("", "value"), (".low", "low"), (".high", "high")):
             if row[key] is not None:
-                values[f"{stage}{row['metric']}{end}"] = float(row[key])
+                values[_placed(stage, f"{row['metric']}{end}", tracker)] = float(row[key])
     return values
+
+
+def _placed(stage: str, name: str, tracker: str) -> str:
+    """The written name within a stage. MLflow keeps names as files: only the stage is a folder, 250 signs the most."""
+    if tracker != "mlflow":
+        return written(stage + name, tracker)
+    text = stage + written(name, tracker)
+    if len(text) <= LONGEST_NAME:
+        return text
+    mark = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{text[: LONGEST_NAME - len(mark) - 3]}...{mark}"
 
 
 def _options(document: Mapping[str, Any]) -> dict[str, str]:
@@ -149,7 +162,7 @@ def _to_mlflow(name: str, values: Mapping[str, float], options: Mapping[str, str
         experiment = client.get_experiment_by_name(PROJECT)
         key = experiment.experiment_id if experiment is not None else client.create_experiment(PROJECT)
         run = client.create_run(key, run_name=name)
-        metrics = [Metric(written(k, "mlflow"), v, run.info.start_time, 0) for k, v in values.items()]
+        metrics = [Metric(k, v, run.info.start_time, 0) for k, v in values.items()]
         for k in range(0, len(metrics), BATCH):
             client.log_batch(run.info.run_id, metrics=metrics[k : k + BATCH])
         client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in options.items()])
@@ -189,7 +202,7 @@ def _to_wandb(
                 project=PROJECT, name=name, mode="offline", dir=str(folder), config=dict(options), settings=settings
             )
         try:
-            run.summary.update({written(k, "wandb"): v for k, v in values.items()})
+            run.summary.update(values)
             columns = ["stage", "metric", "value", "low", "high", "n", "unit", "better"]
             cells = [[row[c] for c in columns] for row in table]
             run.log({"metrics": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
