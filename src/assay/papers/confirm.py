@@ -41,7 +41,7 @@ def confirm(
     i = known[int(source[:8], 16) % len(known)]
     task = Work(partial(runner.run_seed, slug, scale, derive(base, slug, i), store=str(store.root) if store else None))
     ((_, ran),) = run_shared([task], {}, on=on, jobs=1)
-    if runner.print_of(ran) != last["tables"][i]:
+    if runner.fingerprint_of(ran) != last["tables"][i]:
         return None
     first = last.get("confirms", {"run": last["key"], "commit": last["commit"], "at": last["at"]})
     row = {

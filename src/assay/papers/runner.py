@@ -139,7 +139,7 @@ def reproduce(
         base_seed=base,
         source=source,
         judgement=judgement_hash(module.__name__),
-        tables=[print_of(done[i]) for i in sorted(done)],
+        tables=[fingerprint_of(done[i]) for i in sorted(done)],
         real=arms[""],
         shams={n: arms[n] for n in paper.shams},
         setup_seconds=sum(r["setup"] for r in done.values()),
@@ -188,7 +188,7 @@ def run_seed(slug: str, scale: str, seed: int, *, store: str | None = None) -> d
     return {"arms": arms, "setup": max(a["setup"] for a in arms.values()), "peak_mb": _peak_mb()}
 
 
-def print_of(ran: Mapping[str, Any]) -> str:
+def fingerprint_of(ran: Mapping[str, Any]) -> str:
     """The fingerprint of what ``run_seed`` returned."""
     return ledger.fingerprint({name: arm["rows"] for name, arm in ran["arms"].items()})
 

@@ -122,10 +122,12 @@ class NaiveBayesProbe(ClassifierMixin, BaseEstimator):
         member = y[:, None] == self.classes_
         count = member.sum(0).astype(float)
         new = member.T @ x / np.maximum(count, 1)[:, None]
-        for k in np.flatnonzero(count):  # a mean of equal numbers is that number, without rounding
-            own = x[member[:, k]]
-            new[k] = np.where((own == own[0]).all(0), own[0], new[k])
-        squares = member.T @ (x - new[member.argmax(1)]) ** 2
+        which, present = member.argmax(1), np.flatnonzero(count)
+        starts = np.searchsorted(np.sort(which), present)
+        by_class = x[which.argsort(kind="stable")]
+        low, high = (extreme.reduceat(by_class, starts) for extreme in (np.minimum, np.maximum))
+        new[present] = np.where(low == high, low, new[present])  # a mean of equal numbers is that number, not rounded
+        squares = member.T @ (x - new[which]) ** 2
         total = self.class_count_ + count
         share = (count / np.maximum(total, 1))[:, None]
         self.squares_ = self.squares_ + squares + self.class_count_[:, None] * share * (new - self.mean_) ** 2
