@@ -255,7 +255,7 @@ def _over_seeds(tables: Sequence[Sequence[Effect]], sizes: Mapping[str, int | No
         spread = _distribution(within, between, sizes.get(first.name) or 0, len(d))
         half, mean = float(spread.ppf(0.975)) * error, float(d.mean())
         p = float(2 * spread.sf(abs(mean) / error)) if error > 0 else float(mean == 0)
-        how = f"paired bootstrap and {len(d)} runs, 95%"
+        how = f"{(first.interval or '').removesuffix(' 95%')} and {len(d)} runs, 95%"
         rows.append(replace(first, low=mean - half, high=mean + half, p=p, interval=how))
     return _holm(rows)
 

@@ -20,16 +20,16 @@ def test_little_bootstraps_have_the_width_of_the_bootstrap(name: str, monkeypatc
     low, high = statistics.bootstrap(name, values)
     monkeypatch.setattr(statistics, "LARGE", 5000)
     little = statistics.bootstrap(name, values)
-    assert statistics.named(name, values) == "little bootstraps 95%"
+    assert "little bootstraps 95%" in statistics.named(name, values)
     assert (little[1] - little[0]) / (high - low) == pytest.approx(1, abs=0.25)
     assert sum(little) / 2 == pytest.approx((low + high) / 2, abs=0.3 * (high - low))
 
 
 def test_weights_in_parts_are_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = table("ece", 300)
-    whole = statistics.STATISTICS["ece"](values, statistics.resamples(300, 0))
+    values = table("auroc", 300)
+    whole = statistics.STATISTICS["auroc"](values, statistics.resamples(300, 0))
     monkeypatch.setattr(statistics, "WEIGHTS", 300 * 7)
-    assert statistics.bootstrap("ece", values) == pytest.approx(tuple(np.quantile(whole, [0.025, 0.975])))
+    assert statistics.bootstrap("auroc", values) == pytest.approx(tuple(np.quantile(whole, [0.025, 0.975])))
 
 
 def test_paired_differences_of_large_samples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,8 +138,10 @@ def differences(before: Audit, after: Audit, control: Audit | None = None) -> li
         plain = {"name": name, "before": b.value, "after": a.value, "control": c.value if c else None}
         pair = _aligned(b_samples.get(name), a_samples.get(name))
         if pair is not None and len(pair[0]) >= 20:
-            d, low, high, p = _paired(b, a, b_samples[name].statistic, *pair)
-            plain |= {"difference": d, "low": low, "high": high, "p": p, "interval": "paired bootstrap 95%"}
+            statistic = b_samples[name].statistic
+            d, low, high, p = _paired(b, a, statistic, *pair)
+            named = statistics.named_difference(statistic)
+            plain |= {"difference": d, "low": low, "high": high, "p": p, "interval": named}
         elif a.value is not None and b.value is not None:
             plain["difference"] = a.value - b.value
         kept.append({**plain, "better": a.better, "unit": a.unit})

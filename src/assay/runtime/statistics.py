@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from assay.runtime import calibration_error
 from assay.runtime.random import numpy_rng
 
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -186,27 +187,41 @@ def bootstrap(
     """Percentile bootstrap interval of a statistic of per-sample values (n, k).
 
     Above ``LARGE`` n by little bootstraps, whose time and memory grow with n^0.6, unless a group that the statistic
-    tells apart is too rare for them. A resample without a value (NaN) is left out.
+    tells apart is too rare for them. A resample without a value (NaN) is left out. The lower limit of ``ece`` and
+    ``adaptive_ece`` is ``calibration_error.lower_limit``.
     """
     f = STATISTICS[statistic] if isinstance(statistic, str) else statistic
-    if not _in_bags(statistic, values):
-        low, high = _limits(_drawn(lambda w: np.asarray(f(values, w)), len(values), seed), level)
-        return float(low), float(high)
     value = f(values, np.ones((1, len(values))))[0]
-    deviations = _little(lambda rows, w: np.asarray(f(values[rows], w)), len(values), seed)
-    low, high = np.mean([_limits(bag, level) for bag in deviations], 0)
-    return float(value + low), float(value + high)
+    if _in_bags(statistic, values):
+        deviations = _little(lambda rows, w: np.asarray(f(values[rows], w)), len(values), seed)
+        low, high = value + np.mean([_limits(bag, level) for bag in deviations], 0)
+    else:
+        low, high = _limits(_drawn(lambda w: np.asarray(f(values, w)), len(values), seed), level)
+    if isinstance(statistic, str) and statistic in calibration_error.BINNED:
+        low, high = calibration_error.lower_limit(statistic, values, seed=seed, level=level), max(high, value)
+    return float(low), float(high)
 
 
 def named(statistic: str | Statistic, values: np.ndarray) -> str:
     """What the interval that ``bootstrap`` gives for these values is called."""
-    return "little bootstraps 95%" if _in_bags(statistic, values) else "bootstrap 95%"
+    plain = "little bootstraps 95%" if _in_bags(statistic, values) else "bootstrap 95%"
+    return f"halves and {plain}" if statistic in calibration_error.BINNED else plain
+
+
+def named_difference(statistic: str) -> str:
+    """What the interval that ``paired_differences`` gives is called."""
+    return "paired halves 95%" if statistic in calibration_error.BINNED else "paired bootstrap 95%"
 
 
 def paired_differences(
     statistic: str, before: np.ndarray, after: np.ndarray, *, seed: int = 0
 ) -> tuple[float, float, float, float]:
-    """As ``paired``, for any number of samples: above ``LARGE`` by little bootstraps where ``bootstrap`` is."""
+    """As ``paired``, for any number of samples: above ``LARGE`` by little bootstraps where ``bootstrap`` is.
+
+    Those of ``ece`` and ``adaptive_ece`` are ``calibration_error.difference``.
+    """
+    if statistic in calibration_error.BINNED:
+        return calibration_error.difference(statistic, before, after, seed=seed)
     if not (_in_bags(statistic, before) and _in_bags(statistic, after)):
         return paired(statistic, before, after, seed=seed)
     f = STATISTICS[statistic]
