@@ -79,6 +79,10 @@ def paper(row: dict[str, Any]) -> str:
     link = f"[arXiv:{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})"
     parts.append(f"{row['authors']}, {row['year']}. {link}. Status: **{_state(row)}**.\n")
     parts.append(f"{row['claim']}\n\nAs reported: {row['headline']}\n")
+    if row["needs_gpu"]:
+        parts.append(
+            f"Needs a GPU: {row['needs_gpu']['reason']}. The pilot is run `{row['needs_gpu']['key']}` of the ledger.\n"
+        )
     code = ", ".join(f"[`assay.{n}`](../rooms/{n.partition('.')[0]}.md)" for n in row["implements"])
     parts.append(f"Code: {code}.\n\n```\nassay reproduce {row['slug']}\n```\n")
     runs = ledger.read(row["slug"])

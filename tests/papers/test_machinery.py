@@ -271,6 +271,15 @@ class TestStatus:
         for key, expected in ((runs[0]["key"], "needs gpu"), ("absent", "undecided")):
             assert status.status({**self.row, "needs_gpu": {"key": key}}, runs)[0] == expected
 
+    @pytest.mark.parametrize("outcome", ["reproduced", "not reproduced"])
+    def test_only_a_run_at_gpu_scale_decides_what_needs_one(self, outcome: str) -> None:
+        row = {**self.row, "sources": {"claim": "new", "gpu": "new"}, "needs_gpu": {"key": "old pilot"}}
+        pilot = {**self._run("undecided", "old"), "key": "old pilot"}
+        assert status.status(row, [pilot, self._run(outcome)]) == ("needs gpu", False)
+        assert status.status(row, [pilot, self._run(outcome, scale="gpu")]) == (outcome, False)
+        failed = {**self._run(outcome), "claims": [{"rule": "exact", "verdict": "refuted"}]}
+        assert status.status(row, [pilot, failed])[0] == outcome
+
 
 class TestListing:
     def test_all_are_listed(self) -> None:

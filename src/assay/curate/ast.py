@@ -52,7 +52,7 @@ class AST(TrajectoryMatching):
         moved, g = trajectories.unflat(start), torch_rng(seed, "perturb")
         for name, w in moved.items():
             if w.dim() == 4:
-                d = torch.randn(w.shape, generator=g, dtype=w.dtype)
+                d = torch.randn(w.shape, generator=g, dtype=w.dtype).to(w.device)
                 moved[name] = w + self.perturb * d / d.norm() * w
         return torch.cat([w.flatten() for w in moved.values()])
 

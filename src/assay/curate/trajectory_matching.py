@@ -17,7 +17,7 @@ from assay.curate.expert_trajectories import Trajectories
 from assay.data import Batch, Data
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import predict
+from assay.runtime.inference import device_of, predict
 from assay.runtime.random import Draws, derive, numpy_rng, torch_rng
 from assay.subject import fresh
 from assay.training import Plan, State, fit
@@ -58,8 +58,9 @@ class TrajectoryMatching:
     images make a step (None: all). ``augment`` is applied to them (see SiameseAugmentation). Only the last
     ``keep_graph`` gradients of the student are differentiated (None: all; memory grows with them). ``init``: "random"
     real images, or "representative" ones, the nearest to the ``ipc`` k-means centres of the logits of a trained expert
-    in each class. Raises InputError for trajectories shorter than max_start - 1 + M, more images than a class has, and
-    losses that are not finite.
+    in each class. Students train on the device of the trajectories' model, wherever the weights are kept. Raises
+    InputError for trajectories shorter than max_start - 1 + M, more images than a class has, and losses that are not
+    finite.
     """
 
     kind: ClassVar[str] = "function"
@@ -102,8 +103,8 @@ class TrajectoryMatching:
                 f"{who}: max_start={self.max_start}, expert_epochs={self.expert_epochs} for {trajectories.epochs} "
                 "saved epochs; expected max_start - 1 + expert_epochs at most as many"
             )
-        rows = self.initial(trajectories, data, seed=seed)
-        y = data.y[rows]
+        rows, device = self.initial(trajectories, data, seed=seed), device_of(trajectories.model)
+        y = data.y[rows].to(device)
         history: list[float] = []
 
         def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:
@@ -118,9 +119,10 @@ class TrajectoryMatching:
             history.append(state.log[-1]["model"])
 
         plan = Plan(steps=self.iterations, batch_size=1, optimizer=self._optimizer, schedule="constant")
-        learned = fit(_Learned(data.x[rows], self.lr_start), CLOCK, objective, plan, seed=seed, hooks=[keep])
+        start = _Learned(data.x[rows], self.lr_start).to(device)
+        learned = fit(start, CLOCK, objective, plan, seed=seed, hooks=[keep])
         assert isinstance(learned, _Learned)
-        return SyntheticSet(learned.x.detach(), y, float(learned.lr.detach()), torch.tensor(history))
+        return SyntheticSet(learned.x.detach().cpu(), y.cpu(), float(learned.lr.detach()), torch.tensor(history))
 
     def _optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
         x, lr = parameters
@@ -155,7 +157,8 @@ class TrajectoryMatching:
         rng = numpy_rng(seed, "draw")
         one = trajectories.params_[int(rng.integers(len(trajectories.params_)))]
         t = int(rng.integers(self.max_start))
-        return one[t], one[t + 1 : t + 1 + self.expert_epochs], t
+        near = one[t : t + 1 + self.expert_epochs].to(device_of(trajectories.model))
+        return near[0], near[1:], t
 
     def perturbed(self, trajectories: Trajectories, start: Tensor, *, seed: int) -> Tensor:
         """Where the student starts: at the expert's weights."""

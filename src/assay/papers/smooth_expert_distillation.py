@@ -3,14 +3,18 @@
 Experts on 1,000 digits move less from epoch to epoch when their early loss is clipped, and their trajectories are
 matched more closely. What is distilled from them must beat real images, also representative ones, by far. Exact: the
 loss of a student that does not move, the gradient back to the images, and the student against torch's own SGD. That AST
-exceeds MTT is the paper's claim for convolutional networks on CIFAR and needs a GPU; for this network AST may lose six
-points at most. MTT takes plain SGD steps at its own rate; rates of training on real images are chosen on other data.
+exceeds MTT, by a point, is the paper's claim for convolutional networks on CIFAR and is asked at gpu scale alone; for
+this network AST may lose six points at most. MTT takes plain SGD steps at its own rate; rates of training on real
+images are chosen on other data.
 
 Images move at the rate 0.3, not 1: at 1 the matching loss rises from the 200th iteration on (to 0.46 after 900). On
 two pilot seeds the matching loss with clipped experts is 0.83 to 0.97 of that with plain ones, by iteration, where the
 bound is 0.9. On seven seeds it was 0.908 [0.879, 0.937], undecided; seeds differ by the experts that they draw; their
 number was then set to 32 for every claim. That gave 0.906 [0.890, 0.922]: the effect is there (without it 1, with the
-factors inverted 1.36) and is as large as the bound, so that no number of seeds that can be paid for decides it.
+factors inverted 1.36) and is as large as the bound, so that no number of seeds that can be paid for decides it. The gpu
+scale asks the same of the paper's networks: CIFAR-10, ten images a class, three convolutions of width 128 with instance
+norm, 50 epochs of experts with gradient penalty 2, and Siamese augmentation. Its images are in [0, 1], a fourth of the
+official code's units, so that its rate 100 for them is 6 here.
 """
 
 from __future__ import annotations
@@ -25,19 +29,58 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from assay.curate import AST, ExpertTrajectories, Trajectories, TrajectoryMatching, evaluate_distilled, representative
+from assay.curate import (
+    AST,
+    ExpertTrajectories,
+    SiameseAugmentation,
+    Trajectories,
+    TrajectoryMatching,
+    evaluate_distilled,
+    representative,
+)
 from assay.data import Data, load_data
 from assay.nets import MLP
-from assay.papers.model import Claim, Paper, Scale, Table
+from assay.papers.model import Claim, Paper, Pilot, Scale, Table
+from assay.runtime.inference import pick_device
 from assay.runtime.random import derive, numpy_rng, seeded, torch_rng
 from assay.subject import fresh
 from assay.training import Plan, fit
 
 EARLY = 10
-EXPERTS = ExpertTrajectories(batch_size=64, lr=0.02, gp_weight=0.0)
-MATCH = AST(max_start=6, lr_start=0.02, lr_img=0.3, lr_lr=1e-5)
-MTT = TrajectoryMatching(max_start=6, lr_start=0.1, lr_img=0.3, lr_lr=1e-3)
 RATES = (0.02, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """The methods for a data set: experts without penalty, its weight in the arm that has one, both ways to match, what
+    both networks are trained with, and by how much AST may lose to MTT."""
+
+    experts: ExpertTrajectories
+    penalty: float
+    match: AST
+    mtt: TrajectoryMatching
+    margin: float
+    augment: SiameseAugmentation | None = None
+
+
+DSA = SiameseAugmentation()
+SETTINGS = {
+    "digits": _Setting(
+        ExpertTrajectories(batch_size=64, lr=0.02, gp_weight=0.0),
+        0.02,
+        AST(max_start=6, lr_start=0.02, lr_img=0.3, lr_lr=1e-5),
+        TrajectoryMatching(max_start=6, lr_start=0.1, lr_img=0.3, lr_lr=1e-3),
+        -0.06,
+    ),
+    "cifar10": _Setting(
+        ExpertTrajectories(batch_size=256, lr=0.01, gp_weight=0.0, augment=DSA),
+        2.0,
+        AST(ipc=10, syn_steps=30, max_start=20, lr_start=0.01, lr_img=6.0, lr_lr=1e-5, augment=DSA),
+        TrajectoryMatching(ipc=10, syn_steps=30, max_start=20, lr_start=0.01, lr_img=6.0, lr_lr=1e-5, augment=DSA),
+        0.01,
+        DSA,
+    ),
+}
 
 PAPER = Paper(
     slug="smooth-expert-distillation",
@@ -63,10 +106,19 @@ PAPER = Paper(
     },
     baselines=("random real", "representative real"),
     scales=(
-        Scale("smoke", 1, {"train": 300, "test": 300, "experts": 2, "epochs": 8, "iterations": 5, "steps": 20}),
-        Scale("claim", 32, {"train": 1000, "test": 797, "experts": 6, "epochs": 15, "iterations": 300, "steps": 300}),
+        Scale("smoke", 1, {"data": "digits", "train": 300, "test": 300, "width": 0, "experts": 2, "epochs": 8,
+                           "iterations": 5, "steps": 20}),
+        Scale("claim", 32, {"data": "digits", "train": 1000, "test": 797, "width": 0, "experts": 6, "epochs": 15,
+                            "iterations": 300, "steps": 300}),
+        Scale("gpu", 5, {"data": "cifar10", "train": 50_000, "test": 10_000, "width": 128, "experts": 10, "epochs": 50,
+                         "iterations": 1000, "steps": 1000}),
     ),
-)
+    needs_gpu=Pilot(
+        "d057c0b09fd32b0b",
+        "on digits the matching loss falls to 0.906 (0.890 to 0.922) of the plain experts' over 32 seeds, where 0.9 is "
+        "asked; by that spread several hundred seeds would decide, or networks on which the effect is the paper's",
+    ),
+)  # fmt: skip
 
 
 class _Inverted(ExpertTrajectories):
@@ -80,10 +132,10 @@ class _Strangers(AST):
 
     def drawn(self, trajectories: Trajectories, *, seed: int) -> tuple[Tensor, Tensor, int]:
         one, _, t = super().drawn(trajectories, seed=seed)
-        same = [torch.equal(one, other) for other in trajectories.params_[:, t]]
+        same = [torch.equal(one.cpu(), other) for other in trajectories.params_[:, t]]
         others = trajectories.params_[~torch.tensor(same)]
         goal = others[int(numpy_rng(seed, "stranger").integers(len(others)))]
-        return one, goal[t + 1 : t + 1 + self.expert_epochs], t
+        return one, goal[t + 1 : t + 1 + self.expert_epochs].to(one.device), t
 
 
 def _fields(method: ExpertTrajectories | AST) -> dict[str, Any]:
@@ -91,18 +143,27 @@ def _fields(method: ExpertTrajectories | AST) -> dict[str, Any]:
 
 
 @cache
-def _digits() -> tuple[Data, Data]:
-    return load_data("digits", "train"), load_data("digits", "test")
+def _images(source: str) -> tuple[Data, Data]:
+    return load_data(source, "train"), load_data(source, "test")
 
 
-def _net(seed: int) -> nn.Module:
+def _net(scale: Scale, seed: int) -> nn.Module:
+    """One hidden layer for digits; where there is a width, three convolutions of it with instance norm and pooling."""
+    width = scale["width"]
     with seeded(seed, "net"):
-        return MLP((1, 8, 8), 10, (48,))
+        if not width:
+            return MLP((1, 8, 8), 10, (48,))
+        blocks = [
+            (nn.Conv2d(before, width, 3, padding=1), nn.InstanceNorm2d(width, affine=True), nn.ReLU(), nn.AvgPool2d(2))
+            for before in (3, width, width)
+        ]
+        body = [layer for block in blocks for layer in block]
+        return nn.Sequential(*body, nn.Flatten(), nn.Linear(width * 16, 10)).to(pick_device())
 
 
 def _experts(rule: ExpertTrajectories, scale: Scale, data: Data, seed: int) -> Trajectories:
     sized = replace(rule, n=scale["experts"], epochs=scale["epochs"])
-    return sized.fit(_net(seed), data, seed=derive(seed, "experts"))
+    return sized.fit(_net(scale, seed), data, seed=derive(seed, "experts"))
 
 
 def _expert_row(arm: str, found: Trajectories, test: Data) -> dict[str, Any]:
@@ -114,7 +175,8 @@ def _expert_row(arm: str, found: Trajectories, test: Data) -> dict[str, Any]:
 
 def _evaluated(scale: Scale, x: Tensor, y: Tensor, lr: float, test: Data, seed: int, momentum: float = 0.9) -> float:
     options: dict[str, Any] = {"repeats": 3, "steps": scale["steps"], "momentum": momentum, "seed": seed}
-    return evaluate_distilled(x, y, lr, _net(seed), test, **options)[0]
+    augment = SETTINGS[scale["data"]].augment
+    return evaluate_distilled(x, y, lr, _net(scale, seed), test, augment=augment, **options)[0]
 
 
 def _distilled(
@@ -186,23 +248,25 @@ def _against_sgd(rule: AST, trajectories: Trajectories, start: Tensor, x: Tensor
 
 def setup(scale: Scale, seed: int) -> dict[str, Any]:
     """Data, the experts of the plain rules, and the arms that no sham changes."""
-    whole, held = _digits()
+    whole, held = _images(scale["data"])
+    setting = SETTINGS[scale["data"]]
+    ipc, match = setting.match.ipc, setting.match
     train, test = whole.limit(scale["train"], seed=seed), held.limit(scale["test"], seed=seed)
-    plain = _experts(replace(EXPERTS, clip_schedule=None), scale, train, seed)
-    clipped = _experts(EXPERTS, scale, train, seed)
-    both = _experts(replace(EXPERTS, gp_weight=0.02), scale, train, seed)
+    plain = _experts(replace(setting.experts, clip_schedule=None), scale, train, seed)
+    clipped = _experts(setting.experts, scale, train, seed)
+    both = _experts(replace(setting.experts, gp_weight=setting.penalty), scale, train, seed)
     order = torch.randperm(len(train), generator=torch_rng(seed, "real"))
-    random = torch.cat([order[train.y[order] == c][:1] for c in range(10)])
-    near = representative(plain, train, 1, seed=seed)
+    random = torch.cat([order[train.y[order] == c][:ipc] for c in range(10)])
+    near = representative(plain, train, ipc, seed=seed)
     tune = train[order[-(len(train) // 3) :]].without(train.index[near])
     given: dict[str, Any] = {"train": train, "test": test, "clipped": clipped}
-    given["ast"] = _distilled("ast", MATCH, clipped, scale, train, test, seed)
+    given["ast"] = _distilled("ast", match, clipped, scale, train, test, seed)
     given["rows"] = [
         _real("random real", random, scale, train, tune, test, seed),
         _real("representative real", near, scale, train, tune, test, seed),
-        _distilled("ast, plain experts", MATCH, plain, scale, train, test, seed),
-        _distilled("ast, clip and penalty", MATCH, both, scale, train, test, seed),
-        _distilled("mtt, plain experts", MTT, plain, scale, train, test, seed),
+        _distilled("ast, plain experts", match, plain, scale, train, test, seed),
+        _distilled("ast, clip and penalty", match, both, scale, train, test, seed),
+        _distilled("mtt, plain experts", setting.mtt, plain, scale, train, test, seed) | {"margin": setting.margin},
         _expert_row("plain", plain, test),
         _expert_row("clip and penalty", both, test),
         {"arm": "exact", **exact_checks(seed)},
@@ -213,12 +277,13 @@ def setup(scale: Scale, seed: int) -> dict[str, Any]:
 def experiment(scale: Scale, seed: int, given: dict[str, Any], sham: str | None) -> Table:
     """The clipped experts and what is distilled from them."""
     train, test, experts, row = (given[k] for k in ("train", "test", "clipped", "ast"))
+    setting = SETTINGS[scale["data"]]
     if sham == "inverted-clip":
-        inverted = _Inverted(**_fields(EXPERTS))
+        inverted = _Inverted(**_fields(setting.experts))
         experts = _experts(inverted, scale, train, seed)
-        row = _distilled("ast", MATCH, experts, scale, train, test, seed)
+        row = _distilled("ast", setting.match, experts, scale, train, test, seed)
     if sham == "wrong-target":
-        strangers = _Strangers(**_fields(MATCH))
+        strangers = _Strangers(**_fields(setting.match))
         row = _distilled("ast", strangers, experts, scale, train, test, seed)
     return Table.of([*given["rows"], row, _expert_row("clipped", experts, test)])
 
@@ -270,7 +335,7 @@ def claims(table: Table) -> list[Claim]:
         Claim(
             "accuracy from AST less that from MTT with plain experts (the paper's networks: above 0)",
             table.gain("ast", "mtt, plain experts", "accuracy"),
-            at_least=-0.06,
+            at_least=float(table.values("margin", arm="mtt, plain experts")[0]),
             key=False,
         ),
     ]

@@ -20,7 +20,9 @@ def status(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> tuple[str, bo
     """(status, stale) of a catalogue row. The worst outcome over the recorded runs of one code decides.
 
     Runs of the present code come first; where there are none, those of the last recorded code, and the flag is set.
-    A paper without a recorded run at claim or gpu scale is planned, or undecided once its module is written.
+    A paper without a recorded run at claim or gpu scale is planned, or undecided once its module is written. One whose
+    module names a recorded pilot needs a gpu until a run at that scale is recorded, whatever a luckier run at claim
+    scale says, unless its exact checks fail.
     """
     decided = [r for r in runs if r["scale"] in ("claim", "gpu")]
     if not row["written"]:
@@ -31,7 +33,8 @@ def status(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> tuple[str, bo
     judged = current or [r for r in decided if r["source"] == decided[-1]["source"]]
     worst = min((r["outcome"] for r in judged), key=ledger.OUTCOMES.index)
     pilot = row.get("needs_gpu")
-    if pilot and worst != "reproduced" and any(r["key"] == pilot["key"] for r in runs) and _exact_hold(judged[-1]):
+    piloted = pilot is not None and any(r["key"] == pilot["key"] for r in runs)
+    if piloted and all(r["scale"] != "gpu" and _exact_hold(r) for r in judged):
         worst = "needs gpu"
     return worst, not current
 
