@@ -54,12 +54,12 @@ def opis(
 
     d is the Euclidean distance of unit embeddings, in [0, 2]. For class i, sensitivity is the share of its pairs with
     distance <= d, specificity that of its pairs with other classes with distance > d, and U_i = (1 + c^2) their product
-    over (c^2 specificity + sensitivity), 0 where both are 0: as in F-scores, c > 1 gives more weight to sensitivity. The
-    range is where the false accept rate of all pairs
-    together goes from ``far[0]`` to ``far[1]``; the integral is a mean over ``n_thresholds`` evenly spaced distances. A
-    low value is no merit of its own, collapsed embeddings have one too: look at recall beside it. ``chunk`` rows of
-    distances are held at a time. Classes of a single sample are left out with a RuntimeWarning. Raises InputError for
-    fewer than two classes, zero vectors and rates not 0 < low < high < 1.
+    over (c^2 specificity + sensitivity), 0 where both are 0; as in F-scores, c > 1 gives sensitivity more weight. The
+    range is where the false accept rate of all pairs together goes from ``far[0]`` to ``far[1]``; the integral is a
+    mean over ``n_thresholds`` evenly spaced distances. A low value is no merit of its own, collapsed embeddings have
+    one too: look at recall beside it. ``chunk`` rows of distances are held at a time. Classes of a single sample are
+    left out with a RuntimeWarning. Raises InputError for fewer than two classes, zero vectors and rates not 0 < low <
+    high < 1.
     """
     embeddings, labels = _usable(embeddings, labels)
     if n_thresholds < 2 or not 0 < c < math.inf:
