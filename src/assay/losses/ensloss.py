@@ -31,8 +31,9 @@ class EnsLoss(nn.Module):
 
     ``lam`` is the Box-Cox parameter. With ``period`` k > 0 it is drawn anew from U(-1, 1) at every k-th call of
     ``step_epoch()``; without (-1, as in the paper's tables) it stays. Draws depend on ``seed`` and on the numbers of
-    calls and of epochs so far, which ``state_dict`` holds beside the present ``lam``. In evaluation mode it is the logistic loss, which draws nothing. ``multiclass`` (not the
-    paper's, which proves consistency for two classes alone) takes f_y - max over k != y of f_k for the margin.
+    calls and of epochs so far, which ``state_dict`` holds beside the present ``lam``. In evaluation mode it is the
+    logistic loss, which draws nothing. ``multiclass`` (not the paper's, which proves consistency for two classes alone)
+    takes f_y - max over k != y of f_k for the margin.
 
     ``scores`` f (n,) or (n, 1), finite, or logits (n, c) where ``multiclass``; ``target`` (n,) int64, 0 for y = -1 and
     1 for y = +1, or in [0, c). Returns a scalar, or (n,) under ``reduction="none"``. The slopes depend on ranks in

@@ -54,8 +54,8 @@ def is_classification_calibrated(phi: Callable[[np.ndarray], np.ndarray]) -> boo
 
 
 def check_derivatives(z: Float[Tensor, " n"], g: Float[Tensor, " n"]) -> None:
-    """InputError unless ``g`` can be the slopes, at finite margins ``z``, of a convex loss that falls: negative, finite,
-    and not decreasing in z. Equal margins may have unequal slopes, as at a kink, in any order.
+    """InputError unless ``g`` can be the slopes, at finite margins ``z``, of a convex loss that falls: negative,
+    finite, and not decreasing in z. Equal margins may have unequal slopes, as at a kink, in any order.
     """
     if z.shape != g.shape or z.dim() != 1 or len(z) == 0 or not torch.isfinite(z).all():
         shapes = f"z {tuple(z.shape)} and g {tuple(g.shape)}"
