@@ -161,13 +161,23 @@ def test_views_are_named_by_sample_and_seed() -> None:
     assert not torch.allclose(collect_views(model, x, [noisy, noisy], seed=2), views)
     with pytest.raises(InputError, match="same shape"):
         collect_views(model, x, [lambda x, draws: x[:, :, :4]], seed=1)
+    with pytest.raises(InputError, match=r"expected \(6,\)"):
+        collect_views(model, x, [lambda x, draws: x], seed=1, index=torch.arange(5))
     with pytest.raises(InputError, match="no transforms"):
         collect_views(model, x, [], seed=1)
 
 
 def test_bad_options_and_input() -> None:
     z, y = _sample(20, 3)
-    for options in ({"k": 0}, {"hidden": 0}, {"holdout": 1.0}, {"lr": 0.0}, {"bound": "hard"}, {"loss": "nll"}):
+    for options in (
+        {"k": 0},
+        {"hidden": 0},
+        {"holdout": 1.0},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"bound": "hard"},
+        {"loss": "nll"},
+    ):
         with pytest.raises(InputError):
             CorrectnessAwareCalibrator(**options)
     with pytest.raises(InputError, match="k=4"):
@@ -189,6 +199,9 @@ def test_bad_options_and_input() -> None:
             CorrectnessAwareLoss(**bad)
     with pytest.raises(InputError, match="temperature"):
         narrow_wrong(z, y, 0.0)
+    for t in (torch.ones(3), torch.ones(20, 1), torch.ones(0), math.nan, torch.zeros(20)):
+        with pytest.raises(InputError, match=r"expected a number or \(20,\)"):
+            loss.from_logits(z, y, t)
 
 
 def test_the_balanced_loss_does_not_raise_the_measure() -> None:

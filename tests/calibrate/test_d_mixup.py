@@ -78,7 +78,8 @@ def test_hedges_where_two_classes_overlap() -> None:
 
 def test_bad_options() -> None:
     x, y = _batch()
-    for bad in ({"d": 0}, {"d": 12}, {"concentration": 0.0}, {"partners": torch.zeros(2, 12).long()}):
+    wrong = [torch.zeros(2, 12).long(), torch.zeros(1, 12), torch.full((1, 12), 12), torch.full((1, 12), -1)]
+    for bad in ({"d": 0}, {"d": 12}, {"concentration": 0.0}, *({"partners": p} for p in wrong)):
         with pytest.raises(InputError, match="d_mixup_batch"):
             d_mixup_batch(x, y, seed=0, **bad)
     for bad in ({"d": 0}, {"d": 64}, {"concentration": -1.0}):

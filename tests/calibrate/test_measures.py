@@ -13,6 +13,7 @@ Y = np.array([0, 1, 1, 1])
 
 def test_by_hand() -> None:
     assert ece(P, Y) == pytest.approx(0.5 * 0.4 + 0.5 * 0.3)
+    assert reliability(P, Y).mce == pytest.approx(0.4)
     assert adaptive_ece(P, Y, bins=2) == pytest.approx(0.35)
     assert nll(P, Y) == pytest.approx(-np.log([0.9, 0.1, 0.7, 0.7]).mean())
     assert brier(P, Y) == pytest.approx(2 * np.mean([0.01, 0.81, 0.09, 0.09]))

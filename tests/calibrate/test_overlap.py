@@ -139,8 +139,9 @@ def test_logit_gaps_of_a_linear_model() -> None:
     assert torch.allclose(gaps[:, 1], torch.tensor([8.0, -4.0]), atol=0.1)
     one_by_one = logit_gap_profile(model, x, y, radii=(0.0, 1.0), points=4000, seed=0, batch_size=1)
     assert torch.allclose(gaps[0], one_by_one[0], atol=1e-4)
-    with pytest.raises(InputError, match="radii"):
-        logit_gap_profile(model, x, y, radii=(-1.0,), seed=0)
+    for options in ({"radii": (-1.0,)}, {"radii": (math.nan,)}, {"radii": (math.inf,)}, {"batch_size": 0}):
+        with pytest.raises(InputError, match="logit_gap_profile: radii"):
+            logit_gap_profile(model, x, y, seed=0, **options)
 
 
 def test_the_gap_is_finite_where_one_half_is_all_right() -> None:

@@ -58,3 +58,9 @@ def test_bad_input() -> None:
             make_noisy_longtail(Y, **{"ratio": 5, "noise": 0.2, "seed": 0, **options})  # type: ignore[arg-type]
     with pytest.raises(InputError):
         redraw_matrix(torch.tensor([3, 0]))
+    for y, ratio in ((Y[:0], 5.0), (Y, float("nan"))):
+        with pytest.raises(InputError, match="ratio"):
+            make_noisy_longtail(y, ratio, 0.2, seed=0)
+    for chances in (torch.rand(2, 3), torch.tensor([[0.0, 0], [1, 0]]), torch.tensor([[0.0, -1], [1, 0]])):
+        with pytest.raises(InputError, match="chances"):
+            flip_labels(torch.tensor([0, 1]), 0.5, chances, exact=True, seed=0)

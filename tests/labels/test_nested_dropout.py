@@ -57,6 +57,12 @@ def test_masks_are_prefixes_one_for_a_batch_or_one_a_sample() -> None:
     assert float(NestedDropout(500, sigma=0.02).probability[0]) == 1.0
 
 
+def test_its_options_are_shown() -> None:
+    layer = NestedDropout(6, 3.0)
+    layer.width = 2
+    assert repr(layer) == "NestedDropout(dim=6, sigma=3.0, per='batch', width=2)"
+
+
 def test_evaluation_passes_everything_until_a_width_is_set_and_saves_it() -> None:
     layer, h = NestedDropout(6).eval(), draw("h", 4, 6)
     assert torch.equal(layer(h), h)
@@ -137,6 +143,15 @@ def test_networks_learn_from_what_the_other_one_chose() -> None:
     assert len(NestedCoTeaching(forget_rate=0.99).chosen(models, batch, state)["first"]) == 1
 
 
+def test_a_last_batch_of_one_goes_to_both_networks() -> None:
+    data = load_data("digits:train").limit(9)
+    models = {name: MLP(hidden=(8,)) for name in ("first", "second")}
+    batch, state = data.batch(torch.arange(8, 9)), State(0, data, 4)
+    chosen = NestedCoTeaching().chosen(models, batch, state)
+    assert [rows.tolist() for rows in chosen.values()] == [[0], [0]]
+    NestedCoTeaching(epochs=1, batch_size=4).fit(models["first"], data, seed=0)
+
+
 def test_both_networks_draw_the_same_width() -> None:
     data = load_data("digits:train").limit(8)
     model = classifier(NestedDropout(8, sigma=20.0))
@@ -168,6 +183,9 @@ def test_bad_input() -> None:
         lambda: NestedDropout(4)(h),
         lambda: NestedDropout(6)(h[:, :, None]),
         lambda: setattr(NestedDropout(4), "width", 5),
+        lambda: setattr(NestedDropout(4), "width", 2.5),
+        lambda: prefix_logits(h, weight, [2.7]),  # type: ignore[list-item]
+        lambda: select_width(h[:0], weight, torch.zeros(0, dtype=torch.int64)),
         lambda: prefix_logits(h, weight[:, :2]),
         lambda: prefix_logits(h, weight, [7]),
         lambda: select_width(h, weight, torch.arange(4)),

@@ -112,6 +112,12 @@ def test_a_single_sample_has_the_pooled_covariance() -> None:
     method = RobustClassGaussians(q=1, gamma=0.0, alpha=0.0, lof_neighbors=None, shrinkage=None)
     with pytest.warns(RuntimeWarning, match="pooled"):
         fitted = method.fit(z, y)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        RobustClassGaussians(q=1, lof_neighbors=None).fit(z, y)
+    assert len(told) == 1  # the estimator of a shrunk covariance stays silent
+    with pytest.raises(InputError, match="two samples left"):
+        method.fit(z[[0, 20, 30]], torch.arange(3))
     pooled = (19 * fitted.covs_[0] + 9 * fitted.covs_[1]) / 28
     assert torch.allclose(fitted.covs_[2], pooled)
 
@@ -134,12 +140,18 @@ def test_bad_input() -> None:
         {"shrinkage": "oas"},
         {"contamination": 0.9},
         {"contamination": 0.0},
+        {"contamination": "some"},
     )
     for options in wrong:
         with pytest.raises(InputError):
             RobustClassGaussians(**options)
     with pytest.raises(InputError):
         mean_error_bound(0.5, -1, 0, 0)
+    with pytest.raises(InputError):
+        mean_error_bound(0.5, 0, math.nan, 0)
+    for points in (z[:, :3], nan):
+        with pytest.raises(InputError, match="score_samples"):
+            PLAIN.fit(z, y).score_samples(points)
     with pytest.raises(InputError, match="expected 4"):
         PLAIN.fit(z, y).sample(torch.tensor([1, 2]), seed=0)
 

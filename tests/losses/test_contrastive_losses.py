@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from assay.losses import HardContrastive, InfoNCE, SimpleContrastive, SupConLoss
-from assay.losses.contrastive import hardest
+from assay.losses.contrastive import ContrastiveLoss, hardest
 from assay.papers.contrastive_temperature import identities
 from assay.represent import info_nce
 from assay.runtime.errors import InputError
@@ -78,6 +78,16 @@ def test_a_high_temperature_is_the_simple_loss() -> None:
 def test_low_temperatures_are_stable() -> None:
     loss = InfoNCE(0.01)(A.float().requires_grad_(), B.float())
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("loss", [InfoNCE(0.01), HardContrastive(0.01, 0.4), SimpleContrastive(9e4)])
+def test_half_precision_is_computed_in_float32(loss: ContrastiveLoss) -> None:
+    for dtype in (torch.half, torch.bfloat16):
+        a, b = A.to(dtype), B.to(dtype)
+        assert torch.equal(loss(a, b), loss(a.float(), b.float()))
+    assert torch.isfinite(loss(A.half(), B.half()))
+    queue = InfoNCE(0.1, "queue")
+    assert torch.equal(queue(A.float(), B.float(), Q), queue(A.float(), B.float(), Q.float()))
 
 
 def test_gradients_are_right() -> None:

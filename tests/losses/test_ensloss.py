@@ -85,6 +85,14 @@ def test_lambda_is_drawn_after_each_period() -> None:
     assert seen[0] == 0
     assert seen[1] == seen[2] != seen[3] == seen[4] != seen[5]
     assert all(-1 <= v <= 1 for v in seen)
+    again, resumed = EnsLoss(period=2), EnsLoss(period=2)
+    for _ in range(3):
+        again.step_epoch()
+    resumed.load_state_dict(again.state_dict())
+    assert resumed.lam == seen[2]
+    for value in seen[3:]:
+        resumed.step_epoch()
+        assert resumed.lam == value
     e = torch.linspace(-2, 2, 9, dtype=torch.float64)
     assert torch.allclose(inverse_box_cox(e, 1.0), (1 + e).clamp_min(0))
 
@@ -107,6 +115,23 @@ def test_fixed_losses_are_their_formulas_and_calibrated() -> None:
         assert is_classification_calibrated(phi)
     for phi in (lambda v: np.maximum(-v, 0), lambda v: np.abs(v), lambda v: v**2, lambda v: np.exp(v)):
         assert not is_classification_calibrated(phi)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-4, 1.0, 1e5])
+def test_calibration_does_not_depend_on_a_factor(factor: float) -> None:
+    for phi in (lambda v: np.maximum(1 - v, 0), lambda v: np.exp(-v), lambda v: np.logaddexp(0, -v)):
+        assert is_classification_calibrated(lambda v, phi=phi: factor * phi(v))
+    assert is_classification_calibrated(lambda v: np.logaddexp(0, -1000 * v))
+    for phi in (lambda v: np.maximum(-v, 0), lambda v: v**2, lambda v: 0 * v + 1, lambda v: np.maximum(-v, 0) ** 2):
+        assert not is_classification_calibrated(lambda v, phi=phi: factor * phi(v))
+    with pytest.raises(InputError, match="not convex"):
+        is_classification_calibrated(lambda v: -factor * (v**2 + v))
+
+
+def test_slopes_of_equal_margins_come_in_any_order() -> None:
+    check_derivatives(torch.tensor([1.0, 0.0, 1.0, 2.0]), torch.tensor([-0.1, -0.6, -0.5, -0.05]))
+    with pytest.raises(InputError, match="finite z"):
+        check_derivatives(torch.tensor([torch.nan, 0.0]), torch.tensor([-0.5, -0.6]))
 
 
 @pytest.mark.parametrize(

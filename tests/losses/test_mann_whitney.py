@@ -77,6 +77,11 @@ def test_many_pairs_in_half_precision_do_not_overflow(options: dict[str, object]
     assert torch.equal(loss(s, torch.arange(256)), loss(s.float(), torch.arange(256)))
 
 
+def test_scores_over_a_small_temperature_do_not_overflow_half_precision() -> None:
+    s, y, loss = (100 * _scores()).half(), torch.arange(5), MultipleNegativesLoss(1e-3)
+    assert torch.equal(loss(s, y), loss(s.float(), y))
+
+
 def test_a_sample_of_the_negatives_is_unbiased() -> None:
     s, y = _scores(), torch.arange(5)
     loss = MannWhitneyLoss(sample=7, generator=torch.Generator().manual_seed(0))

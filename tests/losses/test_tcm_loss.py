@@ -62,6 +62,11 @@ def test_a_term_without_hard_pairs_is_zero_with_a_gradient() -> None:
     assert TCMLoss()(z, torch.zeros(4, dtype=torch.int64)) == 0.9  # no negative pair, positives at cosine 0
 
 
+def test_many_pairs_in_half_precision_do_not_overflow() -> None:
+    z, y = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)).half(), torch.arange(400) % 2
+    assert torch.equal(TCMLoss()(z, y), TCMLoss()(z.float(), y))
+
+
 def test_margins_are_inclusive() -> None:
     # one pair on the margin and one beyond: the mean is over both
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)

@@ -106,6 +106,23 @@ def test_layer_multiplies_out_when_it_drifts() -> None:
     assert torch.allclose(layer.weight(), dense(start, batches, OneHotSquaredLoss(), 0.4), atol=1e-10)
 
 
+@pytest.mark.parametrize("norm", [1.0, 4.2])
+def test_a_norm_of_its_own_changes_no_z_score(norm: float) -> None:
+    layer, batches = SphericalLinear(4, 12, lr=0.3), _batches(4, 12, 5, 20)
+    for h, y in batches:
+        layer.step(h, y)
+    weight, (h, y) = layer.weight(), batches[0]
+    before = ZLoss()(layer.scores(h), y)
+    layer.rescale(norm)
+    scaled = weight * norm / weight.norm()
+    assert torch.allclose(layer.weight(), scaled, atol=1e-13)
+    assert float(ZLoss()(layer.scores(h), y)) == pytest.approx(float(before), abs=1e-12)
+    assert abs(layer.drift) <= math.log(1e3)
+    for h, y in batches:
+        layer.step(h, y)
+    assert torch.allclose(layer.weight(), dense(scaled, batches, ZLoss(), 0.3), atol=1e-11)
+
+
 def test_a_step_costs_the_same_for_any_number_of_classes() -> None:
     written = []
     for classes in (100, 5000):
@@ -164,6 +181,7 @@ def test_a_step_that_has_no_inverse_is_that_of_dense_sgd(lr: float) -> None:
         lambda: SphericalSoftmaxLoss(eps=0.0),
         lambda: SphericalLinear(0, 5),
         lambda: SphericalLinear(3, 5, lr=0.0),
+        lambda: SphericalLinear(3, 5).rescale(0.0),
         lambda: SphericalLinear(3, 5, torch.nn.CrossEntropyLoss()),  # type: ignore[arg-type]
         lambda: SphericalLinear(3, 5).step(torch.randn(2, 4, dtype=torch.float64), torch.arange(2)),
         lambda: SphericalLinear(3, 5).step(torch.randn(2, 3), torch.arange(2)),

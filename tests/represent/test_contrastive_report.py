@@ -99,6 +99,10 @@ def test_the_sweep_reports_what_it_is_given() -> None:
     assert rows[0]["tolerance"] == tolerance(test.x.flatten(1), test.y)
     assert rows[0]["entropy"] < rows[1]["entropy"]
     assert min(rows[0]["linear"], rows[0]["neighbours"]) > 0.8
+    seen.clear()
+    with pytest.raises(InputError, match="temperature_sweep"):
+        temperature_sweep(encoder, (0.1, 0.0), train, test)
+    assert not seen
 
 
 def test_bad_input() -> None:

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from assay.papers.tcm import copies, opis_loop
-from assay.represent import calibration_range, epsilon_opis, opis, recall_at, threshold_report, utility_curves
+from assay.represent import (
+    OPISResult,
+    calibration_range,
+    epsilon_opis,
+    opis,
+    recall_at,
+    threshold_report,
+    utility_curves,
+)
 from assay.runtime.errors import InputError
 
 
@@ -78,6 +86,19 @@ def test_the_worst_classes_by_hand() -> None:
             epsilon_opis(result, eps)
 
 
+def test_the_share_of_worst_classes_is_the_decimal_one() -> None:
+    utility = np.arange(100.0)[:, None] ** 2
+    result = OPISResult(0.0, 0.0, np.arange(100), np.ones(1), utility, utility, utility, utility[:, 0])
+    assert epsilon_opis(result, 0.07) == pytest.approx((utility[:7].mean() - utility[7:].mean()) ** 2)
+
+
+def test_a_large_c_is_sensitivity_and_a_small_one_specificity() -> None:
+    z, y = _random()
+    large, small = opis(z, y, n_thresholds=3, c=1e4), opis(z, y, n_thresholds=3, c=1e-4)
+    assert np.allclose(large.utility, large.sensitivity, atol=1e-6)
+    assert np.allclose(small.utility, small.specificity, atol=1e-6)
+
+
 def test_recall_by_hand() -> None:
     z, y = _angles(0, 10, 25, 90), torch.tensor([0, 1, 0, 1])
     assert recall_at(z, y) == 0
@@ -99,6 +120,20 @@ def test_small_classes_are_left_out_and_bad_input_refused() -> None:
             opis(embeddings, labels)
     with pytest.raises(InputError, match="n_thresholds"):
         opis(z, y, n_thresholds=1)
+
+
+@pytest.mark.parametrize("thresholds", [[1.2, 0.5], [0.5, np.nan], [[0.5]], []])
+def test_curves_need_ascending_thresholds(thresholds: list[float]) -> None:
+    with pytest.raises(InputError, match="ascending"):
+        utility_curves(*_random(), np.array(thresholds))
+
+
+def test_chunks_and_rates_out_of_range() -> None:
+    for measure in (opis, recall_at, threshold_report):
+        with pytest.raises(InputError, match="chunk=0"):
+            measure(*_random(), chunk=0)
+    with pytest.raises(InputError, match=r"threshold_report: far=1\.5"):
+        threshold_report(*_random(), far=1.5)
 
 
 def test_lone_samples_are_left_out_as_in_the_double_loop() -> None:

@@ -68,8 +68,9 @@ class CorrectnessAwareLoss(nn.Module):
 def top_confidence(logits: Float[Tensor, "n c"], temperature: Tensor | float) -> Float[Tensor, " n"]:
     """max softmax(logits / T) (n,); the temperature T > 0 is a number or (n,)."""
     t = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
-    if t.dim() > 1 or not bool((t > 0).all()):
-        raise InputError(f"top_confidence: temperature {tuple(t.shape)}, least {float(t.min())}; expected (n,) above 0")
+    if t.shape not in ((), (1,), (len(logits),)) or not bool((t > 0).all()):
+        given = f"temperature {tuple(t.shape)}" + (f", least {float(t.min())}" if t.numel() else "")
+        raise InputError(f"top_confidence: {given}; expected a number or ({len(logits)},), above 0")
     return (logits / t.reshape(-1, 1)).softmax(1).amax(1)
 
 

@@ -147,9 +147,10 @@ class CorrectnessAwareCalibrator(Calibrator):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.k, self.hidden, self.epochs, self.batch_size) < 1 or not 0 <= self.holdout < 1 or self.lr <= 0:
+        rates = 0 < self.lr < math.inf and 0 <= self.holdout < 1
+        if min(self.k, self.hidden, self.epochs, self.batch_size) < 1 or not rates:
             given = f"k={self.k}, hidden={self.hidden}, epochs={self.epochs}, batch_size={self.batch_size}"
-            rest = f"lr={self.lr}, holdout={self.holdout}; expected integers >= 1, lr > 0, 0 <= holdout < 1"
+            rest = f"lr={self.lr}, holdout={self.holdout}; expected integers >= 1, a finite lr > 0, 0 <= holdout < 1"
             raise InputError(f"CorrectnessAwareCalibrator: {given}, {rest}")
         for what, value, known in (("bound", self.bound, ("smooth", "clamp")), ("loss", self.loss, LOSSES)):
             if value not in known:

@@ -33,7 +33,7 @@ def d_mixup_batch(
     et al., 2018, arXiv:1710.09412).
 
     One w for the batch, as in the authors' code, or one for each sample. ``partners`` gives the permutations. Raises
-    InputError for d < 1, d >= n, a concentration <= 0 and partners of another shape.
+    InputError for d < 1, d >= n, a concentration <= 0 and partners that are not (d, n) positions.
     """
     check_inputs("d_mixup_batch", x)
     n = len(x)
@@ -44,8 +44,10 @@ def d_mixup_batch(
         if d >= n:
             raise InputError(f"d_mixup_batch: d={d} with {n} samples; expected d below their number")
         partners = _permutations(n, d, seed)
-    if partners.shape != (d, n):
-        raise InputError(f"d_mixup_batch: partners {tuple(partners.shape)}; expected ({d}, {n})")
+    valid = partners.shape == (d, n) and partners.dtype == torch.int64
+    if not valid or not 0 <= int(partners.min()) <= int(partners.max()) < n:
+        found = f"{partners.dtype} {tuple(partners.shape)}"
+        raise InputError(f"d_mixup_batch: partners {found}; expected int64 ({d}, {n}), from 0 to {n - 1}")
     drawn = numpy_rng(seed, "weights").dirichlet([concentration] * (d + 1), n if per_sample else 1)
     weights = torch.from_numpy(drawn).to(x)
     rows = torch.cat((torch.arange(n)[None], partners)).to(x.device)

@@ -91,6 +91,11 @@ class Bins:
         gaps = np.abs(self.confidence[full] - self.accuracy[full])
         return float((self.count[full] * gaps).sum() / self.count.sum())
 
+    @property
+    def mce(self) -> float:
+        """The largest gap of a bin: the maximum calibration error (Naeini et al., 2015). Small bins are noisy."""
+        return float(np.nanmax(np.abs(self.confidence - self.accuracy)))
+
 
 def reliability(probabilities: Array, y: Array, *, bins: int = 15) -> Bins:
     """Confidence against accuracy in equal-width bins (Niculescu-Mizil & Caruana, 2005)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -62,11 +64,13 @@ def logit_gap_profile(
 
     It stays high where the model is confident in a training label throughout the neighbourhood, which the theory of
     interpolators assumes. Inputs are not cut to a range. ``batch_size`` samples are looked at together. Raises
-    InputError for negative radii, no points, other shapes and labels that the model has no logit for.
+    InputError for radii that are negative or not finite, no points, other shapes and labels that the model has no logit
+    for.
     """
     check_inputs("logit_gap_profile", x, y)
-    if not radii or min(radii) < 0 or points < 1:
-        raise InputError(f"logit_gap_profile: radii={radii}, points={points}; expected radii >= 0 and points >= 1")
+    if not radii or not all(0 <= radius < math.inf for radius in radii) or min(points, batch_size) < 1:
+        given = f"radii={radii}, points={points}, batch_size={batch_size}"
+        raise InputError(f"logit_gap_profile: {given}; expected finite radii >= 0, points and batch_size >= 1")
     parts = []
     for rows in torch.arange(len(x)).split(batch_size):
         draws = Draws(seed, "spheres", rows).normal(points, x[0].numel())

@@ -28,13 +28,15 @@ def collect_views(
 
     A transform maps (x, draws) to inputs of the shape of x, as ``represent.Augmentation`` and the rules of
     ``data.corruptions`` do; its draws depend on (seed, its position, the sample's ``index``) alone, by default 0 to
-    n - 1. Calibration and use need the same transforms. Costs v forward passes. InputError for an empty list and for a
-    transform that changes the shape.
+    n - 1. Calibration and use need the same transforms. Costs v forward passes. InputError for an empty list, an index
+    of another length, and a transform that changes the shape.
     """
     check_inputs("collect_views", x)
     if not transforms:
         raise InputError("collect_views: no transforms; expected at least one")
     names = torch.arange(len(x)) if index is None else index
+    if names.shape != (len(x),):
+        raise InputError(f"collect_views: index {tuple(names.shape)}; expected ({len(x)},), one for each sample")
     views = []
     for k, transform in enumerate(transforms):
         copy = transform(x, Draws(seed, f"view/{k}", names))

@@ -65,8 +65,13 @@ def flip_matrix(counts: Int[Tensor, " k"], noise: float, mode: Mode = "imb") -> 
 def flip_labels(
     y: Int[Tensor, " n"], noise: float, chances: Float[Tensor, "k k"], *, exact: bool, seed: int
 ) -> Int[Tensor, " n"]:
-    """Labels of which exactly int(noise n), or each with probability ``noise``, are drawn from their row of chances."""
+    """Labels of which exactly int(noise n), or each with probability ``noise``, are drawn from their row of chances.
+
+    InputError for chances that are not square, negative, or 0 throughout a row.
+    """
     _check_noise(noise)
+    if chances.dim() != 2 or len(chances) != chances.shape[1] or not (chances >= 0).all() or not chances.any(1).all():
+        raise InputError(f"flip_labels: chances {tuple(chances.shape)}; expected (k, k), >= 0, no row of zeros")
     check_labels("flip_labels", y, len(y), len(chances))
     g = torch_rng(seed, "flips")
     if exact:

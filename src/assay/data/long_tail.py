@@ -30,8 +30,8 @@ def make_long_tail(
     if kind not in ("exp", "step"):
         raise unknown("kind of make_long_tail", str(kind), ("exp", "step"))
     counts = torch.bincount(y)
-    most = int(counts.min()) if largest is None else largest
-    if ratio < 1 or most < 1 or len(counts) < 2:
+    most = largest if largest is not None else int(counts.min()) if len(counts) else 0
+    if not ratio >= 1 or most < 1 or len(counts) < 2:
         found = f"ratio={ratio}, largest={most}, {len(counts)} classes"
         raise InputError(f"make_long_tail: {found}; expected ratio >= 1, at least one sample a class, two classes")
     place = torch.arange(len(counts), dtype=torch.float64) / (len(counts) - 1)

@@ -36,8 +36,8 @@ class NestedCoTeaching(Trainer):
     ``freeze_norm`` leaves the statistics of batch norm as they are.
 
     ``fit(model, data, *, seed, partner=None)`` returns the mean of the two networks' logits: the second starts from
-    ``partner``, or from fresh weights. The paper fine-tunes two networks of stage 1 at a small rate. Raises InputError
-    for other options, and where a batch has fewer than two samples to split.
+    ``partner``, or from fresh weights. The paper fine-tunes two networks of stage 1 at a small rate. A last batch of
+    one sample goes to both. Raises InputError for other options and for fewer than two samples.
     """
 
     forget_rate: float = 0.2
@@ -65,9 +65,8 @@ class NestedCoTeaching(Trainer):
     def chosen(self, models: Mapping[str, nn.Module], batch: Batch, state: State) -> dict[str, Int[Tensor, " k"]]:
         """For each network the rows of the batch that it keeps."""
         rows = torch.arange(len(batch.y), device=batch.y.device)
-        parts = (rows, rows) if self.split == "shared" else (rows[: len(rows) // 2], rows[len(rows) // 2 :])
-        if not all(map(len, parts)):
-            raise InputError(f"NestedCoTeaching: a batch of {len(rows)} sample; expected two or more to split")
+        half = len(rows) // 2
+        parts = (rows[:half], rows[half:]) if self.split == "halves" and half else (rows, rows)
         found = {}
         for (name, model), part in zip(models.items(), parts, strict=True):
             with evaluating(model):
@@ -91,6 +90,8 @@ class NestedCoTeaching(Trainer):
         self, model: nn.Module, data: Data, *, seed: int, partner: nn.Module | None = None, **options: Any
     ) -> nn.Module:
         check_inputs("NestedCoTeaching", data.x, data.y, data.bounds)
+        if len(data) < 2:
+            raise InputError(f"NestedCoTeaching: {len(data)} sample; expected two or more")
         starts = {"first": model, "second": fresh(model, seed=seed) if partner is None else partner}
         players = {
             name: Player(model=start, objective=partial(self.loss, name), plan=self.plan())

@@ -56,8 +56,8 @@ class NestedDropout(nn.Module):
 
     @width.setter
     def width(self, value: int | None) -> None:
-        if value is not None and not 1 <= value <= self.dim:
-            raise InputError(f"NestedDropout: width={value}; expected 1 to {self.dim}")
+        if value is not None and not (value == int(value) and 1 <= value <= self.dim):
+            raise InputError(f"NestedDropout: width={value}; expected an integer, 1 to {self.dim}")
         self.kept.fill_(value or 0)
 
     def sample_width(self, n: int = 1, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
@@ -75,6 +75,9 @@ class NestedDropout(nn.Module):
         if self.training:
             return h * self.mask(len(h)) if self.active else h
         return h if self.width is None else h * (torch.arange(self.dim, device=h.device) < self.width)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, sigma={self.sigma}, per={self.per!r}, width={self.width}"
 
 
 @rebuildable
@@ -113,7 +116,8 @@ class NestedClassifier(nn.Module):
         layer = copy.deepcopy(self)
         if not isinstance(layer.compress, NestedDropout):
             raise InputError(f"narrowed: compress is {type(self.compress).__name__}; expected NestedDropout")
-        layer.compress.width, _ = select_width(compressed(self, data.x), self.head.weight, data.y, bias=self.head.bias)
+        weight, bias = _linear(self)
+        layer.compress.width, _ = select_width(compressed(self, data.x), weight, data.y, bias=bias)
         return layer
 
 
@@ -121,6 +125,12 @@ def compressed(model: NestedClassifier, x: Float[Tensor, "n ..."]) -> Float[Tens
     """The features of ``x`` before compression, in evaluation mode, on the CPU."""
     with evaluating(model):
         return batched(model.features, x, device=device_of(model)).float()
+
+
+def _linear(model: NestedClassifier) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"] | None]:
+    """Weight and bias of the classifier, where and as ``compressed`` gives the features."""
+    bias = model.head.bias
+    return model.head.weight.detach().float().cpu(), None if bias is None else bias.detach().float().cpu()
 
 
 def prefix_logits(
@@ -132,9 +142,9 @@ def prefix_logits(
     """
     if h.dim() != 2 or weight.dim() != 2 or h.shape[1] != weight.shape[1]:
         raise InputError(f"prefix_logits: {tuple(h.shape)} and {tuple(weight.shape)}; expected (b, d) and (c, d)")
-    wanted = torch.arange(1, h.shape[1] + 1) if ks is None else torch.tensor(ks, dtype=torch.int64)
-    if not len(wanted) or wanted.min() < 1 or wanted.max() > h.shape[1]:
-        raise InputError(f"prefix_logits: widths {wanted.tolist()[:5]}; expected 1 to {h.shape[1]}")
+    wanted = torch.arange(1, h.shape[1] + 1) if ks is None else torch.as_tensor(ks)
+    if not len(wanted) or wanted.is_floating_point() or wanted.min() < 1 or wanted.max() > h.shape[1]:
+        raise InputError(f"prefix_logits: widths {wanted.tolist()[:5]}; expected integers, 1 to {h.shape[1]}")
     size = max(CHUNK // weight.numel(), 1)
     parts = [torch.einsum("bd,cd->dbc", part, weight).cumsum(0)[wanted - 1] for part in h.split(size)]
     return torch.cat(parts, 1)
@@ -146,6 +156,8 @@ def prefix_accuracy(
 ) -> Float[Tensor, " d"]:
     """Accuracy of the first k channels for k = 1 to d."""
     check_labels("prefix_accuracy", y, len(h), len(weight))
+    if len(h) == 0:
+        raise InputError("prefix_accuracy: no samples; expected at least one")
     shift = 0 if bias is None else bias
     size = max(CHUNK // weight.numel(), 1)
     hits = [
@@ -189,7 +201,7 @@ def noise_fit_curve(
     bound on what noise can be stored). Training samples show memorisation; test samples are their own ``y_noisy``.
     """
     check_labels("noise_fit_curve", y_noisy, len(y_true))
-    h, weight, bias = compressed(model, x), model.head.weight.detach().cpu(), model.head.bias
+    h, (weight, bias) = compressed(model, x), _linear(model)
     wrong = y_true != y_noisy
     right = prefix_accuracy(h, weight, y_true, bias).numpy()
     kept = prefix_accuracy(h[wrong], weight, y_noisy[wrong], bias) if wrong.any() else torch.full((len(right),), np.nan)

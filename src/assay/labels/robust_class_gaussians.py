@@ -45,7 +45,12 @@ class FittedClassGaussians:
         return points[torch.arange(noise.shape[1]) < counts[:, None]], torch.arange(k).repeat_interleave(counts)
 
     def score_samples(self, z: Float[Tensor, "n m"]) -> Float[Tensor, "n k"]:
-        """Log density of each point under each class, its eigenvalues raised to 1e-9 of the class's largest."""
+        """Log density of each point under each class, its eigenvalues raised to 1e-9 of the class's largest.
+
+        InputError unless z is finite and as wide as the means.
+        """
+        if z.dim() != 2 or z.shape[1] != self.means_.shape[1] or not torch.isfinite(z).all():
+            raise InputError(f"score_samples: z {tuple(z.shape)}; expected finite (n, {self.means_.shape[1]})")
         values, vectors = torch.linalg.eigh(self.covs_)
         values = values.clamp_min(1e-9 * values.amax(1, keepdim=True)).clamp_min(torch.finfo(torch.float64).tiny)
         along = torch.einsum("nkm,kmj->nkj", z.double()[:, None] - self.means_, vectors)
@@ -69,7 +74,7 @@ class RobustClassGaussians:
     arXiv:2101.06395). The weights, this form and the defaults of q, gamma and alpha are not confirmed against the
     paper's equations. ``shrinkage`` "ledoit-wolf" replaces the sample covariance (tail classes have fewer samples than
     dimensions). A class with fewer than two samples left has the covariance that the others pool, which a
-    RuntimeWarning says.
+    RuntimeWarning says; one class at least must have two.
 
     ``fit(z (n, m), y (n,) int64)``; wrong labels are expected in y, and head and tail follow from it. InputError for a
     class without samples, z that is not finite, q above the number of head classes and options out of range.
@@ -93,7 +98,8 @@ class RobustClassGaussians:
             raise InputError(f"{where}: {given}; expected q >= 1, gamma and quantile in [0, 1], alpha >= 0")
         if self.lof_neighbors is not None and self.lof_neighbors < 1:
             raise InputError(f"{where}: lof_neighbors={self.lof_neighbors}; expected at least 1, or None")
-        if self.contamination != "auto" and not 0 < self.contamination <= 0.5:
+        share = self.contamination
+        if share != "auto" and (isinstance(share, str) or not 0 < share <= 0.5):
             given = f"contamination={self.contamination!r}"
             raise InputError(f"{where}: {given}; expected 'auto' or a share in (0, 0.5]")
         if self.dispersion not in ("identity", "ones"):
@@ -157,12 +163,10 @@ class RobustClassGaussians:
         groups = [z[y == k] for k in range(classes)]
         means = torch.stack([g.mean(0) for g in groups])
         sizes = torch.tensor([len(g) for g in groups])
-        if self.shrinkage is None:
-            covs = [torch.atleast_2d(g.T.cov()) if len(g) > 1 else g.new_zeros(z.shape[1], z.shape[1]) for g in groups]
-        else:
-            covs = [torch.as_tensor(ledoit_wolf(g.numpy())[0]) for g in groups]
-        stacked = torch.stack(covs)
         few = sizes < 2
+        if few.all():
+            raise InputError("RobustClassGaussians: no class has two samples left; expected one that has a covariance")
+        stacked = torch.stack([self._covariance(g) if len(g) > 1 else g.new_zeros(2 * g.shape[1:]) for g in groups])
         if few.any():
             warnings.warn(
                 f"RobustClassGaussians: {int(few.sum())} classes have fewer than two samples: pooled covariance",
@@ -172,6 +176,11 @@ class RobustClassGaussians:
             share = (sizes - 1).clamp_min(0).double()
             stacked[few] = torch.einsum("k,kij->ij", share / share.sum().clamp_min(1), stacked)
         return means, stacked
+
+    def _covariance(self, z: Float[Tensor, "n m"]) -> Float[Tensor, "m m"]:
+        if self.shrinkage is None:
+            return torch.atleast_2d(z.T.cov())
+        return torch.as_tensor(ledoit_wolf(z.numpy())[0])
 
     def _counts(self, z: Tensor, y: Tensor) -> Int[Tensor, " k"]:
         where = "RobustClassGaussians"
@@ -196,7 +205,7 @@ def mean_error_bound(gamma: float, distance: float, head_error: float, tail_erro
     to 1; it shows what Assumption 3.1 of Zhang et al. (2023) asks for, heads near the tail class, and is not the
     paper's own bound. InputError for gamma outside [0, 1] and negative lengths.
     """
-    if not 0 <= gamma <= 1 or min(distance, head_error, tail_error) < 0:
+    if not (0 <= gamma <= 1 and all(length >= 0 for length in (distance, head_error, tail_error))):
         given = f"gamma={gamma}, lengths {distance}, {head_error}, {tail_error}"
         raise InputError(f"mean_error_bound: {given}; expected gamma in [0, 1] and lengths >= 0")
     return gamma * (distance + head_error) + (1 - gamma) * tail_error

@@ -22,8 +22,9 @@ class ContrastiveLoss(nn.Module):
     sample i. With z at norm 1 (unless ``normalize`` is off) the positive is s_ii = z1_i . z2_i; the negatives s_ik
     are, by ``negatives``, the other rows of z2 ("batch"), those of z2 and z1 ("views", as SimCLR) or the rows of
     ``queue`` (m, d), embeddings of other samples ("queue"). ``symmetric`` takes the mean with both views exchanged.
-    Gradients pass through all arguments. Raises InputError for n < 2, other shapes, a queue that is missing or not
-    asked for, and embeddings that are 0 (where they are normalised) or not finite.
+    Gradients pass through all arguments; the value is computed in float32 at least. Raises InputError for n < 2, other
+    shapes, a queue that is missing or not asked for, and embeddings that are 0 (where they are normalised) or not
+    finite.
     """
 
     kind: ClassVar[str] = "function"
@@ -44,6 +45,8 @@ class ContrastiveLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The mean loss of the pairs."""
         self._check(z1, z2, queue)
+        dtype = torch.promote_types(z1.dtype, torch.float32)
+        z1, z2, queue = z1.to(dtype), z2.to(dtype), None if queue is None else queue.to(dtype)
         if self.normalize:
             z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
             queue = None if queue is None else F.normalize(queue, dim=1)

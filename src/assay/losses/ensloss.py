@@ -30,9 +30,10 @@ class EnsLoss(nn.Module):
     is mean g y grad f; it is linear in z and no monitor of training. The formulas follow the authors' code.
 
     ``lam`` is the Box-Cox parameter. With ``period`` k > 0 it is drawn anew from U(-1, 1) at every k-th call of
-    ``step_epoch()``; without (-1, as in the paper's tables) it stays. Draws depend on ``seed`` and on the number of
-    calls so far, a buffer. In evaluation mode it is the logistic loss, which draws nothing. ``multiclass`` (not the
-    paper's, which proves consistency for two classes alone) takes f_y - max over k != y of f_k for the margin.
+    ``step_epoch()``; without (-1, as in the paper's tables) it stays. Draws depend on ``seed`` and on the numbers of
+    calls and of epochs so far, which ``state_dict`` holds beside the present ``lam``. In evaluation mode it is the
+    logistic loss, which draws nothing. ``multiclass`` (not the paper's, which proves consistency for two classes alone)
+    takes f_y - max over k != y of f_k for the margin.
 
     ``scores`` f (n,) or (n, 1), finite, or logits (n, c) where ``multiclass``; ``target`` (n,) int64, 0 for y = -1 and
     1 for y = +1, or in [0, c). Returns a scalar, or (n,) under ``reduction="none"``. The slopes depend on ranks in
@@ -88,6 +89,14 @@ class EnsLoss(nn.Module):
         self.epochs += 1
         if self.period > 0 and self.epochs % self.period == 0:
             self.lam = float(numpy_rng(self.seed, "ensloss/lam", self.epochs).uniform(-1, 1))
+
+    def get_extra_state(self) -> dict[str, float]:
+        """What ``step_epoch`` moves."""
+        return {"lam": self.lam, "epochs": self.epochs}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Go on from a saved state."""
+        self.lam, self.epochs = float(state["lam"]), int(state["epochs"])
 
     def forward(self, scores: Float[Tensor, "n ..."], target: Int[Tensor, " n"]) -> Float[Tensor, ...]:
         """The loss of ``scores`` under ``target``."""

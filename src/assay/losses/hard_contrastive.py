@@ -12,8 +12,9 @@ class HardContrastive(InfoNCE):
     """InfoNCE whose negatives are those with s_ik >= s_i^(alpha), the upper alpha-quantile of the sample's negatives.
 
     Wang & Liu, 2021, arXiv:2012.09740 (hard sampling is explicit, where a small temperature is implicit:
-    a large one then does no harm). ``quantile`` alpha in (0, 1] is the share kept, ceil(alpha m) of m. The rest as
-    InfoNCE. The positive takes no part in the quantile. Over few negatives the quantile is coarse.
+    a large one then does no harm). ``quantile`` alpha in (0, 1] is the share kept, ceil(alpha m) of m; its default is
+    not confirmed against the paper. The rest as InfoNCE. The positive takes no part in the quantile. Over few negatives
+    the quantile is coarse.
     """
 
     def __init__(

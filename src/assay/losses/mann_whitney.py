@@ -23,9 +23,9 @@ class MannWhitneyLoss(nn.Module):
     become comparable between queries. "mean" divides by the number of pairs: 1 - AUC of the batch is at most this
     over log 2, for every tau. "paper" is the paper's mean over positives of the sum over negatives. "within_query"
     compares a positive with its own row only (RankNet within a query, a baseline, blind to offsets of a query).
-    ``sample`` compares each positive with that many random negatives of the batch, drawn by ``generator`` (not from
-    the paper, for large batches; "global" only); ``chunk`` handles so many positives at a time and computes each
-    chunk's terms anew in the backward pass: the same value in less memory.
+    ``sample`` compares each positive with that many random negatives of the batch, drawn by ``generator``, torch's
+    own unless given (not from the paper, for large batches; "global" only); ``chunk`` handles so many positives at a
+    time and computes each chunk's terms anew in the backward pass: the same value in less memory.
 
     ``scores`` (b, m), finite; ``target`` (b,) int64 names each row's positive column, or is a mask (b, m) of positives;
     ``ignore`` (b, m) marks entries that are neither, whatever ``target`` says of them. Returns a scalar > 0, summed in

@@ -23,7 +23,8 @@ class MultipleNegativesLoss(nn.Module):
     ``scores`` (b, m), finite: of b queries with m documents; ``target`` (b,) int64 names each row's positive column, or
     is a mask (b, m) of positives; ``ignore`` (b, m) marks entries that are neither (known false negatives, padding),
     whatever ``target`` says of them. A constant added to all scores of a query leaves the loss as it is. Returns a
-    scalar >= 0. Raises InputError for ``temperature`` <= 0, other shapes, and where no positive or no negative is left.
+    scalar >= 0, in float32 at least. Raises InputError for ``temperature`` <= 0, other shapes, and where no positive or
+    no negative is left.
     """
 
     kind: ClassVar[str] = "loss"
@@ -39,7 +40,8 @@ class MultipleNegativesLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss of ``scores`` whose positives ``target`` names."""
         positive, negative = sides("MultipleNegativesLoss", scores, target, ignore)
-        log_p = (scores / self.temperature).masked_fill(~(positive | negative), -math.inf).log_softmax(1)
+        scaled = scores.to(torch.promote_types(scores.dtype, torch.float32)) / self.temperature
+        log_p = scaled.masked_fill(~(positive | negative), -math.inf).log_softmax(1)
         return -log_p[positive].mean()
 
     def extra_repr(self) -> str:

@@ -29,7 +29,7 @@ class SphericalLinear:
     multiplies W from the right by M = I - lr H^T diag(beta) H and so goes into U, the first into omega, and the third
     into the targets' rows of V, through the *new* U^-1. The result is that of dense SGD up to rounding. U is multiplied
     out when its determinant has left [1e-3, 1e3] and every 1000 steps, in O(D d^2); so is a step whose M alone is below
-    1e-3, which may have no inverse.
+    1e-3, which may have no inverse. ``rescale`` holds the norm of W, which is free under ZLoss.
 
     ``loss`` is averaged over the batch; momentum and adaptive rates have no such form. ``lr`` > 0 may be set between
     steps. W starts uniform in +-1/sqrt(d), as torch's linear layer, drawn from ``seed``. InputError for sizes below 1
@@ -141,6 +141,22 @@ class SphericalLinear:
     def refactor(self) -> None:
         """Multiply W out, in O(D d^2): V becomes W and U the identity."""
         self._start(self.weight())
+
+    def rescale(self, norm: float = 1.0) -> None:
+        """Give W the Frobenius norm ``norm`` > 0, at the cost of ``refactor`` at most.
+
+        ZLoss does not see the scale of W, whose norm grows under SGD while a rate's effect falls: there it changes no
+        loss and undoes this. Other losses change. InputError for another norm, and where W is zero.
+        """
+        size = float(self.q.trace().clamp_min(0).sqrt())
+        if not (0 < norm < math.inf and size > 0):
+            raise InputError(f"SphericalLinear: norm={norm} for a weight of norm {size}; expected finite, both above 0")
+        factor = norm / size
+        self.u, self.omega, self.w = factor * self.u, factor * self.omega, factor * self.w
+        self.u_inverse, self.q = self.u_inverse / factor, factor**2 * self.q
+        self.drift += self.d * math.log(factor)
+        if abs(self.drift) > DRIFT:
+            self.refactor()
 
     def _check(self, h: Tensor, target: Tensor) -> None:
         if h.dim() != 2 or len(h) == 0 or h.shape[1] != self.d or h.dtype != self.v.dtype:

@@ -26,9 +26,9 @@ class TCMLoss(nn.Module):
     gradient of 0.
 
     ``embeddings`` (n, d), d >= 2, finite and not zero; ``target`` (n,) int64. ``pairs`` names the pairs instead:
-    indices (anchor, positive, anchor, negative), each int64 (k,). Returns a scalar >= 0. Raises InputError for other
-    shapes and indices, margins outside [-1, 1] or with ``neg_margin`` above ``pos_margin`` (RuntimeWarning where they
-    are equal), negative weights.
+    indices (anchor, positive, anchor, negative), each int64 (k,). Returns a scalar >= 0, in float32 at least. Raises
+    InputError for other shapes and indices, margins outside [-1, 1] or with ``neg_margin`` above ``pos_margin``
+    (RuntimeWarning where they are equal), negative weights.
     """
 
     kind: ClassVar[str] = "loss"
@@ -55,7 +55,7 @@ class TCMLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss of ``embeddings`` under ``target``."""
         self._check(embeddings, target)
-        unit = F.normalize(embeddings, dim=1)
+        unit = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
         if pairs is not None:
             anchor, positive, other, negative = _checked(pairs, len(unit))
             near, far = ((unit[a] * unit[b]).sum(1) for a, b in ((anchor, positive), (other, negative)))

@@ -24,8 +24,9 @@ class ZLoss(SphericalLoss):
     a = 5 is a choice of ours for few classes. The weights' norm grows under SGD, as it is free. It is not the penalty
     log^2 of the softmax's normaliser that goes by the same name in language models, and gives no probabilities.
 
-    Shapes and errors: see SphericalLoss; also a <= 0 is an InputError. Equal scores have z = 0 and no gradient, and a
-    RuntimeWarning says so, as it does for a b that no z-score reaches.
+    Shapes and errors: see SphericalLoss; also a <= 0 is an InputError. Scores whose deviation is at most ``eps`` > 0
+    count as equal: they have z = 0 and no gradient, and a RuntimeWarning says so, as it does for a b that no z-score
+    reaches.
     """
 
     def __init__(

@@ -81,8 +81,11 @@ def temperature_sweep(
 
     "tau", "uniformity", "tolerance" (normalised), "entropy" of the penalties at that temperature (a mean over samples,
     the others as negatives), and the accuracies on ``test`` of a linear probe ("linear") and of the 5 nearest
-    neighbours by cosine ("neighbours") fitted on ``data``.
+    neighbours by cosine ("neighbours") fitted on ``data``. Raises InputError for temperatures <= 0, before any
+    training, and fewer than 5 samples in ``data``.
     """
+    for tau in taus:
+        check_temperature("temperature_sweep", tau)
     rows = []
     for tau in taus:
         encoder = train(tau)

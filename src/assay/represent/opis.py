@@ -54,11 +54,12 @@ def opis(
 
     d is the Euclidean distance of unit embeddings, in [0, 2]. For class i, sensitivity is the share of its pairs with
     distance <= d, specificity that of its pairs with other classes with distance > d, and U_i = (1 + c^2) their product
-    over (c^2 specificity + sensitivity), 0 where both are 0. The range is where the false accept rate of all pairs
-    together goes from ``far[0]`` to ``far[1]``; the integral is a mean over ``n_thresholds`` evenly spaced distances. A
-    low value is no merit of its own, collapsed embeddings have one too: look at recall beside it. ``chunk`` rows of
-    distances are held at a time. Classes of a single sample are left out with a RuntimeWarning. Raises InputError for
-    fewer than two classes, zero vectors and rates not 0 < low < high < 1.
+    over (c^2 specificity + sensitivity), 0 where both are 0; as in F-scores, c > 1 gives sensitivity more weight. The
+    range is where the false accept rate of all pairs together goes from ``far[0]`` to ``far[1]``; the integral is a
+    mean over ``n_thresholds`` evenly spaced distances. A low value is no merit of its own, collapsed embeddings have
+    one too: look at recall beside it. ``chunk`` rows of distances are held at a time. Classes of a single sample are
+    left out with a RuntimeWarning. Raises InputError for fewer than two classes, zero vectors and rates not 0 < low <
+    high < 1.
     """
     embeddings, labels = _usable(embeddings, labels)
     if n_thresholds < 2 or not 0 < c < math.inf:
@@ -85,7 +86,7 @@ def epsilon_opis(result: OPISResult, eps: float = 0.1) -> float:
     The paper names such a measure of the worst classes; this form, with the worst chosen anew at each threshold, is
     ours. Raises InputError where no class is left on one side.
     """
-    worst = math.ceil(eps * len(result.classes))
+    worst = math.ceil(eps * len(result.classes) - 1e-9)  # 0.07 * 100 is just above 7
     if not 0 < eps < 1 or not 1 <= worst < len(result.classes):
         raise InputError(f"epsilon_opis: eps={eps} of {len(result.classes)} classes; expected a part of them")
     utility = np.sort(result.utility, 0)
@@ -119,10 +120,15 @@ def utility_curves(
     *,
     chunk: int = 2048,
 ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k t"], Float[np.ndarray, "k t"]]:
-    """The labels (k,), and the sensitivity and specificity (k, t) of each class at ascending ``thresholds``."""
+    """The labels (k,), and the sensitivity and specificity (k, t) of each class at ascending ``thresholds``, t >= 1.
+
+    Raises InputError for thresholds that do not ascend or are not finite, and as ``opis`` does.
+    """
     embeddings, labels = _usable(embeddings, labels)
     classes, which = labels.unique(return_inverse=True)
     at = torch.as_tensor(thresholds, dtype=torch.float64) + TIE
+    if at.dim() != 1 or len(at) == 0 or not torch.isfinite(at).all() or (at.diff() < 0).any():
+        raise InputError(f"utility_curves: thresholds {tuple(at.shape)}; expected finite ascending distances (t,)")
     k, bins = len(classes), len(at) + 1
     counts = torch.zeros(2, k * bins, dtype=torch.int64)
     for rows, distance in _distances(embeddings, chunk):
@@ -139,7 +145,12 @@ def utility_curves(
 def threshold_report(
     embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], *, far: float = 0.05, chunk: int = 2048
 ) -> dict[str, np.ndarray]:
-    """At the one distance where the pooled false accept rate is ``far``: arrays (k,) ``class``, ``far`` and ``frr``."""
+    """At the one distance where the pooled false accept rate is ``far``: arrays (k,) ``class``, ``far`` and ``frr``.
+
+    Raises InputError for a rate outside (0, 1), and as ``opis`` does.
+    """
+    if not 0 < far < 1:
+        raise InputError(f"threshold_report: far={far}; expected a rate in (0, 1)")
     threshold = calibration_range(embeddings, labels, far=(far, (1 + far) / 2))[0]
     classes, sensitivity, specificity = utility_curves(embeddings, labels, np.array([threshold]), chunk=chunk)
     return {"class": classes, "far": 1 - specificity[:, 0], "frr": 1 - sensitivity[:, 0]}
@@ -163,6 +174,8 @@ def recall_at(embeddings: Float[Tensor, "n d"], labels: Int[Tensor, " n"], *, k:
 
 def _distances(embeddings: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Positions (m,) and the distances (m, n), in float64, of their unit embeddings to all."""
+    if chunk < 1:
+        raise InputError(f"distances: chunk={chunk}; expected rows to hold at a time, 1 or more")
     unit = F.normalize(embeddings.detach().double(), dim=1)
     for rows in torch.arange(len(unit)).split(chunk):
         yield rows, (2 - 2 * unit[rows] @ unit.T).clamp_min(0).sqrt()
