@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,11 @@ def test_slope_of_the_singular_values() -> None:
     f = torch.randn(9, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for name in ("svd", "cov", "mse"):
         assert torch.autograd.gradcheck(lambda a, name=name: nmtune_losses(a, f)[name], (z,))
+
+
+def test_terms_in_half_precision_are_those_of_float32() -> None:
+    z, f = (torch.randn(6, 4, generator=torch.Generator().manual_seed(s)).half() for s in (0, 1))
+    assert nmtune_losses(z, f) == nmtune_losses(z.float(), f.float())
 
 
 def test_features_carry_no_gradient() -> None:
@@ -159,16 +166,22 @@ class TestTuner:
                 cls().fit(features, labels, second)
         with pytest.raises(InputError, match="as fitted"):
             cls(epochs=1).fit(x, y).predict(x[:, :4])
-        with pytest.raises(InputError, match="expected"):
-            cls(batch_size=1)
+        for options in ({"batch_size": 1}, {"weight_decay": -1.0}, {"lr": math.inf}):
+            with pytest.raises(InputError, match="expected"):
+                cls(**options)
 
 
 def test_bad_terms_and_heads() -> None:
     z = torch.randn(6, 3)
-    for a, b in ((z[:1], z[:1]), (z, z[:4]), (z, z[:, :2]), (z[:, 0], z)):
+    lost = z.clone()
+    lost[0, 0] = math.nan
+    for a, b in (
+        (z[:1], z[:1]), (z, z[:4]), (z, z[:, :2]), (z[:, 0], z), (lost, z), (z, lost), (0 * z, z),
+        (z.long(), z.long()),
+    ):  # fmt: skip
         with pytest.raises(InputError, match="expected"):
             nmtune_losses(a, b)
-    for weights in ("other", {"mse": 1.0}, {**ZERO, "cov": -1.0}):
+    for weights in ("other", {"mse": 1.0}, {**ZERO, "cov": -1.0}, (1.0, 2.0, 3.0)):
         with pytest.raises(InputError):
             NMTune(weights=weights)  # type: ignore[arg-type]
     for numbers in ((0, 3), (4, 1), (4, 3, 0), (4, 3, 4, -1)):

@@ -106,7 +106,12 @@ def test_sentences() -> None:
     assert (found <= 0).all()
     barred = logits.masked_fill(~mask[:, :, None], -torch.inf)
     assert torch.equal(sequence_confidence(barred, tokens, mask), found)
-    for a, b, m in ((logits[0], tokens, mask), (logits, tokens + 7, mask), (logits, tokens, mask & False)):
+    assert torch.equal(sequence_confidence(logits, tokens.masked_fill(~mask, -100), mask), found)
+    assert torch.equal(sequence_confidence(logits, tokens, 2 * mask.long()), found)
+    lost = logits.masked_fill(tokens[:, :, None] == tokens[0, 0], torch.nan)
+    for a, b, m in (
+        (logits[0], tokens, mask), (logits, tokens + 7, mask), (logits, tokens, mask & False), (lost, tokens, mask)
+    ):  # fmt: skip
         with pytest.raises(InputError, match="expected"):
             sequence_confidence(a, b, m)
 

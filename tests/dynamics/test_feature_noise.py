@@ -111,6 +111,7 @@ def test_bad_options() -> None:
     good = {"d": 10, "rho": 0.1, "sigma_p": 0.1}
     skewed = torch.eye(4, 10) + 0.1
     for bad in (
+        {"feature_noise": (0.5, 0.1)}, {"feature_noise": (1, math.nan)},
         {"d": 4}, {"rho": 1.5}, {"sigma_p": -1.0}, {"patches": 1}, {"feature_noise": (2, 0.1)},
         {"features": skewed}, {"features": torch.eye(3, 10)}, {"sigma_p": math.inf},
     ):  # fmt: skip
@@ -126,5 +127,9 @@ def test_bad_options() -> None:
     bare = Data(data.x, data.y, data.classes, data.bounds)
     with pytest.raises(InputError, match="is_rare"):
         train_feature_model(Supervised(), net, problem, bare, data, seed=0)
+    with pytest.raises(InputError, match="d=10"):
+        train_feature_model(Supervised(), QuadraticCNN(9), problem, data, data, seed=0)
+    with pytest.raises(InputError, match="d=11"):
+        train_feature_model(Supervised(), net, FeatureNoiseModel(**{**good, "d": 11}), data, data, seed=0)
     with pytest.raises(InputError, match="every"):
         train_feature_model(Supervised(), net, problem, data, data, every=0, seed=0)

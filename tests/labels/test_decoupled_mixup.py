@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from assay.data import Data
-from assay.labels import CutMix, DecoupledMixup, ManifoldMixup, Mixup
+from assay.labels import CutMix, DecoupledMixup, EarlyStoppedMixup, ManifoldMixup, Mixup
 from assay.losses import DecoupledBCELoss, DecoupledMixupLoss
 from assay.nets import MLP
 from assay.runtime.errors import InputError
@@ -40,6 +42,17 @@ def test_without_eta_it_is_the_mixing_alone(mixing: Mixup) -> None:
     plain = method.plain().fit(net, data, seed=3)
     assert _same(method.fit(net, data, seed=3), plain)
     assert not _same(DecoupledMixup(mixing=mixing, eta=1.0, **TINY).fit(net, data, seed=3), plain)
+
+
+@pytest.mark.parametrize("form", ["ce", "bce"])
+def test_mixup_that_ends_early_ends_under_a_decoupled_objective_too(form: Any) -> None:
+    data, net = _data(), _net()
+    batch, method = data.batch(torch.arange(16)), DecoupledMixup(mixing=EarlyStoppedMixup(stop=0.5), form=form, eta=1.0)
+    always = DecoupledMixup(form=form, eta=1.0)
+    early, late = State(5, data, 9, step=1), State(5, data, 9, step=5)
+    assert torch.equal(method.objective(net, batch, early), always.objective(net, batch, early))
+    whole = method.loss()(net(batch.x), batch.y, batch.y, 1.0)
+    assert torch.equal(method.objective(net, batch, late), whole)
 
 
 def test_objective_is_the_loss_of_the_mixture() -> None:

@@ -37,6 +37,16 @@ def test_without_strength_it_is_cross_entropy() -> None:
     assert torch.equal(loss, F.cross_entropy(data.x, data.y))
 
 
+def test_the_term_may_rise() -> None:
+    data, batch = _data(), _data().batch(torch.arange(8))
+    for step, length in ((0, 10), (4, 10), (9, 10), (30, 10), (0, 0)):
+        state, other = State(0, data, 40, step=step), State(0, data, 40, step=step)
+        found = ELR(strength_steps=length).objective(nn.Identity(), batch, state)
+        weight = math.exp(-5 * (1 - min((step + 1) / length, 1)) ** 2) if length else 1
+        expected = F.cross_entropy(data.x, data.y) + weight * ELR().term(data.x, data.index, other)
+        torch.testing.assert_close(found, expected)
+
+
 def test_targets_start_at_zero_and_belong_to_samples() -> None:
     data = _data()
     state, method = State(0, data, 2), ELR()
@@ -59,7 +69,9 @@ def test_confident_logits_stay_finite() -> None:
     assert torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
 
 
-@pytest.mark.parametrize("bad", [{"beta": 1.0}, {"beta": -0.1}, {"strength": -1.0}, {"strength": math.inf}])
+@pytest.mark.parametrize(
+    "bad", [{"beta": 1.0}, {"beta": -0.1}, {"strength": -1.0}, {"strength": math.inf}, {"strength_steps": -1}]
+)
 def test_bad_parameters(bad: dict) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         ELR(**bad)

@@ -10,7 +10,8 @@ from torch import nn
 
 from assay.data import Data
 from assay.labels import ELRPlus
-from assay.labels.elr_plus import MeanLogits, rampup
+from assay.labels.elr import rampup
+from assay.labels.elr_plus import MeanLogits
 from assay.nets import MLP
 from assay.runtime.errors import InputError
 from assay.runtime.spec import build, spec_of

@@ -31,6 +31,33 @@ def test_closed_form_is_the_supremum(margin: float, gamma: float) -> None:
     assert found == pytest.approx(max(stay, flip, 0.0), abs=1e-12)
 
 
+@given(st.integers(0, 10_000), st.floats(0.05, 50))
+def test_closed_form_is_the_supremum_over_a_grid_of_moves(seed: int, gamma: float) -> None:
+    """The definition itself: sup over Z along theta of the zero-one loss of Z less gamma times its distance."""
+    theta, x = np.random.default_rng(seed).normal(size=(2, 4))
+    theta /= np.linalg.norm(theta)
+    moves = np.append(np.linspace(-5, 5, 2001), -theta @ x)  # the last brings x onto the boundary
+    z = x + moves[:, None] * theta
+    found = robust_margin_loss(torch.tensor([theta @ x]), gamma).item()
+    assert found == pytest.approx(((z @ theta <= 1e-12) - gamma * np.abs(moves)).max(), abs=1e-6)
+
+
+def test_a_large_gamma_counts_the_points_next_to_the_boundary() -> None:
+    scores = torch.linspace(-1, 1, 4001, dtype=torch.float64)
+    for gamma in (10.0, 50.0):
+        inside = scores.abs() < 1 / gamma
+        term = robust_margin_loss(scores.abs(), gamma)
+        assert torch.equal(term > 0, inside)
+        assert term.sum().item() == pytest.approx(float(inside.sum()) / 2, rel=0.05)
+
+
+def test_the_bayes_rule_of_the_simulation() -> None:
+    mixture = shifted_gmm(4, 0, 20, test=20_000, seed=0)
+    assert linear_accuracy(mixture.mean, mixture.mean) == pytest.approx(0.8413, abs=1e-4)
+    measured = (np.sign(mixture.x_test @ mixture.mean) == mixture.y_test).mean()
+    assert measured == pytest.approx(0.8413, abs=0.01)
+
+
 def test_an_infinite_gamma_is_the_zero_one_loss_without_slope() -> None:
     margin = torch.tensor([-1.0, 0.0, 0.3], requires_grad=True)
     loss = robust_margin_loss(margin, math.inf)
@@ -45,6 +72,9 @@ def test_without_a_pool_it_is_empirical_risk_minimisation() -> None:
     mean = (data.y[:, None] * data.x).mean(0)
     plain = RobustSelfSupervised(lam=0.0, steps=20).fit(data.x, data.y)
     assert np.allclose(plain.coef_, mean / np.linalg.norm(mean), atol=1e-6)
+    assert np.array_equal(RobustSelfSupervised(lam=0.0, steps=20).fit(data.x, data.y, data.pool).coef_, plain.coef_)
+    graph = torch.from_numpy(data.x).requires_grad_()
+    assert np.array_equal(RobustSelfSupervised(lam=0.0, steps=20).fit(graph, data.y).coef_, plain.coef_)
     robust = RobustSelfSupervised(lam=0.0, gamma=1.0, steps=100).fit(data.x, data.y)
     margins = [torch.from_numpy(data.y * (data.x @ fit.coef_)) for fit in (plain, robust)]
     before, after = (float(robust_margin_loss(m, 1.0).mean()) for m in margins)
@@ -148,7 +178,10 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(InputError, match="expected"):
             rule.fit(x, y, pool)
-    for more in ({"gamma": 0.0}, {"gamma_u": -1.0}, {"lam": -1.0}, {"base": "tree"}):
+    with pytest.raises(InputError, match="as fitted"):
+        rule.fit(data.x, data.y, data.pool).predict(data.x[:, :3])
+    steps: tuple[dict, ...] = ({"inner_steps": 0}, {"step_size": math.nan})
+    for more in ({"gamma": 0.0}, {"gamma_u": -1.0}, {"lam": -1.0}, {"base": "tree"}, *steps):
         with pytest.raises(InputError, match="expected"):
             RobustSelfSupervised(**more)
     for numbers in (("robust", 0, 1, 1, 0.0), ("other", 1, 1, 1, 0.0), ("robust", 1, 1, 1, -1.0)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,6 +211,19 @@ def test_a_last_batch_of_one_trains_the_auxiliary_head() -> None:
     method = ShrinkMatch(epochs=1, batch_size=8, mu=1, **VIEWS)  # type: ignore[arg-type]
     found = method.fit(model(), Data(x, torch.arange(9) % C, tuple("abcde")), seed=0)
     assert torch.isfinite(found(x)).all()
+
+
+def test_classes_outside_the_labelled_ones_count_as_neither_right_nor_removed() -> None:
+    method, (known, unknown) = ShrinkMatch(align=False, tau=0.7, **VIEWS), batches()  # type: ignore[arg-type]
+    logged = []
+    for truth in (torch.full((B,), -1), torch.arange(B) % C):
+        kept = state()
+        method.loss(method.start(model(6.0), kept.data, seed=1), known, replace(unknown, truth=truth), kept)
+        logged.append({key: value for row in kept.log for key, value in row.items()})
+    foreign, usual = logged
+    assert [foreign[key] for key in ("certain_right", "uncertain_right", "shrunk_right", "contained")] == [0] * 4
+    assert foreign["shrunk"] == usual["shrunk"] > 0
+    assert usual["contained"] > 0
 
 
 def test_without_its_term_shrinkmatch_trains_as_fixmatch() -> None:

@@ -207,7 +207,7 @@ def test_the_pool_has_the_share_of_unknown_samples(seed: int, mismatch: float, b
 @pytest.mark.parametrize(
     ("targets", "labels", "mismatch", "balanced"),
     [((3,), 10, 0.2, False), ((3, 5), 10, 1.0, False), ((3, 5), 11, 0.2, True), ((3, 5), 400, 0.2, False),
-     ((3, 5), 10, 0.9, False), ((3, 5), 1, 0.2, False)],
+     ((3, 5), 10, 0.9, False), ((3, 5), 1, 0.2, False), ((3, 5), -3, 0.2, False), ((3, 5), -2, 0.2, True)],
 )  # fmt: skip
 def test_pools_that_cannot_be_drawn(targets: tuple[int, ...], labels: int, mismatch: float, balanced: bool) -> None:
     with pytest.raises(InputError, match="make_mismatch_pool"):

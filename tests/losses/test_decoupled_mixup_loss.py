@@ -62,6 +62,8 @@ def test_without_eta_or_without_a_second_class_it_is_soft_cross_entropy() -> Non
     target = share[:, None] * F.one_hot(a, 5) + (1 - share[:, None]) * F.one_hot(b, 5)
     soft = F.cross_entropy(logits, target, reduction="none")
     assert torch.allclose(DecoupledMixupLoss(0.0, reduction="none")(logits, a, b, share), soft, atol=1e-12)
+    two = F.cross_entropy(logits[:, :2], torch.tensor([[0.4, 0.6]]).double().expand(9, 2))
+    assert torch.allclose(DecoupledMixupLoss(0.0)(logits[:, :2], 0 * a, 0 * b + 1, 0.4), two)
     found = DecoupledMixupLoss(0.7, reduction="none")(logits, a, b, share)
     assert torch.allclose(found[[0, -1]], soft[[0, -1]])
     assert (found[1:-1] > soft[1:-1]).all()
@@ -118,7 +120,7 @@ def test_bad_input() -> None:
         for bad in (
             (logits, a, b, 1.5), (logits, a + 5, b, 0.5), (logits, a, b - 5, 0.5), (logits, a, b[:-1], 0.5),
             (logits * torch.nan, a, b, 0.5), (logits, a, b, 0.5, torch.ones(9, 1).bool()),
-            (logits, a, b, torch.rand(4)), (logits, a, b, torch.rand(9, 1)),
+            (logits, a, b, 0.5, [[True, True]] * 9), (logits, a, b, torch.rand(4)), (logits, a, b, torch.rand(9, 1)),
         ):  # fmt: skip
             with pytest.raises(InputError):
                 loss(*bad)

@@ -75,6 +75,23 @@ def test_it_is_differentiable_even_for_a_constant_critic() -> None:
     assert (critic_gradients(linear, X, Y) == 5).all()
 
 
+def test_an_input_that_the_critic_does_not_use_has_no_slope() -> None:
+    a = draw("a", 3)
+    for critic in (lambda x, y: x @ a, lambda x, y: y @ a):
+        assert gradient_penalty(critic, Y, Z, Y.roll(1, 0)).item() == pytest.approx((a.norm().item() - 1) ** 2)
+
+
+def test_the_penalty_may_be_differentiated_twice() -> None:
+    weight, eps = draw("w", 4, 6).requires_grad_(), torch.linspace(0, 1, len(Y), dtype=torch.float64)
+
+    def penalty(w: torch.Tensor) -> torch.Tensor:
+        critic = lambda x, y: torch.tanh(torch.cat((x, y), 1) @ w.T).sum(1)  # noqa: E731
+        return gradient_penalty(critic, Y, Z, Y.roll(1, 0), eps=eps)
+
+    assert torch.autograd.gradcheck(penalty, (weight,))
+    assert torch.autograd.gradgradcheck(penalty, (weight,))
+
+
 def test_the_loss_is_the_sum_of_its_parts_and_without_weight_that_of_cpc() -> None:
     with seeded(0, "nets"):
         phi, psi = nn.Linear(3, 4).double(), nn.Linear(3, 4).double()
@@ -110,6 +127,10 @@ def test_bad_input() -> None:
         lambda: gradient_penalty(linear, X, Y, Z[:3]),
         lambda: gradient_penalty(linear, X, Y, Z, eps=torch.rand(3)),
         lambda: gradient_penalty(lambda x, y: x, X, Y, Z),
+        lambda: gradient_penalty(lambda x, y: torch.zeros(len(x)), X, Y, Z),
+        lambda: gradient_penalty(linear, X[:0], Y[:0], Z[:0]),
+        lambda: WPCLoss()(nn.Linear(3, 2).double(), nn.Linear(3, 4).double(), Y, Z),
+        lambda: WPCLoss(0.0)(nn.Identity(), nn.Identity(), Y[:, :, None], Z[:, :, None]),
         lambda: WPCLoss(-1.0),
         lambda: WPCLoss()(nn.Identity(), nn.Identity(), Y[:1], Z[:1]),
         lambda: WPCLoss()(nn.Identity(), nn.Identity(), Y[:2], Z),

@@ -174,6 +174,9 @@ def test_bad_input() -> None:
     for bad in ((z, nan), (z * math.inf, y), (z[:1], y[:1]), (z, y[:-1]), (z[:, :1], y), (z, y > 3), (z.long(), y)):
         with pytest.raises(InputError):
             SupReMixLoss()(*bad)
-    for labels in (nan, y[:, None]):
+    for labels in (nan, y[:, None], y > 3):
         with pytest.raises(InputError, match="expected"):
             make_mixtures(labels)
+    for tolerance in (-1.0, math.nan):
+        with pytest.raises(InputError, match="tolerance"):
+            make_mixtures(y, tolerance=tolerance)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -166,6 +167,10 @@ def test_curves_share_their_samples_and_the_crossing_is_found() -> None:
     curves = compare_probes(x, y, x, y, [6, 50], seed=0, repeats=3, probes=twice)
     assert (curves.of("a") == curves.of("b")).all()
     assert curves.standard_error.shape == (2, 2)
+    graph = torch.from_numpy(x).requires_grad_()
+    for features, labels in ((graph, torch.from_numpy(y)), (x.tolist(), y.tolist())):
+        same = compare_probes(features, labels, features, labels, [6, 50], seed=0, repeats=3, probes=twice)
+        assert (same.errors == curves.errors).all()
     nb, lr = np.array([[0.2, 0.21], [0.2, 0.2], [0.19, 0.2]]), np.array([[0.5, 0.4], [0.2, 0.21], [0.1, 0.11]])
     regimes = two_regimes(ProbeCurves((5, 10, 20), ("naive bayes", "logistic"), np.stack((nb, lr))))
     assert (regimes.crossing, regimes.generative_first) == (20, True)
@@ -198,6 +203,8 @@ def test_bad_input() -> None:
         lambda: LogisticProbe(C=0.0).fit(x, y),
         lambda: compare_probes(x, y, x, y, [2], seed=0),
         lambda: compare_probes(bad, y, x, y, [6], seed=0),
+        lambda: compare_probes(x, y, x[:, :1], y, [6], seed=0),
+        lambda: compare_probes(x, y, x[:0], y[:0], [6], seed=0),
         lambda: GaussianClasses(classes=1),
         lambda: GaussianClasses().sample(1, seed=0),
         lambda: sample_complexity(GaussianClasses(), NaiveBayesProbe(), seed=0, sizes=[9, 4]),

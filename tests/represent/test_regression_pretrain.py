@@ -127,6 +127,13 @@ def test_bad_input() -> None:
             continuity(z, y, k=k)
     with pytest.raises(InputError):
         embedding_regressor(encoder, data, "lasso")  # type: ignore[arg-type]
+    target = data.fields["target"]
+    for wrong in (target[:, None], torch.where(target > 3, math.nan, target)):
+        for kind in ("ridge", "l1"):
+            with pytest.raises(InputError, match="targets"):
+                embedding_regressor(encoder, replace(data, fields={"target": wrong}), kind)
+    with pytest.raises(InputError, match="two"):
+        embedding_regressor(encoder, data[:1])
     with pytest.raises(InputError, match="tune"):
         embedding_regressor(encoder, data, tune=True)
     with pytest.raises(InputError):

@@ -134,6 +134,8 @@ def test_bad_input() -> None:
         lambda: WassersteinDependency().fit(critic, x.long(), y, seed=0),
         lambda: WassersteinDependency().fit(critic, x[:1], y[:1], seed=0),
         lambda: WassersteinDependency().fit(critic, x, y, seed=0, perm=torch.zeros(6, dtype=torch.int64)),
+        lambda: WassersteinDependency(batch_size=1).fit(critic, x, y, seed=0),
+        lambda: completeness_probe(lambda v: v, SpatialMultiGrid(), seed=0, n=4, test=2),
         lambda: PredictiveCoding(batch_size=1).fit(nn.Linear(1, 2), nn.Linear(1, 2), x, y, seed=0),
         lambda: SpatialMultiGrid(rows=0),
         lambda: SpatialMultiGrid().sample(0, "train", seed=0),

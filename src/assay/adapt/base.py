@@ -107,10 +107,15 @@ class FeatureTuner:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 2 or not self.lr > 0 or not 0 <= self.warmup < 1:
-            given = f"epochs={self.epochs}, batch_size={self.batch_size}, lr={self.lr}, warmup={self.warmup}"
+        rates = 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup < 1
+        if self.epochs < 0 or self.batch_size < 2 or not rates:
+            given = (
+                f"epochs={self.epochs}, batch_size={self.batch_size}, lr={self.lr}, weight_decay={self.weight_decay}, "
+                f"warmup={self.warmup}"
+            )
             raise InputError(
-                f"{type(self).__name__}: {given}; expected epochs >= 0, batches >= 2, lr > 0, warmup in [0, 1)"
+                f"{type(self).__name__}: {given}; expected epochs, weight_decay >= 0, batches >= 2, lr > 0, "
+                "warmup in [0, 1)"
             )
 
     def head(self, dim: int, classes: int) -> NMTuneHead:

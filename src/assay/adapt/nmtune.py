@@ -32,7 +32,8 @@ def nmtune_losses(
     dimensions in "paper"; features carry no gradient. ``cov``, >= 0: (1/d) sum over i != j of C_ij^2, C the covariance
     of z with divisor v - 1. ``svd``, in [-1, 0): minus the mean of the five largest singular values of z ("paper":
     minus the largest), all divided by their sum. z holds Z of one view or of several, v = k b, the last b rows those
-    that are compared with the features. InputError for other shapes and fewer than two rows.
+    that are compared with the features. Half precision is computed in float32. InputError for other shapes, fewer than
+    two rows, values that are not finite floats, and z of zeros. A row of zeros has no direction, its unit row is zero.
     """
     if z.dim() != 2 or features.dim() != 2 or z.shape[1] != features.shape[1] or len(z) < 2 or len(features) == 0:
         raise InputError(f"nmtune_losses: {tuple(z.shape)}, {tuple(features.shape)}; expected (v, d), (b, d), v >= 2")
@@ -40,14 +41,24 @@ def nmtune_losses(
         raise InputError(f"nmtune_losses: {len(z)} rows for {len(features)} samples; expected a multiple")
     if form not in TOP:
         raise unknown("form of nmtune_losses", form, TOP)
+    _check_values(z, features)
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
     last = z[-len(features) :]
-    gaps = (F.normalize(last, dim=1) - F.normalize(features.detach(), dim=1)).square()
+    gaps = (F.normalize(last, dim=1) - F.normalize(features.detach().to(z), dim=1)).square()
     s = torch.linalg.svdvals(z)
     return {
         "mse": gaps.mean() if form == "code" else gaps.sum(1).mean(),
         "cov": covariance_term(z),
         "svd": -(s / s.sum())[: TOP[form]].mean(),
     }
+
+
+def _check_values(z: Tensor, features: Tensor) -> None:
+    for name, values in (("z", z), ("features", features.detach())):
+        if not values.is_floating_point() or not torch.isfinite(values).all():
+            raise InputError(f"nmtune_losses: {name} is {values.dtype} or not finite; expected finite floats")
+    if not z.any():
+        raise InputError("nmtune_losses: z is zero throughout; expected singular values above 0")
 
 
 def covariance_term(z: Float[Tensor, "v d"]) -> Float[Tensor, ""]:
@@ -76,8 +87,12 @@ class NMTune(MLPTuning):
         if isinstance(self.weights, str):
             if self.weights not in PRESETS:
                 raise unknown("weights of NMTune", self.weights, PRESETS)
-        elif set(self.weights) != set(PRESETS["code"]) or not all(0 <= w < math.inf for w in self.weights.values()):
-            raise InputError(f"NMTune: weights {dict(self.weights)}; expected finite mse, cov, svd >= 0")
+        elif (
+            not isinstance(self.weights, Mapping)
+            or set(self.weights) != set(PRESETS["code"])
+            or not all(0 <= w < math.inf for w in self.weights.values())
+        ):
+            raise InputError(f"NMTune: weights {self.weights}; expected finite mse, cov, svd >= 0")
 
     def losses(self, z: Float[Tensor, "v d"], features: Float[Tensor, "b d"]) -> dict[str, Tensor]:
         """The three terms, unweighted."""

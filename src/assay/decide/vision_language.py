@@ -39,16 +39,21 @@ def sequence_confidence(
 ) -> Float[Tensor, " n"]:
     """Mean log-probability of the tokens of each sentence, at most 0 (Ao, 2023, arXiv:2308.03176, for captions).
 
-    ``logits`` at each place are those that its token was chosen by; ``mask`` is true where a token counts. Half
-    precision is computed, and given, in float32. InputError for other shapes, tokens outside the vocabulary, and a
-    sentence without tokens.
+    ``logits`` at each place are those that its token was chosen by, -inf for one that may not be; ``mask`` is true
+    where a token counts: what stands elsewhere, -100 say, has no meaning. Half precision is computed, and given, in
+    float32. InputError for other shapes, NaN and infinite logits, tokens outside the vocabulary, and a sentence without
+    tokens.
     """
-    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
     if logits.dim() != 3 or tokens.shape != logits.shape[:2] or mask.shape != tokens.shape:
         shapes = f"{tuple(logits.shape)}, {tuple(tokens.shape)}, {tuple(mask.shape)}"
         raise InputError(f"sequence_confidence: {shapes}; expected (n, t, v), (n, t), (n, t)")
-    if tokens.numel() == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= logits.shape[2] or not mask.any(1).all():
+    outside = mask & ((tokens < 0) | (tokens >= logits.shape[2]))
+    if tokens.numel() == 0 or outside.any() or not mask.any(1).all():
         raise InputError("sequence_confidence: an empty sentence or a token outside the vocabulary; expected neither")
+    tokens = tokens.masked_fill(~mask, 0)
+    if not (logits[mask] < torch.inf).all():
+        raise InputError("sequence_confidence: logits hold NaN or infinite values; expected finite ones or -inf")
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = wide.log_softmax(2).gather(2, tokens[:, :, None])[:, :, 0]
-    return each.masked_fill(~mask.bool(), 0).sum(1) / mask.sum(1)
+    return each.masked_fill(~mask, 0).sum(1) / mask.sum(1)

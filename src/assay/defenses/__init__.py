@@ -2,6 +2,7 @@
 
 from assay.defenses.aaer import AAER
 from assay.defenses.adaptive_smoothing import AdaptiveMixedClassifier, MixingTraining
+from assay.defenses.adv_comp_sum import AdvCompSum
 from assay.defenses.adv_store import AdvStore, generate
 from assay.defenses.awp import AWP
 from assay.defenses.bilevel_at import implicit_hypergradient, log_barrier_attack
@@ -40,6 +41,7 @@ __all__ = [
     "AAER",
     "AWP",
     "AdaptiveMixedClassifier",
+    "AdvCompSum",
     "AdvStore",
     "BitDepth",
     "Blur",

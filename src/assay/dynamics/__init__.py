@@ -3,6 +3,7 @@
 from assay.dynamics.blind_spots import BlindSpotReport, blind_spot_report, other_class
 from assay.dynamics.catastrophic_overfitting import AAEMonitor, overfits_catastrophically
 from assay.dynamics.collapse import Collapse, head_inputs, neural_collapse
+from assay.dynamics.early_learning import EarlyLearning, early_learning_curve
 from assay.dynamics.energy import EnergyTracker, energy_gap, joint_energy, marginal_energy
 from assay.dynamics.etf_classifier import ETFClassifier, ETFNetwork, attach_etf
 from assay.dynamics.feature_dynamics import FeatureDynamics, feature_energy, memorisation, train_feature_model
@@ -22,6 +23,7 @@ from assay.dynamics.long_tail import (
     tau,
 )
 from assay.dynamics.loss_surface import Barrier, linear_mode_barrier, ntk_submatrix_velocity
+from assay.dynamics.memorization_tracker import MemorizationTracker
 from assay.dynamics.over_param import TwoLayerReLU, margin, separability, separable_sphere
 from assay.dynamics.perceptron import BatchPerceptron, Perceptron
 from assay.dynamics.quadratic_cnn import QuadraticCNN
@@ -54,6 +56,7 @@ __all__ = [
     "ConvergenceWarning",
     "ETFClassifier",
     "ETFNetwork",
+    "EarlyLearning",
     "Eigenvalue",
     "EnergyTracker",
     "FeatureDynamics",
@@ -69,6 +72,7 @@ __all__ = [
     "LogisticGD",
     "LongTailProblem",
     "LongTailSample",
+    "MemorizationTracker",
     "PathPoint",
     "Perceptron",
     "QuadraticCNN",
@@ -84,6 +88,7 @@ __all__ = [
     "centroid_classifier",
     "deviation_angle",
     "deviation_angle_net",
+    "early_learning_curve",
     "energy_gap",
     "excess_error_of_not_fitting",
     "feature_energy",

@@ -69,11 +69,14 @@ def train_feature_model(
     The paper's training is full-batch gradient descent at a constant rate: ``optimizer`` "sgd", ``momentum`` 0,
     ``batch_size`` at least n, ``schedule`` "constant"; with ``training.Supervised`` its standard training, with
     ``labels.Mixup`` of a fixed lambda its Mixup. InputError for every < 1, and for data that did not come from a
-    ``FeatureNoiseModel``.
+    ``FeatureNoiseModel`` or have another d than ``problem`` or ``model``.
     """
     for data in (train, test):
         if "is_rare" not in data.fields:
             raise InputError(f"train_feature_model: data {data.name!r} has no field 'is_rare'; expected samples of one")
+        if data.shape[1:] != (problem.d,) or model.weight.shape[2] != problem.d:
+            given = f"data {tuple(data.shape)}, model d={model.weight.shape[2]}"
+            raise InputError(f"train_feature_model: {given}; expected vectors of the problem's d={problem.d}")
     if every < 1:
         raise InputError(f"train_feature_model: every={every}; expected at least 1")
     rows: list[tuple[Tensor, ...]] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -41,8 +43,13 @@ class FeatureNoiseModel:
         if self.d < 5 or self.patches < 2 or not 0 <= self.sigma_p < float("inf"):
             raise InputError(f"FeatureNoiseModel: {given}; expected d >= 5, patches >= 2, a finite sigma_p >= 0")
         _check_share("rho", self.rho)
-        if self.feature_noise is not None and not 0 <= self.feature_noise[0] < self.patches:
-            raise InputError(f"FeatureNoiseModel: {self.feature_noise[0]} noisy patches of {self.patches - 1}")
+        if self.feature_noise is not None:
+            b, strength = self.feature_noise
+            if not isinstance(b, Integral) or not 0 <= b < self.patches or not math.isfinite(strength):
+                raise InputError(
+                    f"FeatureNoiseModel: feature_noise={self.feature_noise}; expected 0 to {self.patches - 1} patches "
+                    "and a finite number"
+                )
         if self.features is not None:
             if self.features.shape != (4, self.d):
                 raise InputError(f"FeatureNoiseModel: features {tuple(self.features.shape)}; expected (4, {self.d})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from assay.data import Batch
@@ -29,7 +30,18 @@ class EarlyStoppedMixup(Mixup):
         if not 0 <= self.stop <= 1:
             raise InputError(f"EarlyStoppedMixup: stop={self.stop}; expected a share of the steps in [0, 1]")
 
+    def over(self, state: State) -> bool:
+        """Whether samples are no longer mixed at this step."""
+        return state.step >= self.stop * state.total
+
+    def mixed_logits(
+        self, model: nn.Module, batch: Batch, state: State
+    ) -> tuple[Float[Tensor, "k c"], Int[Tensor, " k"], Int[Tensor, " k"], float]:
+        if self.over(state):
+            return model(batch.x), batch.y, batch.y, 1.0
+        return super().mixed_logits(model, batch, state)
+
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
-        if state.step >= self.stop * state.total:
+        if self.over(state):
             return F.cross_entropy(model(batch.x), batch.y)
         return super().objective(model, batch, state)

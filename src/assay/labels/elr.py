@@ -18,6 +18,11 @@ from assay.training import State, Trainer
 CLAMP = 1e-4  # keeps <t, p> away from 1, where the logarithm diverges
 
 
+def rampup(step: float, length: int) -> float:
+    """exp(-5 (1 - step / length)^2), which reaches 1 at ``length`` steps and stays there; 1 where ``length`` is 0."""
+    return math.exp(-5 * (1 - min(step / length, 1.0)) ** 2) if length else 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ELR(Trainer):
     """Cross-entropy + ``strength`` x mean log(1 - <t, p>) (Liu et al., 2020, arXiv:2007.00151, eq. 6-8).
@@ -25,6 +30,8 @@ class ELR(Trainer):
     p is the softmax, clamped to [1e-4, 1 - 1e-4]; t is the sample's running average of p, of decay ``beta`` in [0, 1).
     It starts at zero, so that it sums to less than 1 in the first epochs and the term sets in gradually. ``strength``
     >= 0 is the paper's lambda; the defaults are those for CIFAR-10 under symmetric noise (0.9 and 7 for CIFAR-100).
+    Where a large strength holds the network to its first predictions, ``strength_steps`` > 0 lets it rise: the term
+    then weighs rampup(step, ``strength_steps``), steps counted from 1, as the authors have it for ELR+.
     The memory holds n x c floats. Raises InputError for other parameters, for a data set that names two samples alike,
     and for logits without exactly one finite column a class.
     """
@@ -33,12 +40,15 @@ class ELR(Trainer):
 
     beta: float = 0.7
     strength: float = 3.0
+    strength_steps: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < 1:
             raise InputError(f"ELR: beta={self.beta}; expected a decay in [0, 1)")
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise InputError(f"ELR: strength={self.strength}; expected a finite number >= 0")
+        if self.strength_steps < 0:
+            raise InputError(f"ELR: strength_steps={self.strength_steps}; expected a number of steps >= 0")
 
     def penalty(self, logits: Float[Tensor, "b c"], target: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
         """``strength`` x mean log(1 - <t, p>), at most 0, for targets t that carry no gradient."""
@@ -69,7 +79,8 @@ class ELR(Trainer):
     def objective(self, model: nn.Module, batch: Batch, state: State) -> Tensor:
         logits = model(batch.x)
         self.check_logits(logits, batch, state)
-        return F.cross_entropy(logits, batch.y) + self.term(logits, batch.index, state)
+        weight = rampup(state.step + 1, self.strength_steps)
+        return F.cross_entropy(logits, batch.y) + weight * self.term(logits, batch.index, state)
 
     def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
         self.check_names(data)

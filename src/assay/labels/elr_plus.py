@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from assay.data import Batch, Data
-from assay.labels.elr import ELR
+from assay.labels.elr import ELR, rampup
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
 from assay.runtime.random import numpy_rng, torch_rng
@@ -24,11 +24,6 @@ from assay.subject import fresh
 from assay.training import Player, State, fit_players
 
 OTHER = {"first": "second", "second": "first"}
-
-
-def rampup(step: float, length: int) -> float:
-    """exp(-5 (1 - step / length)^2), which reaches 1 at ``length`` steps and stays there; 1 where ``length`` is 0."""
-    return math.exp(-5 * (1 - min(step / length, 1.0)) ** 2) if length else 1.0
 
 
 @rebuildable
@@ -63,17 +58,14 @@ class ELRPlus(ELR):
     mixup: float = 1.0
     average: float = 0.997
     average_steps: int = 40_000
-    strength_steps: int = 0
     sharpen: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (math.isfinite(self.mixup) and self.mixup > 0) or not 0 <= self.average < 1:
             raise InputError(f"ELR+: mixup={self.mixup}, average={self.average}; expected mixup > 0, average in [0, 1)")
-        if min(self.average_steps, self.strength_steps) < 0:
-            raise InputError(
-                f"ELR+: average_steps={self.average_steps}, strength_steps={self.strength_steps}; expected steps >= 0"
-            )
+        if self.average_steps < 0:
+            raise InputError(f"ELR+: average_steps={self.average_steps}; expected a number of steps >= 0")
 
     def mixed(self, name: str, n: int, state: State) -> tuple[float, Int[Tensor, " n"]]:
         """lambda in [1/2, 1] and the partner of each of ``n`` samples, for the network ``name`` at this step."""

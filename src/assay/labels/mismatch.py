@@ -33,10 +33,10 @@ def make_mismatch_pool(
     """
     targets = torch.tensor(sorted(set(target_classes)), dtype=torch.int64)
     check_labels("make_mismatch_pool", y, len(y))
-    if len(targets) < 2 or not 0 <= mismatch < 1 or (balanced and n_labeled % len(targets)):
+    if len(targets) < 2 or not 0 <= mismatch < 1 or n_labeled < 0 or (balanced and n_labeled % len(targets)):
         raise InputError(
             f"make_mismatch_pool: {len(targets)} target classes, n_labeled={n_labeled}, mismatch={mismatch}; expected "
-            "two or more, a multiple of their number where balanced, a share in [0, 1)"
+            "two or more, at least 0 and a multiple of their number where balanced, a share in [0, 1)"
         )
     order = torch.randperm(len(y), generator=torch_rng(seed, "mismatch"))
     wanted = torch.isin(y[order], targets)

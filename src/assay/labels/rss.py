@@ -64,7 +64,10 @@ class FittedRSS:
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits (n, c); with two classes that of the second less that of the first (n,)."""
-        logits = predict(self.model_, _floats("decision_function", X)).numpy()
+        x, model = _floats("decision_function", X), self.model_
+        if isinstance(model, Direction) and x.shape[1:] != model.theta.shape:
+            raise InputError(f"decision_function: x {tuple(x.shape)}; expected (n, {len(model.theta)}), as fitted")
+        logits = predict(model, x).numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict(self, X: Any) -> np.ndarray:
@@ -113,6 +116,9 @@ class RobustSelfSupervised:
         if not (self.gamma > 0 and self.gamma_u > 0 and 0 <= self.lam < math.inf and 0 <= self.balance < math.inf):
             given = f"gamma={self.gamma}, gamma_u={self.gamma_u}, lam={self.lam}, balance={self.balance}"
             raise InputError(f"{where}: {given}; expected gammas > 0, finite weights >= 0")
+        if self.inner_steps < 1 or not 0 < self.step_size < math.inf:
+            given = f"inner_steps={self.inner_steps}, step_size={self.step_size}"
+            raise InputError(f"{where}: {given}; expected inner_steps >= 1, a finite step_size > 0")
         if self.base != "linear" and not isinstance(self.base, nn.Module):
             raise InputError(f"{where}: base={self.base!r}; expected 'linear' or a module")
 
@@ -162,7 +168,8 @@ class RobustSelfSupervised:
         where = type(self).__name__
         if unlabeled is None and (self.lam > 0 or self.balance > 0):
             raise InputError(f"{where}: no pool, lam={self.lam}, balance={self.balance}; expected X_unlabeled")
-        rows = x if unlabeled is None else _floats(where, unlabeled)
+        without = unlabeled is None or (len(unlabeled) == 0 and self.lam == self.balance == 0)
+        rows = x if without else _floats(where, unlabeled)
         if rows.shape[1:] != x.shape[1:]:
             raise InputError(
                 f"{where}: pool {tuple(rows.shape)}, labelled {tuple(x.shape)}; expected the same features"
@@ -183,6 +190,7 @@ def _mean_direction(x: Float[Tensor, "m d"], y: Int[Tensor, " m"]) -> Direction:
 
 
 def _floats(where: str, values: Any) -> Float[Tensor, "n ..."]:
-    x = torch.as_tensor(np.asarray(values), dtype=torch.float32)
+    given = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
+    x = torch.as_tensor(given, dtype=torch.float32)
     check_inputs(where, x)
     return x

@@ -43,7 +43,8 @@ class SemiSupervised(Trainer):
     subclass states its ``loss``; ``plain()`` is supervised training on the labelled data with the same plan. What
     each step used is in the state's log; where the unlabelled data have a field "truth" of classes, so is how much of
     it was right. The plan's defaults are those of every trainer; papers on images train far longer and return an
-    average of the weights (``ema=0.999``). InputError for data that cannot be used.
+    average of the weights (``ema=0.999``). A truth of -1 is a class that is not among the labelled ones: no prediction
+    is right. InputError for data that cannot be used.
     """
 
     contract: ClassVar[bool] = True

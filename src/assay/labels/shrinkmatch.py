@@ -120,6 +120,7 @@ def _counts(space: ShrinkResult, certain: Tensor, unlabelled: Unlabelled) -> dic
     found = {"uncertain": unsure, "shrunk": used, "removed": used * space.removed}
     if unlabelled.truth is not None:
         right = space.top1 == unlabelled.truth
-        gone = ~space.keep.gather(1, unlabelled.truth[:, None])[:, 0]
+        known = unlabelled.truth >= 0
+        gone = known & ~space.keep.gather(1, unlabelled.truth.clamp_min(0)[:, None])[:, 0]
         found |= {"uncertain_right": unsure & right, "shrunk_right": used & right, "contained": used & (right | gone)}
     return {name: float(value.sum()) for name, value in found.items()}

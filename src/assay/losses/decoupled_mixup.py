@@ -64,8 +64,9 @@ class _MixedLoss(nn.Module):
         if not ((share >= 0) & (share <= 1)).all():
             raise InputError(f"{where}: lam spans [{share.min():.4g}, {share.max():.4g}]; expected shares in [0, 1]")
         mask = torch.ones_like(share, dtype=torch.bool)[:, None].expand(-1, 2) if true is None else true
-        if mask.dtype != torch.bool or mask.shape != (len(logits), 2):
-            raise InputError(f"{where}: true is {mask.dtype} {tuple(mask.shape)}; expected bool ({len(logits)}, 2)")
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (len(logits), 2):
+            kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise InputError(f"{where}: true is {kind}; expected a bool tensor ({len(logits)}, 2)")
         return torch.stack((share, 1 - share), 1), mask
 
 
@@ -135,7 +136,7 @@ class DecoupledMixupLoss(_MixedLoss):
         shares, mask = self._pair(logits, target, target_b, lam, true)
         labels = torch.stack((target, target_b), 1)
         mixed = (target != target_b) & (shares > 0).all(1)
-        if mixed.any() and logits.shape[1] < 3:
+        if self.eta and mixed.any() and logits.shape[1] < 3:
             raise InputError("DecoupledMixupLoss: 2 classes, both mixed; expected at least 3")
         soft = -(shares * logits.log_softmax(1).gather(1, labels)).sum(1)
         if not (self.eta and mixed.any()):

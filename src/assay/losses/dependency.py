@@ -46,8 +46,9 @@ def gradient_penalty(
 
     Taken at (x, eps y + (1 - eps) y_neg), between a joint and a product sample, eps (n,) uniform in [0, 1] from torch's
     generator of the CPU unless given; with ``x_neg`` also at (eps x + (1 - eps) x_neg, y). Off ``two_sided`` only norms
-    above 1 count. ``critic(x, y) -> (n,)``, row by row: no batch norm. Differentiable by the critic's parameters.
-    Raises InputError for integers, for lengths that differ and for a critic of another shape.
+    above 1 count. ``critic(x, y) -> (n,)``, row by row: no batch norm; an input that it does not use has slope 0.
+    Differentiable by the critic's parameters. Raises InputError for integers, for lengths that differ, for a critic of
+    another shape and for one without a gradient.
     """
     norms = critic_gradients(critic, x, _between(y, y_neg, eps))
     if x_neg is not None:
@@ -68,15 +69,17 @@ def _between(a: Tensor, b: Tensor, eps: Float[Tensor, " n"] | None) -> Tensor:
 
 def critic_gradients(critic: Critic, x: Float[Tensor, "n ..."], y: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
     """|grad f(x_i, y_i)|_2 by both inputs together, as part of the graph."""
-    if len(x) != len(y) or not x.is_floating_point() or not y.is_floating_point():
+    if len(x) != len(y) or len(x) == 0 or not x.is_floating_point() or not y.is_floating_point():
         given = f"{x.dtype} {tuple(x.shape)}, {y.dtype} {tuple(y.shape)}"
-        raise InputError(f"gradient_penalty: {given}; expected floats of one length")
+        raise InputError(f"gradient_penalty: {given}; expected floats of one length, at least 1")
     with torch.enable_grad():
         left, right = x.detach().requires_grad_(), y.detach().requires_grad_()
         value = critic(left, right)
         if value.shape != (len(x),):
             raise InputError(f"gradient_penalty: the critic gave {tuple(value.shape)}; expected ({len(x)},)")
-        gradients = torch.autograd.grad(value.sum(), (left, right), create_graph=True)
+        if not value.requires_grad:
+            raise InputError("gradient_penalty: the critic's values carry no gradient; expected a function of x and y")
+        gradients = torch.autograd.grad(value.sum(), (left, right), create_graph=True, materialize_grads=True)
     squares = sum((g.flatten(1).square().sum(1) for g in gradients), torch.zeros_like(value))
     # The root's slope at 0 is infinite; a critic that is constant there gets a slope of 0.
     return torch.where(squares > 0, squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt(), 0.0)
@@ -90,8 +93,8 @@ class WPCLoss(nn.Module):
     two-sided penalty between y and y_neg is that of WGAN-GP; ``two_sided`` and ``symmetric`` (x is mixed too) are
     the alternatives. The metric is the Euclidean one of the data: keep their scale, and do not normalise embeddings.
 
-    ``loss(phi, psi, x, y) -> (loss, logs)``, logs: "nce" (J) and "gp" (the penalty).
-    Raises InputError for lam < 0, fewer than two pairs and other shapes.
+    ``loss(phi, psi, x, y) -> (loss, logs)``, logs: "nce" (J) and "gp" (the penalty; 0 where lam is, which takes none).
+    Raises InputError for lam < 0, fewer than two pairs and encoders that do not both give (n, d).
     """
 
     kind: ClassVar[str] = "function"
@@ -115,7 +118,11 @@ class WPCLoss(nn.Module):
         """The loss of the pairs, and its parts."""
         if len(x) != len(y) or len(x) < 2:
             raise InputError(f"WPCLoss: {len(x)} and {len(y)} samples; expected as many of both, two or more")
-        nce = self.cpc(phi(x) @ psi(y).T)
+        left, right = phi(x), psi(y)
+        if left.dim() != 2 or left.shape != right.shape or len(left) != len(x):
+            shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+            raise InputError(f"WPCLoss: the encoders gave {shapes}; expected ({len(x)}, d) both")
+        nce = self.cpc(left @ right.T)
         if not self.lam:
             return nce, {"nce": -nce.item(), "gp": 0.0}
         gp = self.penalty(phi, psi, x, y)

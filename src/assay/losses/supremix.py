@@ -47,8 +47,10 @@ def make_mixtures(
     InputError for labels that are not finite or not (n,), and for options out of range.
     """
     _check("make_mixtures", window, beta, max_pos)
-    if labels.dim() != 1 or not torch.isfinite(labels).all():
-        raise InputError(f"make_mixtures: labels {tuple(labels.shape)}; expected finite numbers (n,)")
+    if not 0 <= tolerance < math.inf:
+        raise InputError(f"make_mixtures: tolerance={tolerance}; expected a finite number >= 0")
+    if labels.dim() != 1 or labels.dtype == torch.bool or not torch.isfinite(labels).all():
+        raise InputError(f"make_mixtures: labels {labels.dtype} {tuple(labels.shape)}; expected finite numbers (n,)")
     y = labels.detach().double().cpu()
     seed = int(torch.randint(2**62, (), generator=generator))
     rng = np.random.default_rng(seed)

@@ -118,14 +118,16 @@ def completeness_probe(
     """How much of every factor ridge regression reads off ``encode(x)`` (n, d): one-hot targets, the largest wins.
 
     Fitted on ``n`` grids of the split "probe", measured on ``test`` grids of the split "test". ``penalty`` > 0 weighs
-    the squared weights of standardised features.
+    the squared weights of standardised features. InputError for n, test < 1, penalty <= 0 and codes of other shapes.
     """
     if not 0 < penalty < math.inf:
         raise InputError(f"completeness_probe: penalty={penalty}; expected a finite number > 0")
     x, _, factors = grid.sample(n, "probe", seed=seed)
     held, _, truth = grid.sample(test, "test", seed=seed)
     with torch.no_grad():
-        known, unseen = (encode(v).double().numpy() for v in (x, held))
+        known, unseen = (encode(v).double().cpu().numpy() for v in (x, held))
+    if known.ndim != 2 or len(known) != n:
+        raise InputError(f"completeness_probe: the encoder gave {known.shape}; expected ({n}, d)")
     centre, spread = known.mean(0), known.std(0) + 1e-9
     targets = np.eye(grid.classes)[factors.numpy()].reshape(n, -1)
     fitted = Ridge(alpha=penalty).fit((known - centre) / spread, targets)

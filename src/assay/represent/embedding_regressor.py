@@ -42,8 +42,12 @@ class UnitRegressor(nn.Module):
 
 
 def targets(data: Data) -> Float[Tensor, " n"]:
-    """The field "target" of the data where they have one, else their labels, as floats."""
-    return data.fields["target"].float() if "target" in data.fields else data.y.float()
+    """The field "target" of the data where they have one, else their labels, as floats. InputError for targets that are
+    not one finite number a sample."""
+    found = data.fields.get("target", data.y).float()
+    if found.shape != (len(data),) or not torch.isfinite(found).all():
+        raise InputError(f"embedding_regressor: targets {tuple(found.shape)}; expected finite numbers ({len(data)},)")
+    return found
 
 
 def embedding_regressor(
@@ -62,7 +66,7 @@ def embedding_regressor(
     "l1" minimises the mean absolute error under ``plan`` (by default 100 epochs), of the linear map alone, the encoder
     in evaluation mode, or with ``tune`` of the encoder too; from an untrained one that is plain supervised regression.
     ``augment`` changes the images of "l1". Parameters of the encoder require a gradient as before. Targets as
-    ``targets``. Raises InputError for another kind and ``tune`` with "ridge".
+    ``targets``. Raises InputError for another kind, ``tune`` with "ridge" and fewer than two samples.
     """
     check_inputs("embedding_regressor", data.x, data.y, data.bounds)
     if kind not in ("ridge", "l1"):
@@ -70,9 +74,11 @@ def embedding_regressor(
     if kind == "ridge" and tune:
         raise InputError("embedding_regressor: tune with 'ridge'; expected 'l1', which trains by gradients")
     y = targets(data)
+    if len(y) < 2:
+        raise InputError(f"embedding_regressor: {len(y)} sample; expected at least two")
     features = first_features("embedding_regressor", encoder, data.x)
     embedded = F.normalize(predict(encoder, data.x), dim=1)
-    spread = float(y.std()) if len(y) > 1 else 0.0
+    spread = float(y.std())
     with seeded(seed, "regressor"):
         model = UnitRegressor(copy.deepcopy(encoder), embedded.shape[1], float(y.mean()), spread or 1.0)
     model.linear.to(features.dtype)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.base import ClassifierMixin, clone
 from sklearn.preprocessing import MinMaxScaler
+from torch import Tensor
 
 from assay.represent.logistic_probe import LogisticProbe
 from assay.represent.naive_bayes_probe import NaiveBayesProbe
@@ -73,9 +75,10 @@ def compare_probes(
     For each size and repeat as many of the ``features`` are drawn without replacement, again where a class is missing;
     each feature is brought to [0, 1] by the drawn samples alone. ``probes`` are scikit-learn classifiers by name,
     unless given NaiveBayesProbe and LogisticProbe with C = 1. Sizes increase, from the number of classes up to m.
-    Raises InputError for other sizes, fewer than one repeat, features that are not finite, and where no draw holds
-    every class.
+    Raises InputError for other sizes, fewer than one repeat, features that are not finite, test features of another
+    width or none, and where no draw holds every class.
     """
+    features, y, features_test, y_test = (_array(v) for v in (features, y, features_test, y_test))
     chosen = dict(probes or {GENERATIVE: NaiveBayesProbe(), DISCRIMINATIVE: LogisticProbe(scaler=None)})
     classes = len(np.unique(y))
     steps = [int(m) for m in sizes]
@@ -85,6 +88,10 @@ def compare_probes(
     for name, x, labels in (("features", features, y), ("features_test", features_test, y_test)):
         if np.ndim(x) != 2 or len(x) != len(labels) or not np.isfinite(x).all():
             raise InputError(f"compare_probes: {name} {np.shape(x)} or not finite; expected (m, n) and one label each")
+    if not len(features_test) or features_test.shape[1] != features.shape[1]:
+        raise InputError(
+            f"compare_probes: features_test {features_test.shape}; expected (t, {features.shape[1]}), t >= 1"
+        )
     errors = np.zeros((len(chosen), len(steps), repeats))
     for column, m in enumerate(steps):
         for repeat in range(repeats):
@@ -109,6 +116,10 @@ def two_regimes(curves: ProbeCurves, generative: str = GENERATIVE, discriminativ
     asymptotes = float(first[-1].mean()), float(second[-1].mean())
     crossing = None if at is None else curves.sizes[at]
     return TwoRegimes(crossing, asymptotes, bool(len(before) and (before < 0).all()))
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _some(rng: np.random.Generator, n: int, m: int) -> Int[np.ndarray, " m"]:

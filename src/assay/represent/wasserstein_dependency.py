@@ -37,7 +37,7 @@ class WassersteinDependency:
     less ``lam`` times the gradient penalty. y' is y[perm], one independent pairing, or each batch's next y. ``value_``
     is the difference on all n pairs, over y[perm] or the mean over y rolled by 1 to 8. The penalty draws the slope to 1
     and does not hold it there: an estimate, which a small critic leaves below the truth. Raises InputError for fewer
-    than two pairs, integers, or options out of range.
+    than two pairs, integers, options out of range, and batches of one without ``perm``, which have no next y.
     """
 
     kind: ClassVar[str] = "function"
@@ -60,7 +60,10 @@ class WassersteinDependency:
         pairs = paired_data("WassersteinDependency", x, y)
         if not 0 <= self.lam < math.inf:
             raise InputError(f"WassersteinDependency: lam={self.lam}; expected a finite number >= 0")
+        if perm is None and self.batch_size < 2:
+            raise InputError(f"WassersteinDependency: batch_size={self.batch_size}; expected two or more without perm")
         if perm is not None:
+            perm = torch.as_tensor(perm)
             if not torch.equal(perm.sort().values, torch.arange(len(x))):
                 raise InputError(f"WassersteinDependency: perm {tuple(perm.shape)}; expected a permutation of {len(x)}")
             pairs = Data(pairs.x, pairs.y, pairs.classes, pairs.bounds, fields={"y": y, "neg": y[perm]})
