@@ -65,6 +65,13 @@ def test_batch_norm_and_pools() -> None:
     assert 0 < measured <= bound
 
 
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2, divisor_override=1), nn.MaxPool2d(2, 2, dilation=2)])
+def test_pools_that_may_stretch_distances_are_refused(pool: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), pool, nn.Flatten())
+    with pytest.raises(InputError, match="no Lipschitz constant of"):
+        global_error_bound(model, disturbed(model), torch.rand(4, 1, 8, 8))
+
+
 def test_errors() -> None:
     x = torch.rand(4, 3, 8, 8)
     model = ResNet(width=4)

@@ -112,7 +112,8 @@ def test_pretraining_reaches_targets_that_a_network_can_make(nets: tuple[_Conv, 
 
 def test_bad_input(data: Data, nets: tuple[_Conv, _Conv]) -> None:
     extractor, target = nets
-    k = torch.eye(3)
+    k, norm = torch.eye(3), nn.BatchNorm1d(3)
+    lone = ModelPool([norm], [torch.optim.SGD(norm.parameters())], [0], 5, 0.1, 0.0, 0)
     for call in (
         lambda: krr_predict(torch.zeros(3, 3), k, k, 0.0),
         lambda: krr_predict(k, k[:, :2], k, 0.1),
@@ -120,6 +121,7 @@ def test_bad_input(data: Data, nets: tuple[_Conv, _Conv]) -> None:
         lambda: replace(METHOD, n_images=81).fit(extractor, target, data, seed=0),
         lambda: METHOD.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 32)), target, data, seed=0),
         lambda: METHOD.fit(extractor, nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), data, seed=0),
+        lambda: lone.update(0, torch.zeros(1, 3), torch.zeros(1, 3)),
         lambda: replace(METHOD, online_iters=1),
         lambda: replace(METHOD, outer_lr=0.0),
     ):

@@ -75,3 +75,13 @@ def test_bad_input() -> None:
             memorization_scores(nearest, x, y, masks=bad)
     with pytest.raises(InputError, match="n rows"):
         memorization_scores(nearest, x, y[:5])
+    with pytest.raises(InputError, match="3 test points, 2 labels"):
+        memorization_scores(nearest, x, y, test=(x[:3], y[:2]))
+    for shape in ((40, 1), (40, 3), ()):
+        with pytest.raises(InputError, match="expected labels"):
+            memorization_scores(lambda x, y, at, seed, shape=shape: torch.zeros(shape).long(), x, y)
+    masks = subset_masks(6, 20, 0.5, seed=0)
+    with pytest.raises(InputError, match="as the masks"):
+        memorization_of(torch.ones(20, 1, dtype=torch.bool), masks)
+    with pytest.raises(InputError, match="a row for each mask"):
+        influence_scores(torch.ones(19, 4, dtype=torch.bool), masks)

@@ -195,6 +195,8 @@ def test_bad_input(data: Data, net: nn.Module, experts: Trajectories, tmp_path: 
         lambda: replace(RULE, ipc=100).fit(experts, data, seed=0),
         lambda: replace(RULE, lr_start=1e6, iterations=20).fit(experts, data, seed=0),
         lambda: RULE.fit(experts, data.with_x(data.x[:, :, :4]).with_y(data.y.clamp(max=3)), seed=0),
+        lambda: RULE.fit(experts, data.with_x(data.x[:, :, :4]), seed=0),
+        lambda: RULE.fit(experts, replace(data, classes=(*data.classes, "more")), seed=0),
         lambda: EXPERTS.fit(norm, data, seed=0),
         lambda: Trajectories(experts.params_[:, :, 1:], net),
         lambda: Trajectories(experts.params_ * torch.nan, net),

@@ -208,3 +208,6 @@ class TestRisk:
         for bad in ((100, 80, 10, 0.0), (100, 100, 1, 0.5), (0, 5, 2, 0.1), (5, 10, 2, -0.1), (100, 40, 2, 0.5)):
             with pytest.raises(InputError, match="expected"):
                 interpolated_risk(*bad)
+        for sigma2 in (-1.0, float("nan")):
+            with pytest.raises(InputError, match="sigma2="):
+                interpolated_risk(5, 10, 2, 0.1, sigma2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,6 +226,8 @@ def test_zero_base_loss_and_other_vocabulary_are_refused() -> None:
     )
     with pytest.raises(InputError, match="vocabularies"):
         FLoRaMIA(model, other).score(tokens())
+    with pytest.raises(InputError, match="expected at most 16"):
+        LossMIA(other).score(torch.ones(2, 17, dtype=torch.int64))
     sure = copy.deepcopy(other)
     with torch.no_grad():
         for p in sure.parameters():
@@ -280,6 +283,12 @@ def test_supervised_attack_learns_what_separates(clf: str) -> None:
     assert attack.fit(inside[:150], outside[:150], seed=1).score(outside[:9]).equal(fitted.score(outside[:9]))
     with pytest.raises(InputError, match="infinite"):
         fitted.score(inside[4:5])
+    with pytest.raises(InputError, match="5 features; expected 6"):
+        fitted.score(inside[:3, :5])
+    with pytest.raises(InputError, match="expected the same"):
+        attack.fit(inside[:, :5], outside)
+    with pytest.raises(InputError, match="epochs=0"):
+        replace(attack, epochs=0)
 
 
 def test_supervised_attack_stops_early_and_keeps_the_best_weights() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,9 @@ def test_the_holdout_is_never_audited(digits: Subject) -> None:
 def test_fresh_weights_are_new_and_seeded(digits: Subject) -> None:
     a, b, c = fresh(digits.model, seed=1), fresh(digits.model, seed=1), fresh(digits.model, seed=2)
     assert model_hash(a) == model_hash(b) != model_hash(c)
+    for model in (digits.model, bare()):
+        wide = copy.deepcopy(model).double()
+        assert {p.dtype for p in fresh(wide, seed=1).parameters()} == {torch.float64}
     assert model_hash(fresh(bare(), seed=1)) == model_hash(fresh(bare(), seed=1)) != model_hash(bare())
 
 

@@ -170,6 +170,15 @@ def test_errors(pair: tuple[nn.Module, nn.Module]) -> None:
         weight_distance(weights(pair[0]), [])
     with pytest.raises(InputError, match="some of each kind"):
         collect_feedback(pair[0], lambda x: torch.ones(len(x), dtype=torch.bool), 10, seed=0)
+    for answer in (lambda x: x[:, 0], lambda x: x > 0):
+        with pytest.raises(InputError, match="oracle: gives"):
+            collect_feedback(pair[0], answer, 10, seed=0)
+        with pytest.raises(InputError, match="oracle: gives"):
+            percent_unlearned(pair[0], pair[0], answer, 10)
+    with pytest.raises(InputError, match="no adapted"):
+        extrapolated(pair[0], [], 1.0)
+    with pytest.raises(InputError, match="in adapted weights"):
+        extrapolated(pair[0], [{"other": x}], 1.0)
     for options in ({"gamma": -1.0}, {"n_adapted": 0}, {"repulsion": "l3"}, {"fisher": "none"}):
         with pytest.raises(InputError):
             AdaptThenUnlearn(**options)

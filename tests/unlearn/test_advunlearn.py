@@ -213,8 +213,21 @@ def test_stable_diffusion_pipeline(stable_diffusion: Any) -> None:
 def test_unusable_options_are_refused() -> None:
     with pytest.raises(InputError, match="no retain prompts"):
         adv(retain_prompts=())
-    with pytest.raises(InputError, match="has the concept"):
-        adv(retain_prompts=("a Seven",))
+    for prompt in ("a Seven", "a photo of seven.", "two,seven", "seven-ish"):
+        with pytest.raises(InputError, match="has the concept"):
+            adv(retain_prompts=("a two", prompt))
+    assert adv(retain_prompts=("seventy",)).retain_prompts == ("seventy",)
+    for options, match in (
+        ({"iterations": -1}, "steps=-1"),
+        ({"lr": 0.0}, "lr > 0"),
+        ({"ddim_steps": 0}, "ddim_steps=0"),
+        ({"start_guidance": float("nan")}, "finite guidance"),
+        ({"layers": 0, "train": "text_encoder"}, "layers >= 1"),
+    ):
+        with pytest.raises(InputError, match=match):
+            ESD(concept="seven", **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="ddim_steps=0"):
+        EmbeddingPromptAttack(ddim_steps=0)
     with pytest.raises(InputError, match="at most 6 together"):
         adv(attack=EmbeddingPromptAttack(k=6)).forget(tiny(), seed=0)
     with pytest.raises(InputError, match="attack on conditions"):

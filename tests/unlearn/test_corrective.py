@@ -52,6 +52,10 @@ def test_swapped_classes_keep_their_numbers(train: Data) -> None:
     assert torch.equal(found.data.x, train.x)
     assert set(found.affected(train).y.tolist()) == {3, 5}
     assert set(found.clean(train).y.tolist()) == {0, 1, 2, 4, 6, 7, 8, 9}
+    pair = Data(train.x, train.y % 2, ("even", "odd"), train.bounds, "two classes")
+    for kind in ("patch", "random"):
+        marked = manipulate(pair, kind=kind, size=20, seed=1)  # type: ignore[arg-type]
+        assert int(marked.data.fields["manipulated"].sum()) == 20
     drawn = manipulate(train, kind="random", size=20, seed=1)
     assert torch.equal(drawn.data.y != train.y, drawn.data.fields["manipulated"].bool())
 
@@ -120,6 +124,7 @@ def test_bad_manipulations(train: Data) -> None:
         ({"size": 3, "patch": 9}, "at least that large"),
         ({"size": 3, "kind": "blur"}, "unknown manipulation"),
         ({"size": 3, "target": 10}, "expected 0 to 9"),
+        ({"size": 4, "kind": "interclass", "classes": (3, 10)}, "expected 0 to 9"),
     ):
         with pytest.raises(InputError, match=match):
             manipulate(train, **{"seed": 0, **options})  # type: ignore[arg-type]

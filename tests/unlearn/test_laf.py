@@ -140,6 +140,7 @@ def test_autoencoder_knows_its_own() -> None:
         assert fitted.recon_error(strange).mean() > errors.mean()
         again = vae.fit(scaled, seed=0, epochs=12)
         assert same(fitted, again)
+        assert vae.fit(scaled.double(), seed=0, epochs=1).recon_error(scaled.double()).dtype == torch.float64
     assert bool(((vae.decode(torch.randn(5, 4)) - vae.mean).abs() > 0).any())
 
 

@@ -140,6 +140,30 @@ def test_batch_norm_of_the_middle_is_taken_anew() -> None:
     assert not middle.training
 
 
+def test_batch_norm_of_the_random_surrogate_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seen = load_data("digits:train").limit(60), list[nn.Module]()
+    with seeded(0, "norm"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10))
+    subject = Subject(model, data, data)
+    gaps = Neighbourhoods.gaps
+
+    def spied(around: Neighbourhoods, model: nn.Module, **options: Any) -> Tensor:
+        seen.append(model)
+        return gaps(around, model, **options)
+
+    monkeypatch.setattr(Neighbourhoods, "gaps", spied)
+    method = ManiFSMC(surrogate="random_linear", k=3)
+    method.fit(subject, data[:5], data[5:], seed=0)
+    near = method.neighbourhoods(model, data[:5], data[5:], 0).near.x
+    with torch.no_grad():
+        read = seen[0][:2](near)  # type: ignore[index]
+    assert torch.allclose(seen[0][2].running_mean, read.mean(0), atol=1e-6)  # type: ignore[index]
+    with pytest.raises(InputError, match="one value a channel"):
+        replace(method, k=1).fit(subject, data[:1], data[1:], seed=0)
+    with pytest.raises(InputError, match="one value a channel"):
+        ManiFSMC(k=1, smc_steps=1).fit(subject, data[:1], data[1:], seed=0)
+
+
 def test_the_surrogate_sees_no_erased_sample(subject: Subject, parts: tuple[Data, Data]) -> None:
     forget, retain = parts
     model = nn.Sequential(Spy(), subject.model)

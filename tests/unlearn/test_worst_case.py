@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -68,8 +70,61 @@ def test_sign_steps_have_one_length_and_leave_zeros() -> None:
     optimizer.step()
     assert p.tolist() == [0.5, -1.5, 3.0]
     assert optimizer.step(lambda: 7.0) == 7.0
-    with pytest.raises(InputError, match="lr > 0"):
-        SignSGD([p], lr=0.0)
+    for options in ({"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}):
+        with pytest.raises(InputError, match="lr > 0"):
+            SignSGD([p], **options)
+
+
+def test_signs_are_of_the_buffer_that_torch_keeps() -> None:
+    g = torch.Generator().manual_seed(0)
+    p = torch.randn(40, generator=g).requires_grad_()
+    q = p.detach().clone().requires_grad_()
+    ours, theirs = SignSGD([p], 0.1, 0.9, 0.5), torch.optim.SGD([q], 0.1, 0.9, weight_decay=0.5)
+    for _ in range(5):
+        p.grad = torch.randn(40, generator=g)
+        q.grad = p.grad.clone()
+        old = p.detach().clone()
+        with torch.no_grad():
+            q.copy_(p)
+        ours.step()
+        theirs.step()
+        assert torch.equal(p, old - 0.1 * theirs.state[q]["momentum_buffer"].sign())
+    zero = torch.zeros(200, requires_grad=True)
+    zero.grad = torch.zeros(200)
+    with seeded(0, "zeros"):
+        SignSGD([zero], 1.0, rand_zero=True).step()
+    assert (zero.abs() == 1).all()
+    assert 60 < int((zero > 0).sum()) < 140
+
+
+def test_the_weights_do_not_feel_a_small_change_of_the_choice(model: nn.Module, data: Data) -> None:
+    some = data.limit(40)
+    method = WorstCaseForgetSet(m=3, inner_epochs=2, inner_lr=0.01, batch_size=len(some))
+    w = torch.rand(len(some), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = model_hash(method.unlearned(model, some, w, 0))
+    moved = [w.index_fill(0, torch.tensor([i]), float(w[i]) + 1e-6) for i in range(len(some))]
+    same = [model_hash(method.unlearned(model, some, v, 0)) == start for v in moved]
+    assert np.mean(same) >= 0.95
+
+
+def test_the_choice_is_among_the_best_subsets_of_a_linear_model() -> None:
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(12, 3, generator=g), torch.arange(12) % 2
+    few = Data(x, y, ("a", "b"), (-10.0, 10.0), "few")
+    with seeded(0, "linear"):
+        start = nn.Linear(3, 2)
+    method = WorstCaseForgetSet(m=3, rounds=40, inner_epochs=1, inner_lr=0.05, batch_size=12)
+
+    def left(chosen: tuple[int, ...]) -> float:
+        w = torch.zeros(12, dtype=torch.float64).index_fill_(0, torch.tensor(chosen), 1)
+        each = F.cross_entropy(method.unlearned(start, few, w, 0)(x), y, reduction="none").detach()
+        return float(each[list(chosen)].sum())
+
+    losses = np.array([left(s) for s in combinations(range(12), 3)])
+    found = left(tuple(method.fit(start, few, seed=0).indices_.tolist()))
+    assert (losses < found - 1e-9).mean() <= 0.05
+    easy = replace(method, direction="easiest").fit(start, few, seed=0)
+    assert (losses > left(tuple(easy.indices_.tolist())) + 1e-9).mean() <= 0.05
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +189,10 @@ def test_same_seed_same_set_and_nothing_changes(model: nn.Module, data: Data) ->
     assert first.history_ != other.history_
     assert model_hash(model) == before
     assert torch.equal(torch.get_rng_state(), state)
+    three, w = WorstCaseForgetSet(m=12, inner_epochs=3), torch.zeros(len(data), dtype=torch.float64)
+    plain = model_hash(three.unlearned(model, data, w, 0))
+    for options in ({"inner_momentum": 0.9}, {"inner_decay": 5.0}, {"inner_rand_zero": True}):
+        assert model_hash(replace(three, **options).unlearned(model, data, w, 0)) != plain  # type: ignore[arg-type]
     renewed = WorstCaseForgetSet(m=12, rounds=2, inner_epochs=1, reinit=True).fit(model, data, seed=3)
     assert renewed.history_[0] > first.history_[0]
     binary = WorstCaseForgetSet(m=12, rounds=2, inner_epochs=1, binarise=2, w_lr=0.01).fit(model, data, seed=3)
@@ -157,6 +216,9 @@ def test_bad_worst_cases(model: nn.Module, data: Data) -> None:
         ({"m": 0}, "m, rounds"),
         ({"m": 1, "w_lr": 0.0}, "rates > 0"),
         ({"m": 1, "gamma": float("nan")}, "gamma >= 0"),
+        ({"m": 2.5}, "a whole m"),
+        ({"m": 1, "inner_momentum": 1.0}, "a momentum in"),
+        ({"m": 1, "inner_opt": "adam", "inner_decay": 0.1}, "with 'signsgd' alone"),
         ({"m": 1, "direction": "worst"}, "unknown direction"),
         ({"m": 1, "inner_opt": "lion"}, "unknown inner_opt"),
         ({"m": 1, "unlearner": "finetune"}, "a function of"),

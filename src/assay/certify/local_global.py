@@ -33,7 +33,8 @@ def global_error_bound(
 
     "spectral" L_j hold for every input: the spectral norm of a linear layer; of a zero-padded convolution the largest
     singular value over all frequencies of a torus that its padded input fits in, for it is a part of that circular one;
-    the largest scale of a batch norm; 1 for activations, flattening and pools that do not overlap. "empirical" takes
+    the largest scale of a batch norm; 1 for activations, flattening, and means or maxima over windows that do not
+    overlap (no dilation, no other divisor). "empirical" takes
     the largest ratio over neighbouring pairs of the samples' activations, which is no guarantee. Networks are chains of
     layers in the order of their names. Raises InputError for others, for layers without a known constant, and for
     networks whose layers differ in shape.
@@ -92,9 +93,11 @@ def _lipschitz(layer: nn.Module, h: Tensor) -> float:
 
 
 def _apart(pool: nn.Module) -> bool:
-    """Whether the windows of a pool do not overlap."""
+    """Whether every input of a pool is in one window at most, and its outputs are means or maxima."""
     if isinstance(pool, nn.AdaptiveAvgPool2d):
         return pool.output_size in (1, (1, 1))
+    if getattr(pool, "divisor_override", None) is not None or getattr(pool, "dilation", 1) not in (1, (1, 1)):
+        return False
     size, stride = (v if isinstance(v, tuple) else (v, v) for v in (pool.kernel_size, pool.stride))
     return all(s >= k for s, k in zip(stride, size, strict=True))
 

@@ -107,7 +107,7 @@ class KRRST:
     AdamW at ``outer_lr`` falling linearly to a thousandth. No augmentation in the inner loss, which would bias the
     gradient (theorem 1); ``augment`` is for the real batch, whose target is that of the same view. ``clip`` bounds the
     norms of both gradients (0: not). The labels of ``data`` are never read. Raises InputError for networks without
-    ``embed``, unlike outputs, and more images than ``data`` has.
+    ``embed``, unlike outputs, more images than ``data`` has, and one image under a batch norm that reads one value.
     """
 
     kind: ClassVar[str] = "function"

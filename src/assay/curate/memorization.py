@@ -49,8 +49,10 @@ def memorization_of(
     """For each sample the share of models right on it among those that saw it, less that among the others; and its
     standard error sqrt(v_1 / T_1 + v_0 / T_0), v the variances of right and wrong in both groups.
 
-    Raises InputError for a sample that all models saw, or none.
+    Raises InputError for a sample that all models saw, or none, and for shapes that differ.
     """
+    if correct.shape != masks.shape:
+        raise InputError(f"memorization: correct {tuple(correct.shape)}; expected {tuple(masks.shape)}, as the masks")
     seen, right = masks.double(), correct.double()
     inside, outside = _groups(seen)
     p1, p0 = (seen * right).sum(0) / inside, ((1 - seen) * right).sum(0) / outside
@@ -60,8 +62,10 @@ def memorization_of(
 def influence_scores(correct: Bool[Tensor, "t m"], masks: Bool[Tensor, "t n"]) -> Float[Tensor, "n m"]:
     """For each sample i and point j the share of models right on j among those that saw i, less that among the others.
 
-    Raises InputError for a sample that all models saw, or none.
+    Raises InputError for a sample that all models saw, or none, and for another number of models.
     """
+    if correct.dim() != 2 or len(correct) != len(masks):
+        raise InputError(f"influence: correct {tuple(correct.shape)}; expected ({len(masks)}, m), a row for each mask")
     seen, right = masks.double(), correct.double()
     inside, outside = _groups(seen)
     return seen.T @ right / inside[:, None] - (1 - seen).T @ right / outside[:, None]
@@ -97,7 +101,8 @@ def memorization_scores(
     ``T`` models are trained (the paper's 2,000; 50 or more on a laptop). What is memorised is a label: predictions
     count as right or wrong, not by their loss. Subsets of rate n samples estimate memorisation at that size. ``test``
     (points, labels) adds the influence of every sample on every point. ``masks`` gives other subsets, such as all but
-    one. Raises InputError for a rate outside (0, 1) and for a sample that all or no subsets hold.
+    one. Raises InputError for a rate outside (0, 1), for a sample that all or no subsets hold, and where what is
+    predicted is not one label a point.
     """
     if len(x) != len(y) or y.dtype != torch.int64:
         raise InputError(f"memorization: x {tuple(x.shape)}, y {y.dtype} {tuple(y.shape)}; expected n rows, int64 (n,)")
@@ -108,7 +113,14 @@ def memorization_scores(
         )
     at = x if test is None else torch.cat([x, test[0]])
     labels = y if test is None else torch.cat([y, test[1]])
+    if len(at) != len(labels):
+        raise InputError(
+            f"memorization: {len(at) - len(x)} test points, {len(labels) - len(y)} labels; expected one each"
+        )
     found = torch.stack([fit_predict(x[s], y[s], at, seed=derive(seed, "subset", t)) for t, s in enumerate(masks)])
+    if found.shape[1:] != labels.shape:
+        given = tuple(found.shape[1:])
+        raise InputError(f"memorization: fit_predict gives {given} for {len(at)} points; expected labels ({len(at)},)")
     correct = found == labels
     own = correct[:, : len(y)]
     mem, se = memorization_of(own, masks)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.data import Batch, Data
+from assay.runtime.errors import InputError
 from assay.runtime.random import derive, numpy_rng
 from assay.subject import fresh
 from assay.training import Plan, State, fit
@@ -103,7 +104,12 @@ class ModelPool:
             return
         model = self.models[k].train()
         self.optimizers[k].zero_grad(set_to_none=True)
-        F.mse_loss(model(x), y).backward()
+        try:
+            F.mse_loss(model(x), y).backward()
+        except ValueError as error:
+            raise InputError(
+                f"model pool: a batch norm reads one value a channel of {len(x)} images; expected more of them"
+            ) from error
         self.optimizers[k].step()
         self.steps[k] += 1
         model.eval()

@@ -17,7 +17,7 @@ from assay.curate.expert_trajectories import Trajectories
 from assay.data import Batch, Data
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import device_of, predict
+from assay.runtime.inference import device_of, evaluating, predict
 from assay.runtime.random import Draws, derive, numpy_rng, torch_rng
 from assay.subject import fresh
 from assay.training import Plan, State, fit
@@ -59,8 +59,8 @@ class TrajectoryMatching:
     ``keep_graph`` gradients of the student are differentiated (None: all; memory grows with them). ``init``: "random"
     real images, or "representative" ones, the nearest to the ``ipc`` k-means centres of the logits of a trained expert
     in each class. Students train on the device of the trajectories' model, wherever the weights are kept. Raises
-    InputError for trajectories shorter than max_start - 1 + M, more images than a class has, and losses that are not
-    finite.
+    InputError for trajectories shorter than max_start - 1 + M or of a network for other data, more images than a class
+    has, and losses that are not finite.
     """
 
     kind: ClassVar[str] = "function"
@@ -103,6 +103,7 @@ class TrajectoryMatching:
                 f"{who}: max_start={self.max_start}, expert_epochs={self.expert_epochs} for {trajectories.epochs} "
                 "saved epochs; expected max_start - 1 + expert_epochs at most as many"
             )
+        check_fit(who, trajectories, data)
         rows, device = self.initial(trajectories, data, seed=seed), device_of(trajectories.model)
         y = data.y[rows].to(device)
         history: list[float] = []
@@ -201,6 +202,19 @@ class TrajectoryMatching:
         rounds = -(-self.syn_steps // -(-m // size)) if self.syn_steps else 0
         orders = [torch.randperm(m, generator=torch_rng(seed, "order", k)).split(size) for k in range(rounds)]
         return [part for order in orders for part in order][: self.syn_steps]
+
+
+def check_fit(who: str, trajectories: Trajectories, data: Data) -> None:
+    """InputError unless the trajectories' network takes the samples and has a logit for each class."""
+    device = device_of(trajectories.model)
+    try:
+        with evaluating(trajectories.model), torch.no_grad():
+            logits = trajectories.logits(trajectories.params_[0, 0].to(device), data.x[:1].to(device))
+    except RuntimeError as error:
+        raise InputError(f"{who}: samples {data.shape}; expected those of the trajectories' network") from error
+    if logits.dim() != 2 or logits.shape[1] < len(data.classes):
+        given, classes = tuple(logits.shape), len(data.classes)
+        raise InputError(f"{who}: the trajectories' network gives {given} for a sample; expected {classes} logits")
 
 
 def representative(trajectories: Trajectories, data: Data, ipc: int, *, seed: int) -> Int[Tensor, " m"]:

@@ -37,11 +37,13 @@ def interpolated_risk(d: int, m: int, k: int, rho: float, sigma2: float = 1.0, t
         bias = |theta_0|^2 / d [d - 2 m t / (1 + t) + F t / D],   F = m [m (1 - t) / (1 + t)^3 + d / (1 + t)^2].
 
     This is our derivation by deterministic equivalents, checked by simulation; the paper's theorem may be written
-    otherwise. Raises InputError unless d, m, k >= 1, rho >= 0, and d < m (rho = 0 or k = 1) or d < m k.
+    otherwise. Raises InputError unless d, m, k >= 1, rho, sigma2, theta_norm2 >= 0, all finite, and d < m (rho = 0 or
+    k = 1) or d < m k.
     """
     within = m * (k - 1) if rho > 0 else 0
-    if min(d, m, k) < 1 or not (math.isfinite(rho) and rho >= 0) or sigma2 < 0 or theta_norm2 < 0:
-        raise InputError(f"interpolated_risk: d={d}, m={m}, k={k}, rho={rho}; expected d, m, k >= 1 and rho >= 0")
+    if min(d, m, k) < 1 or not all(math.isfinite(v) and v >= 0 for v in (rho, sigma2, theta_norm2)):
+        given = f"d={d}, m={m}, k={k}, rho={rho}, sigma2={sigma2}, theta_norm2={theta_norm2}"
+        raise InputError(f"interpolated_risk: {given}; expected d, m, k >= 1 and finite numbers >= 0")
     if d >= m + within:
         raise InputError(f"interpolated_risk: d={d} with m={m}, k={k}, rho={rho}; expected d below the number of rows")
     # The equation times (1 + t)(1 + rho t) is a t^2 + b t + d = 0 with a <= 0: one root is positive.

@@ -99,11 +99,12 @@ def _code(cls: type) -> str:
 
 
 def fresh(model: nn.Module, *, seed: int) -> nn.Module:
-    """The same architecture with new random weights: rebuilt from its spec, else every layer reset in a copy."""
+    """The same architecture with new random weights: rebuilt from its spec, else every layer reset in a copy; on the
+    same device, in the same precision."""
     with seeded(seed, "init"):
         spec = spec_of(model)
         if spec is not None:
-            return build(spec.to_dict(), trust=(spec.factory.partition(":")[0],)).to(next(model.parameters()).device)
+            return build(spec.to_dict(), trust=(spec.factory.partition(":")[0],)).to(next(model.parameters()))
         other = copy.deepcopy(model)
         for module in other.modules():
             reset = getattr(module, "reset_parameters", None)

@@ -99,10 +99,10 @@ def score_fisher(
 def collect_feedback(generator: nn.Module, oracle: Oracle, n: int, *, seed: int) -> tuple[Tensor, Tensor]:
     """(negatives, positives): ``n`` generated samples as ``oracle(x) -> bool (n,)`` sorts them, undesired ones first.
 
-    Raises InputError where it calls all or none of them undesired.
+    Raises InputError where it calls all or none of them undesired, or answers otherwise.
     """
     x = generated(generator, n, seed=seed)
-    undesired = oracle(x)
+    undesired = _judged(oracle, x)
     if bool(undesired.all()) or not bool(undesired.any()):
         raise InputError(
             f"collect_feedback: {int(undesired.sum())} of {n} samples undesired; expected some of each kind"
@@ -110,17 +110,29 @@ def collect_feedback(generator: nn.Module, oracle: Oracle, n: int, *, seed: int)
     return x[undesired], x[~undesired]
 
 
+def _judged(oracle: Oracle, x: Tensor) -> Bool[Tensor, " n"]:
+    """What the oracle says of samples, once it is known to be one flag for each."""
+    found = oracle(x)
+    if found.dtype != torch.bool or found.shape != (len(x),):
+        raise InputError(f"oracle: gives {found.dtype} {tuple(found.shape)}; expected bool ({len(x)},)")
+    return found
+
+
 def percent_unlearned(before: nn.Module, after: nn.Module, oracle: Oracle, n: int = 5000, *, seed: int = 0) -> float:
     """PUL: 100 (undesired before - after) / before, among ``n`` samples of each from the same latents."""
-    first, last = (int(oracle(generated(g, n, seed=seed)).sum()) for g in (before, after))
+    first, last = (int(_judged(oracle, generated(g, n, seed=seed)).sum()) for g in (before, after))
     if first == 0:
         raise InputError("percent_unlearned: no undesired sample before; expected some")
     return 100 * (first - last) / first
 
 
 def extrapolated(generator: nn.Module, adapted: Sequence[Weights], eta: float) -> nn.Module:
-    """The motivating baseline: theta_G - ``eta`` (theta_N - theta_G), theta_N the mean of the adapted weights."""
+    """The motivating baseline: theta_G - ``eta`` (theta_N - theta_G), theta_N the mean of the adapted weights.
+
+    Raises InputError where there are none or their tensors differ in name or shape.
+    """
     other = copy.deepcopy(generator)
+    weight_distance({k: p.detach() for k, p in other.named_parameters()}, adapted)
     with torch.no_grad():
         for name, p in other.named_parameters():
             p.sub_(eta * (torch.stack([a[name] for a in adapted]).mean(0) - p))

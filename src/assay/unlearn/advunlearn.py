@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -61,9 +62,9 @@ class AdvUnlearn(ESD):
             raise InputError("AdvUnlearn: an attack on conditions with train='text_encoder'; expected train='unet'")
         if self.keeps and not self.retain_prompts:
             raise InputError("AdvUnlearn: no retain prompts; expected some (or retain_weight=0)")
-        words = set(self.concept.lower().split())
+        words = _words(self.concept)
         for prompt in self.retain_prompts:
-            if words <= set(prompt.lower().split()):
+            if words <= _words(prompt):
                 raise InputError(
                     f"AdvUnlearn: retain prompt {prompt!r} has the concept {self.concept!r}; expected others"
                 )
@@ -125,3 +126,8 @@ class AdvUnlearn(ESD):
         with torch.no_grad():
             aim = run.teacher.noise(drawn.z, drawn.t, told)
         return F.mse_loss(student.noise(drawn.z, drawn.t, student.encode(ids)), aim)
+
+
+def _words(prompt: str) -> set[str]:
+    """The words of a prompt, whatever stands between them; the prompt itself where it has none."""
+    return set(re.findall(r"\w+", prompt.lower())) or {prompt}

@@ -83,7 +83,8 @@ def manipulate(
     check_inputs("manipulate", data.x, data.y, data.bounds)
     if kind not in KINDS:
         raise unknown("manipulation", str(kind), KINDS)
-    check_labels("manipulate: target and classes", torch.tensor([target, *classes]), 3, len(data.classes))
+    named = {"patch": [target], "interclass": [*classes], "random": []}[kind]
+    check_labels(f"manipulate, {kind}", torch.tensor(named, dtype=torch.int64), len(named), len(data.classes))
     rows = _rows(data, kind, size, classes, seed)
     x, y = data.x.clone(), data.y.clone()
     if kind == "patch":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
@@ -93,6 +94,13 @@ class ESD:
             raise InputError(f"{who}: layers or a component of the U-Net; expected them with train='text_encoder'")
         if not self.concept.split():
             raise InputError(f"{who}: the concept is empty; expected a prompt")
+        finite = math.isfinite(self.negative_guidance) and math.isfinite(self.start_guidance)
+        if not finite or self.ddim_steps < 1 or (self.layers is not None and self.layers < 1):
+            raise InputError(
+                f"{who}: negative_guidance={self.negative_guidance}, start_guidance={self.start_guidance}, "
+                f"ddim_steps={self.ddim_steps}, layers={self.layers}; expected finite guidance, steps and layers >= 1"
+            )
+        self.plan()
 
     def plan(self) -> Plan:
         """The training plan."""

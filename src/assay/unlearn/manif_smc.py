@@ -19,7 +19,7 @@ from assay.subject import Subject, fresh
 from assay.training import Plan, State, fit
 from assay.training.engine import Hook
 from assay.unlearn.base import Unlearner, keep_at
-from assay.unlearn.mode_connectivity import SelfModeConnectivity, mixed
+from assay.unlearn.mode_connectivity import SelfModeConnectivity, mixed, restandardised
 from assay.unlearn.neighbourhoods import Neighbourhoods, manifold_triplet_loss
 
 CHOICES = {
@@ -65,8 +65,8 @@ class ManiFSMC(Unlearner):
     forgotten, keeps S_k to samples that the subject puts in another class; this is our extension. The paper scales the
     loss by 0.1 or 0.001, which Adam undoes. ``control`` makes the same steps on the neighbours' term alone.
 
-    Raises InputError for options out of range, k above the number of retained samples, and representations that are
-    not finite.
+    The surrogate's running statistics of batch norms are those of the S_k. Raises InputError for options out of range,
+    k above the number of retained samples, representations that are not finite, and batch norms that read one value.
     """
 
     feature: str = "penultimate"
@@ -210,6 +210,7 @@ class ManiFSMC(Unlearner):
             with torch.no_grad():
                 for name, p in mixed((model, blend), (1 - self.t, self.t)).items():
                     blend.get_parameter(name).copy_(p)
+            blend = restandardised(blend, around.near.x)
             margins[rows] = around.gaps(blend, rows=rows, centres=centres)
         elif starts:
             curve = self.curve().fit(model, original, around.near, seed=derive(state.seed, "smc", state.epoch))

@@ -83,7 +83,10 @@ class Curve:
 
 
 def restandardised(model: nn.Module, x: Tensor) -> nn.Module:
-    """``model`` itself, with the running statistics of its batch norms taken anew from one pass over ``x``."""
+    """``model`` itself, with the running statistics of its batch norms taken anew from one pass over ``x``.
+
+    Raises InputError where a norm reads a single value a channel.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return model
@@ -92,8 +95,13 @@ def restandardised(model: nn.Module, x: Tensor) -> nn.Module:
         norm.reset_running_stats()
         norm.momentum = None  # an average over batches
         norm.train()
-    with torch.no_grad():
-        model(x.to(device_of(model)))
+    try:
+        with torch.no_grad():
+            model(x.to(device_of(model)))
+    except ValueError as error:
+        raise InputError(
+            f"mode connectivity: a batch norm reads one value a channel of {len(x)} samples; expected more of them"
+        ) from error
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
         norm.eval()

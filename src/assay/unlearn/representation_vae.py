@@ -90,7 +90,7 @@ class RepresentationVAE(nn.Module):
         lr: float = 1e-3,
         kl_weight: float = 0.025,
     ) -> RepresentationVAE:
-        """A copy with new weights, trained on the rows of ``e`` by Adam.
+        """A copy with new weights, in the precision of ``e``, trained on its rows by Adam.
 
         Warns where all rows are decoded to the same point; raises InputError for rows that do not fit or are all the
         same.
@@ -100,7 +100,7 @@ class RepresentationVAE(nn.Module):
         if len(e) > 1 and bool((e == e[:1]).all()):
             raise InputError("RepresentationVAE: all representations are the same; expected some that differ")
         with seeded(seed, "vae"):
-            start = RepresentationVAE(self.dim, self.latent, self.out)
+            start = RepresentationVAE(self.dim, self.latent, self.out).to(e.dtype)
         if self.out == "linear" and len(e) > 1:
             deviation, start.mean = torch.std_mean(e, 0)
             start.deviation = deviation.where(deviation > 0, torch.ones_like(deviation))

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -64,11 +65,12 @@ class WorstCaseForgetSet:
     w), projected (see project_capped_simplex); every ``binarise``-th round leaves the m largest at 1, the others at 0.
     w starts at a random choice; the m largest are returned.
 
-    The step is the whole gradient only with ``inner_opt`` "signsgd": then dtheta / dw = 0 almost everywhere. With "sgd"
-    and "adam" the implicit term is dropped. ``unlearner(model, data, w, seed) -> model`` stands in for the training; w
-    (n,) says how far each sample is left out. ``w_lr`` "auto" is 5 / the mean loss of the first round: w has to
-    concentrate within the rounds (the official 0.01 takes many more). ``direction`` "easiest" turns the step round, as
-    the official code does. Losses are matched by sample, without augmentation.
+    The step is the whole gradient only with ``inner_opt`` "signsgd": then dtheta / dw = 0 almost everywhere. Of it are
+    ``inner_momentum``, ``inner_decay`` and ``inner_rand_zero`` (the official code's 0.9, 5e-4 and true; see SignSGD).
+    With "sgd" and "adam" the implicit term is dropped. ``unlearner(model, data, w, seed) -> model`` stands in for the
+    training; w (n,) says how far each sample is left out. ``w_lr`` "auto" is 5 / the mean loss of the first round: w
+    has to concentrate within the rounds (the official 0.01 takes many more). ``direction`` "easiest" turns the step
+    round, as the official code does. Losses are matched by sample, without augmentation.
 
     ``fit(model, data, *, seed) -> ForgetSet``. Raises InputError for m outside [1, n - 1], a class without samples
     where classes are chosen, and losses that are not finite; warns where a class is left without samples.
@@ -81,6 +83,9 @@ class WorstCaseForgetSet:
     inner_epochs: int = 2
     inner_lr: float = 1e-3
     inner_opt: Literal["signsgd", "sgd", "adam"] = "signsgd"
+    inner_momentum: float = 0.0
+    inner_decay: float = 0.0
+    inner_rand_zero: bool = False
     batch_size: int = 256
     w_lr: float | Literal["auto"] = "auto"
     gamma: float = 0.0
@@ -99,14 +104,24 @@ class WorstCaseForgetSet:
         if self.unlearner is not None and not callable(self.unlearner):
             kind = type(self.unlearner).__name__
             raise InputError(f"WorstCaseForgetSet: unlearner is {kind}; expected a function of model, data, w, seed")
+        if self.inner_opt != "signsgd" and (self.inner_momentum or self.inner_decay or self.inner_rand_zero):
+            raise InputError(
+                f"WorstCaseForgetSet: inner_momentum={self.inner_momentum}, inner_decay={self.inner_decay}, "
+                f"inner_rand_zero={self.inner_rand_zero} with {self.inner_opt!r}; expected them with 'signsgd' alone"
+            )
         rate = 1.0 if self.w_lr == "auto" else self.w_lr
-        whole = min(self.m, self.rounds, self.batch_size, self.binarise) >= 1 and self.inner_epochs >= 0
+        whole = (
+            isinstance(self.m, Integral)
+            and min(self.m, self.rounds, self.batch_size, self.binarise) >= 1
+            and self.inner_epochs >= 0
+        )
         if not (whole and self.inner_lr > 0 and rate > 0 and math.isfinite(self.gamma) and self.gamma >= 0):
             raise InputError(
                 f"WorstCaseForgetSet: m={self.m}, rounds={self.rounds}, inner_epochs={self.inner_epochs}, "
                 f"inner_lr={self.inner_lr}, w_lr={self.w_lr}, gamma={self.gamma}, binarise={self.binarise}; "
-                "expected m, rounds, batch_size, binarise >= 1, inner_epochs, gamma >= 0, rates > 0"
+                "expected a whole m, rounds, batch_size, binarise >= 1, inner_epochs, gamma >= 0, rates > 0"
             )
+        self._sign([torch.zeros(1)])
 
     def fit(self, model: nn.Module, data: Data, *, seed: int) -> ForgetSet:
         """The forget set, chosen from ``data`` for ``model``."""
@@ -151,12 +166,15 @@ class WorstCaseForgetSet:
 
         return fit(start, data, objective, self._plan(), seed=seed)
 
+    def _sign(self, parameters: Sequence[Tensor]) -> SignSGD:
+        return SignSGD(parameters, self.inner_lr, self.inner_momentum, self.inner_decay, self.inner_rand_zero)
+
     def _plan(self) -> Plan:
         sign = self.inner_opt == "signsgd"
         return Plan(
             epochs=self.inner_epochs,
             batch_size=self.batch_size,
-            optimizer=(lambda params: SignSGD(params, self.inner_lr)) if sign else self.inner_opt,
+            optimizer=self._sign if sign else self.inner_opt,
             lr=self.inner_lr,
             schedule="constant",
         )

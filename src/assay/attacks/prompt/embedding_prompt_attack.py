@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -111,6 +112,9 @@ class EmbeddingPromptAttack:
         if self.k < 1 or self.steps < 0 or not self.lr > 0:
             given = f"k={self.k}, steps={self.steps}, lr={self.lr}"
             raise InputError(f"EmbeddingPromptAttack: {given}; expected k >= 1, steps >= 0, lr > 0")
+        if not math.isfinite(self.start_guidance) or self.ddim_steps < 1:
+            given = f"start_guidance={self.start_guidance}, ddim_steps={self.ddim_steps}"
+            raise InputError(f"EmbeddingPromptAttack: {given}; expected finite guidance and steps >= 1")
 
     def attack(
         self, student: Any, teacher: Any, prompt: str, *, seed: int, start: Float[Tensor, "1 l d"] | None = None

@@ -48,7 +48,8 @@ def as_texts(
 ) -> Texts:
     """Checked tokens: at least two real ones a row, padding on the right alone, so that it changes no causal output.
 
-    InputError for other shapes or types, ids outside the vocabulary, and a padding token without an attention mask.
+    InputError for other shapes or types, ids outside the vocabulary, more tokens than the model's configuration gives
+    positions, and a padding token without an attention mask.
     """
     size = vocabulary(model)
     if not isinstance(x, Tensor):
@@ -67,6 +68,9 @@ def as_texts(
             x.cpu(), torch.ones_like(x, device="cpu") > 0 if attention_mask is None else attention_mask.cpu() > 0
         )
     ids, mask = found.ids, found.mask
+    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None) or ids.shape[1]
+    if ids.shape[1] > longest > 0:
+        raise InputError(f"{who}: texts of {ids.shape[1]} tokens; expected at most {longest}, which the model reads")
     if mask.shape != ids.shape or bool((~mask[:, :-1] & mask[:, 1:]).any()):
         raise InputError(
             f"{who}: mask {tuple(mask.shape)} for ids {tuple(ids.shape)}; expected padding on the right only"

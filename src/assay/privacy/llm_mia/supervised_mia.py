@@ -35,8 +35,13 @@ class FittedSupervisedMIA:
     attack: SupervisedMIA
 
     def score(self, x: Any) -> Float[Tensor, " n"]:
-        """The logit of membership: (n,) float64 on the CPU. InputError where a feature is infinite."""
+        """The logit of membership: (n,) float64 on the CPU. InputError where features are infinite or not
+        as many as were fitted."""
         told = self.attack.told(x)
+        if told.shape[1] != self.scaler_.n_features_in_:
+            raise InputError(
+                f"SupervisedMIA: {told.shape[1]} features; expected {self.scaler_.n_features_in_}, as fitted"
+            )
         if not torch.isfinite(told).all():
             bad = int((~torch.isfinite(told)).any(1).sum())
             raise InputError(f"SupervisedMIA: features of {bad} of {len(told)} texts are infinite; expected finite")
@@ -99,9 +104,9 @@ class SupervisedMIA:
     def __post_init__(self) -> None:
         if self.clf not in CLASSIFIERS:
             raise unknown("classifier of SupervisedMIA", self.clf, CLASSIFIERS)
-        if self.patience < 1 or not 0 < self.validation < 1:
-            given = f"patience={self.patience}, validation={self.validation}"
-            raise InputError(f"SupervisedMIA: {given}; expected patience >= 1 and a share in (0, 1)")
+        if min(self.patience, self.epochs) < 1 or not 0 < self.validation < 1:
+            given = f"patience={self.patience}, epochs={self.epochs}, validation={self.validation}"
+            raise InputError(f"SupervisedMIA: {given}; expected patience, epochs >= 1 and a share in (0, 1)")
 
     def told(self, x: Any) -> Float[Tensor, "n f"]:
         """The features of texts, NaN as 0."""
@@ -113,6 +118,9 @@ class SupervisedMIA:
     def fit(self, members: Any, nonmembers: Any, *, seed: int = 0) -> FittedSupervisedMIA:
         """Learn from texts that are known to be members and others that are known not to be."""
         inside, outside = self.told(members), self.told(nonmembers)
+        if inside.shape[1] != outside.shape[1]:
+            widths = f"{inside.shape[1]} features of members, {outside.shape[1]} of others"
+            raise InputError(f"SupervisedMIA: {widths}; expected the same")
         rows = torch.cat((inside, outside))
         y = torch.cat((torch.ones(len(inside)), torch.zeros(len(outside)))).long()
         kept = torch.isfinite(rows).all(1)
