@@ -87,6 +87,12 @@ def test_lambda_is_drawn_after_each_period() -> None:
     assert all(-1 <= v <= 1 for v in seen)
     e = torch.linspace(-2, 2, 9, dtype=torch.float64)
     assert torch.allclose(inverse_box_cox(e, 1.0), (1 + e).clamp_min(0))
+    resumed = EnsLoss(period=2)
+    resumed.load_state_dict(loss.state_dict())
+    for _ in range(3):
+        assert resumed.lam == loss.lam
+        resumed.step_epoch()
+        loss.step_epoch()
 
 
 def test_the_tail_can_be_left_out() -> None:

@@ -21,6 +21,13 @@ def inverse_box_cox(e: Float[Tensor, "*s"], lam: float) -> Float[Tensor, "*s"]:
     return e.exp() if lam == 0 else (1 + lam * e).clamp_min(0) ** (1 / lam)
 
 
+def _drawn(loss: EnsLoss, _keys: object) -> None:
+    """Give ``loss`` the Box-Cox parameter of its state."""
+    epochs = int(loss.epochs)
+    if 0 < loss.period <= epochs:
+        loss.lam = loss.draw(epochs - epochs % loss.period)
+
+
 class EnsLoss(nn.Module):
     """A new random surrogate at every call, given by its slopes at a batch's margins (Dai, 2024, arXiv:2409.00908).
 
@@ -30,9 +37,10 @@ class EnsLoss(nn.Module):
     is mean g y grad f; it is linear in z and no monitor of training. The formulas follow the authors' code.
 
     ``lam`` is the Box-Cox parameter. With ``period`` k > 0 it is drawn anew from U(-1, 1) at every k-th call of
-    ``step_epoch()``; without (-1, as in the paper's tables) it stays. Draws depend on ``seed`` and on the number of
-    calls so far, a buffer. In evaluation mode it is the logistic loss, which draws nothing. ``multiclass`` (not the
-    paper's, which proves consistency for two classes alone) takes f_y - max over k != y of f_k for the margin.
+    ``step_epoch()``; without (-1, as in the paper's tables) it stays. Draws depend on ``seed`` and on the numbers of
+    calls and of epochs so far, which are buffers. In evaluation mode it is the logistic loss, which draws nothing.
+    ``multiclass`` (not the paper's, which proves consistency for two classes alone) takes f_y - max over k != y of f_k
+    for the margin.
 
     ``scores`` f (n,) or (n, 1), finite, or logits (n, c) where ``multiclass``; ``target`` (n,) int64, 0 for y = -1 and
     1 for y = +1, or in [0, c). Returns a scalar, or (n,) under ``reduction="none"``. The slopes depend on ranks in
@@ -44,6 +52,7 @@ class EnsLoss(nn.Module):
     binary: ClassVar[bool] = True
     batchwise: ClassVar[bool] = True
     calls: Tensor
+    epochs: Tensor
 
     def __init__(
         self,
@@ -63,8 +72,10 @@ class EnsLoss(nn.Module):
             raise InputError(f"EnsLoss: tail={tail!r}; expected inverse or none")
         check_reduction("EnsLoss", reduction)
         self.lam, self.clip, self.tail, self.eps = float(lam), float(clip), tail, float(eps)
-        self.period, self.multiclass, self.reduction, self.seed, self.epochs = period, multiclass, reduction, seed, 0
+        self.period, self.multiclass, self.reduction, self.seed = period, multiclass, reduction, seed
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(_drawn)
 
     def normals(self, n: int) -> Float[Tensor, " n"]:
         """The normal numbers of the next call, float64 on the CPU."""
@@ -87,7 +98,11 @@ class EnsLoss(nn.Module):
         """Tell the loss that an epoch has ended."""
         self.epochs += 1
         if self.period > 0 and self.epochs % self.period == 0:
-            self.lam = float(numpy_rng(self.seed, "ensloss/lam", self.epochs).uniform(-1, 1))
+            self.lam = self.draw(int(self.epochs))
+
+    def draw(self, epochs: int) -> float:
+        """The Box-Cox parameter that is drawn once ``epochs`` have ended."""
+        return float(numpy_rng(self.seed, "ensloss/lam", epochs).uniform(-1, 1))
 
     def forward(self, scores: Float[Tensor, "n ..."], target: Int[Tensor, " n"]) -> Float[Tensor, ...]:
         """The loss of ``scores`` under ``target``."""
