@@ -90,4 +90,4 @@ def catalogue() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    CATALOGUE.write_text(json.dumps(catalogue(), indent=1) + "\n")
+    CATALOGUE.write_text(json.dumps(catalogue(), indent=1) + "\n", encoding="utf-8")

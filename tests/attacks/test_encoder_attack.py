@@ -54,6 +54,17 @@ def test_moves_the_embedding_further_than_random_signs(encoder: nn.Module, x: Te
 
 
 @pytest.mark.parametrize("targeted", [False, True])
+def test_inference_mode_of_the_caller_changes_nothing(encoder: nn.Module, x: Tensor, targeted: bool) -> None:
+    short = replace(SHORT, steps=3)
+    plain = short(encoder, x, x.flip(0) if targeted else None, seed=1)
+    with torch.inference_mode():
+        given, target = x.clone(), x.flip(0) if targeted else None
+        inside = short(encoder, given, target, seed=1)
+    assert inside.equal(plain)
+    assert short(encoder, given, target, seed=1).equal(plain)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
 def test_result_is_true_in_ball_and_bounds(encoder: nn.Module, x: Tensor, targeted: bool) -> None:
     found = SHORT.run(encoder, x, x.flip(0) if targeted else None, seed=1)
     eta = (found.x_adv - x).flatten(1)

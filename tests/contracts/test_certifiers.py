@@ -1,5 +1,6 @@
 """Every exported certifier: deterministic, pure, independent of batching, and never broken inside its radius."""
 
+import copy
 import inspect
 
 import pytest
@@ -53,6 +54,11 @@ class TestCertifier:
         wrong = self.make(cls).certify(model, x, (y + 1) % 3, seed=3)
         assert not (wrong.verdict & (a.prediction != (y + 1) % 3)).any()
         assert wrong.verdict.sum() < a.verdict.sum()
+
+    def test_a_model_of_another_floating_type_is_refused(self, cls: type[Certifier]) -> None:
+        model, x, y = _case()
+        with pytest.raises(InputError, match="model holds float64 and fails on inputs of float32"):
+            self.make(cls).certify(copy.deepcopy(model).double(), x, y)
 
     def test_never_broken_on_a_linear_model(self, cls: type[Certifier]) -> None:
         # smoothing leaves the decisions of linear margins in place, so the exact distances below judge both

@@ -56,6 +56,27 @@ def test_the_room_has_detectors() -> None:
 
 
 @every
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_floating_type_is_refused(method: Any, dtype: torch.dtype, digits: Subject) -> None:
+    data = train_of(digits, 60)
+    if type(method).__name__ in ("EPSAD", "ScoreNorm"):  # they never ask the model
+        assert method.fit(copy.deepcopy(digits.model).to(dtype), data).score(digits.test.x[:5]).isfinite().all()
+        return
+    with pytest.raises(InputError, match=f"model holds {str(dtype)[6:]} and fails on inputs of float32"):
+        method.fit(copy.deepcopy(digits.model).to(dtype), data)
+
+
+@every
+def test_inference_mode_of_the_caller_changes_nothing(method: Any, digits: Subject) -> None:
+    data, x = train_of(digits, 60), digits.test.x[:5]
+    plain = method.fit(digits.model, data).score(x)
+    with torch.inference_mode():
+        given = data.with_x(data.x.clone())
+        inside = method.fit(digits.model, given).score(x.clone())
+    assert inside.equal(plain)
+
+
+@every
 def test_one_finite_score_a_sample_and_the_same_again(method: Any, digits: Subject) -> None:
     first = method.fit(digits.model, train_of(digits)).score(digits.test.x[:50])
     again = method.fit(digits.model, train_of(digits)).score(digits.test.x[:50])

@@ -49,6 +49,18 @@ def test_the_room_exports_universal_attacks():
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
+def test_inference_mode_of_the_caller_changes_nothing(attack, setting):
+    model, val, x = setting
+    short = replace(attack, prior="data", max_iter=4, check_every=2)
+    plain = short.fit(model, x.shape[1:], x[:8], seed=0, val=val[:8])
+    with torch.inference_mode():
+        given, seen = x[:8].clone(), val[:8].clone()
+        inside = short.fit(model, x.shape[1:], given, seed=0, val=seen)
+    assert inside.delta_.equal(plain.delta_)
+    assert short.fit(model, x.shape[1:], given, seed=0, val=seen).delta_.equal(plain.delta_)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_one_displacement_within_eps(attack, setting):
     model, val, x = setting
     found = attack.fit(model, x.shape[1:], seed=0, val=val)

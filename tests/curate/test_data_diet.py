@@ -12,7 +12,7 @@ from torch import nn
 from assay.curate import DataDiet, FittedDiet, RandomSubset, at_equal_steps
 from assay.curate.subsets import within_classes
 from assay.data import Data, load_data
-from assay.labels import ForwardCorrection, Mixup
+from assay.labels import CoTeaching, DivideMix, ForwardCorrection, Mixup
 from assay.nets import MLP, SmallCNN
 from assay.runtime.errors import InputError
 from assay.runtime.random import seeded, torch_rng
@@ -93,10 +93,10 @@ def test_smaller_random_subsets_lie_in_larger_ones(noisy: tuple, model: nn.Modul
     assert torch.isin(small, large).all()
 
 
-@pytest.mark.parametrize("trainer", [ForwardCorrection(), Mixup(pairs="all")])
+@pytest.mark.parametrize("trainer", [ForwardCorrection(), Mixup(pairs="all"), CoTeaching(), DivideMix()])
 def test_forgetting_refuses_trainers_without_a_prediction_of_each_sample(trainer: Trainer) -> None:
     data = Data(torch.rand(9, 4), torch.arange(9) % 3, ("a", "b", "c"))
-    with pytest.raises(InputError, match=f"{type(trainer).__name__} (states|predicts)"):
+    with pytest.raises(InputError, match=f"{type(trainer).__name__} (states|predicts|trains)"):
         DataDiet(score="forget", n_models=1, epochs=1, trainer=trainer).select(MLP((4,), 3, (5,)), data, 3, seed=0)
 
 

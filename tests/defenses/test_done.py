@@ -55,6 +55,9 @@ def test_the_tracked_loss_moves_u_and_weighs_by_it() -> None:
     assert float(value.detach()) == pytest.approx(r * math.log(float(u.detach())), abs=1e-6)
     (gradient,) = torch.autograd.grad(value, second)
     assert torch.allclose(gradient, ((second / r).exp() / u / 2).detach(), atol=1e-6)
+    before = loss.log_u.clone()
+    assert float(loss.eval()(first)) == pytest.approx(float(KLDROLoss(0.7)(first)))
+    assert loss.log_u == before
     again = KLDROLoss(0.7, momentum=0.75)
     again.load_state_dict(loss.state_dict())
     assert float(again.log_u) == pytest.approx(float(loss.log_u))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from assay.audit.adversarial_detection import PROPERTY as ADVERSARIAL
 from assay.audit.ood import PROPERTY
-from assay.audit.property import Context
-from assay.data import Data
+from assay.audit.property import Context, Property
+from assay.data import Data, load_data
 from assay.nets import MLP
 from assay.runtime.statistics import paired
 from assay.subject import Access, Subject, fresh, load
@@ -66,6 +67,17 @@ def test_features_are_not_read_without_weights_or_training_data(digits: Subject)
         section = PROPERTY.measure(less, Context(limit=50))
         assert {m.name for m in section.metrics} == {n for n in NAMES if "mahalanobis" not in n and "knn" not in n}
         assert any(words in note for note in section.notes)
+
+
+@pytest.mark.parametrize("prop", [PROPERTY, ADVERSARIAL])
+def test_a_detector_that_cannot_be_fitted_is_left_out_alone(prop: Property) -> None:
+    data = load_data("digits")
+    subject = Subject(MLP((1, 8, 8), 10, (4,)).eval(), data[:20], train=data[20:22], holdout=data[30:50])
+    section = prop.measure(subject, Context(limit=8))
+    assert any(n.startswith("Mahalanobis left out: 2 samples of") for n in section.notes)
+    names = " ".join(m.name for m in section.metrics)
+    assert "knn" in names
+    assert "mahalanobis" not in names
 
 
 def test_inputs_that_are_no_images() -> None:

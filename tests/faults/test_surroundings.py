@@ -99,7 +99,7 @@ LISTING = [sys.executable, "-c", MAIN, "methods"]
         (">&- 2>&- <&-", 0),
         (">/dev/full", 2),
         ("2>/dev/full", 0),
-        ("| { exec <&-; sleep 3; }", 1),
+        ("| { exec <&-; sleep 3; }", 141),
     ],
 )
 def test_closed_and_full_streams_give_no_traceback(redirections: str, code: int, tmp_path: Path) -> None:
@@ -108,6 +108,12 @@ def test_closed_and_full_streams_give_no_traceback(redirections: str, code: int,
     assert ended.returncode == code
     assert "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr
+
+
+def test_a_table_into_a_pipe_that_is_closed_ends_silently(tmp_path: Path) -> None:
+    shell = ["bash", "-c", 'set -o pipefail; "$@" | { exec <&-; sleep 3; }', "bash", *LISTING]
+    ended = subprocess.run(shell, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_no_home_no_locale_and_odd_names_and_nothing_is_written_elsewhere(folder: Path, tmp_path: Path) -> None:

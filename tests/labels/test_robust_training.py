@@ -32,6 +32,7 @@ from assay.runtime.errors import InputError
 from assay.runtime.inference import predict
 from assay.runtime.random import derive, seeded
 from assay.training import State, Supervised, fit
+from assay.training.engine import Augment
 
 TINY = {"steps": 5, "batch_size": 16}
 
@@ -66,13 +67,14 @@ def test_estimate_transition_from_sure_samples() -> None:
     assert found == pytest.approx([0.29, 0.57, 0.58])
 
 
-def test_correction_is_two_stages_from_the_same_weights() -> None:
+@pytest.mark.parametrize("augment", [None, lambda x, draws: x.flip(3)])
+def test_correction_is_two_stages_from_the_same_weights(augment: Augment | None) -> None:
     data, net = _data(), _net()
-    found = ForwardCorrection(**TINY).fit(net, data, seed=3)
-    first = Supervised(**TINY).fit(net, data, seed=derive(3, "transition"))
+    found = ForwardCorrection(**TINY).fit(net, data, seed=3, augment=augment)
+    first = Supervised(**TINY).fit(net, data, seed=derive(3, "transition"), augment=augment)
     loss = ForwardCorrectionLoss(estimate_transition(predict(first, data.x).softmax(1)))
     plan = Supervised(**TINY).plan()
-    assert _same(found, fit(net, data, lambda m, b, s: loss(m(b.x), b.y), plan, seed=3))
+    assert _same(found, fit(net, data, lambda m, b, s: loss(m(b.x), b.y), plan, seed=3, augment=augment))
 
 
 def test_backward_correction_inverts_equal_rows_by_its_prior() -> None:

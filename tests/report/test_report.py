@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -238,6 +239,16 @@ def test_every_plot_is_drawn_or_says_why(plot: Plot) -> None:
     refused = {"Empty": "No finite values", "Not numbers": "could not be drawn: ValueError"}
     assert refused.get(plot.title, "<title" if plot.kind != "images" else "<img") in chart.body
     assert len(chart.legend) == (len(plot.series) if len(plot.series) > 1 else 0)
+
+
+@pytest.mark.parametrize("name", ["机场跑道照明系统检测", "高速公路收费站标志与人行横道交通信号灯", "a name of ascii"])
+def test_names_of_wide_letters_stay_inside_a_bar_chart(name: str) -> None:
+    drawn = str(draw(Plot("bar", "t", {"": {"x": [name, "b"], "y": [0.2, 0.4]}}), Names()).body)
+    x, shown = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end"[^>]*>([^<]*)', drawn)[0]
+    assert shown.rstrip("…") == name[: len(shown.rstrip("…"))]
+    columns = sum(2 if unicodedata.east_asian_width(c) == "W" else 1 for c in shown)
+    assert 6 * columns <= float(x)
+    assert columns >= min(len(name), 21)
 
 
 def test_caps_of_points_and_images() -> None:

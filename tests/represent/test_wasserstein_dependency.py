@@ -61,6 +61,23 @@ def test_the_learned_value_is_near_the_exact_one() -> None:
     assert few.fit(start, x, y, seed=1).value_ == few.fit(start, x, y, seed=1).value_
 
 
+def test_a_pair_alone_in_its_batch_is_left_out() -> None:
+    sizes = []
+
+    class Counting(_PairCritic):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            if self.training:
+                sizes.append(len(x))
+            return super().forward(x, y)
+
+    x, y = draw("x", 5, 1), draw("y", 5, 1)
+    WassersteinDependency(steps=4, batch_size=4).fit(Counting(4), x, y, seed=0)
+    assert set(sizes) == {4}
+    sizes.clear()
+    WassersteinDependency(steps=4, batch_size=4).fit(Counting(4), x, y, seed=0, perm=torch.arange(5).roll(1))
+    assert set(sizes) == {4, 1}
+
+
 def test_grids_show_the_factors_and_their_successors() -> None:
     grid = SpatialMultiGrid(rows=2, cols=3)
     assert grid.mutual_information == pytest.approx(6 * math.log(10))
@@ -133,6 +150,7 @@ def test_bad_input() -> None:
         lambda: WassersteinDependency(lam=-1.0).fit(critic, x, y, seed=0),
         lambda: WassersteinDependency().fit(critic, x.long(), y, seed=0),
         lambda: WassersteinDependency().fit(critic, x[:1], y[:1], seed=0),
+        lambda: WassersteinDependency(batch_size=1).fit(critic, x, y, seed=0),
         lambda: WassersteinDependency().fit(critic, x, y, seed=0, perm=torch.zeros(6, dtype=torch.int64)),
         lambda: WassersteinDependency(batch_size=1).fit(critic, x, y, seed=0),
         lambda: completeness_probe(lambda v: v, SpatialMultiGrid(), seed=0, n=4, test=2),

@@ -475,6 +475,24 @@ def test_labels_as_objects_and_as_rows(answer: Callable[[np.ndarray], Any]) -> N
     assert made[0].model.digest == made[1].model.digest
 
 
+@pytest.mark.parametrize(
+    ("classes", "answers"),
+    [(("a", "b"), (0.0, 1.0, 0.0, 1.0)), (("1", "0"), (1.0, 0.0, 1.0, 0.0)), (("a", "b"), (0.0, 1.0, 0.2, 0.9))],
+    ids=["numbered", "named", "graded late"],
+)
+def test_one_score_that_is_0_or_1_is_a_decision(classes: tuple[str, ...], answers: tuple[float, ...]) -> None:
+    data = Data(torch.arange(90.0)[:, None] / 100, torch.arange(90) % 2, classes)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        k = (x[:, 0] * 100).round().astype(int)
+        return np.array(answers)[k % 2 + 2 * (k > 70)]
+
+    subject = from_callable(answer, data)
+    assert subject.access == Access.DECISION
+    assert subject.model(data.x).argmax(1).equal(data.y)
+    assert from_callable(answer, data, scores="probabilities").access == Access.SCORE
+
+
 def _multiclass(folder: Path, train: Data) -> dict[str, Path]:
     """A small booster of each library, as files."""
     x, y = rows(train)[:200], train.y.numpy()[:200]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,13 @@ def test_every_network_round_trips_with_foreign_data(net: nn.Module, tmp_path: P
     assert predict(back.model, data.x).equal(predict(net, data.x))
     assert back.test.hash == subject.test.hash
     assert back.test.fields["groups"].equal(subject.test.fields["groups"])
+
+
+def test_folders_do_not_depend_on_the_encoding_of_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, _level=2: encoding or "ascii")
+    subject = Subject(SmallCNN((1, 8, 8)), replace(load_data("digits")[:10], name="größe"), name="modèle 模型")
+    back = assay.load(subject.save(tmp_path / "s"))
+    assert (back.name, back.test.name) == (subject.name, subject.test.name)
 
 
 def test_the_holdout_is_never_audited(digits: Subject) -> None:

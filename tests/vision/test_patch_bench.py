@@ -221,6 +221,18 @@ def test_patches_hide_signs_that_random_ones_do_not(attack, optimizer) -> None:
     assert judged.run(noise).asr == 0
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("optimizer", ["adam", "pgd"])
+def test_patches_do_not_depend_on_the_mode_of_the_caller(mode, optimizer) -> None:
+    attack, given = RP2Patch(steps=3, lr=0.1, optimizer=optimizer), scenes()
+    detector = Bright()
+    with mode():
+        inside = attack(detector, given, seed=0)
+        within = attack(detector, scenes(), seed=0)
+    assert inside.equal(attack(detector, given, seed=0))
+    assert within.equal(inside)
+
+
 def test_the_mask_bounds_the_patch() -> None:
     half = torch.zeros(1, SIZE, SIZE)
     half[:, :4] = 1

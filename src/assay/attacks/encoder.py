@@ -17,7 +17,7 @@ from assay.attacks.engine import Climb, IterativeAttack
 from assay.attacks.image_encoder import POOLS, Pool, embedding, find_image_encoder
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import BATCH, device_of, evaluating
+from assay.runtime.inference import BATCH, device_of, evaluating, ordinary, traceable
 from assay.runtime.random import Draws
 from assay.subject.access import Access
 
@@ -213,11 +213,11 @@ class EncoderAttack:
         check_labels(f"{where}: index", index, len(x))
         found, device = [], device_of(part)
         eye = _Eye(part, self)
-        with evaluating(eye):
+        with traceable(where, part, x), evaluating(eye):
             for k in range(0, len(x), batch_size):
                 rows = slice(k, k + batch_size)
-                batch = x[rows].detach().to(device)
-                towards = None if target is None else target[rows].detach().to(device)
+                batch = ordinary(x[rows].detach()).to(device)
+                towards = None if target is None else ordinary(target[rows].detach()).to(device)
                 found.append(self._search(eye, batch, towards, Draws(seed, "eta", index[rows].to(device))))
         names = [f.name for f in fields(EncoderAttackResult)]
         return EncoderAttackResult(**{n: torch.cat([getattr(r, n) for r in found]).to(x.device) for n in names})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from assay.data import Batch, Data
 from assay.runtime.errors import InputError, unknown
-from assay.runtime.inference import device_of, evaluating
+from assay.runtime.inference import device_of, evaluating, ordinary, traceable
 from assay.runtime.random import torch_rng
 from assay.training import Plan, State, fit
 
@@ -127,7 +127,6 @@ class PatchAttack:
             raise InputError(f"{where}: no object on {len(scenes)} images; expected at least one to put the patch on")
         free = self.optimizer == "adam"
         z = torch.rand(3, *scenes.mask.shape[-2:], generator=torch_rng(seed, "patch"))
-        start = _Patch(2 * z - 1 if free else z, free).to(device)
         none = torch.zeros(len(scenes), dtype=torch.int64)
         data = Data(scenes.images, none, ("scene", "none"), name="scenes")
 
@@ -138,8 +137,10 @@ class PatchAttack:
 
         make = (lambda parameters: _SignDescent(parameters, self.lr)) if not free else "adam"
         plan = Plan(steps=self.steps, batch_size=self.n_eot, optimizer=make, lr=self.lr, schedule="constant")
-        with evaluating(cast(nn.Module, detector)):
-            found = fit(start, data, objective, plan, seed=seed)
+        with traceable(where, cast(nn.Module, detector), scenes.images), evaluating(cast(nn.Module, detector)):
+            start = _Patch(ordinary(2 * z - 1 if free else z), free).to(device)
+            with torch.enable_grad():
+                found = fit(start, data, objective, plan, seed=seed)
         with torch.no_grad():
             return found().cpu() * scenes.mask.cpu()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from assay.attacks.conv_stages import ConvStages, Stages
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
-from assay.runtime.inference import device_of, evaluating, predict
+from assay.runtime.inference import device_of, evaluating, ordinary, predict, traceable
 from assay.runtime.random import derive, torch_rng
 from assay.subject.access import Access
 
@@ -163,9 +163,10 @@ class ActivationAttack:
                 raise InputError(
                     f"{where}: mean or std has {len(values)} values; expected 1 or {shape[0]}, one a channel"
                 )
-        with evaluating(model), torch.enable_grad():
-            dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-            blank = torch.zeros(1, *shape, device=device_of(model), dtype=dtype)
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        blank = torch.zeros(1, *shape, device=device_of(model), dtype=dtype)
+        with traceable(where, model, blank), evaluating(model), torch.enable_grad():
+            blank = ordinary(blank)
             return self._ascend(model, ConvStages(model, blank, self.layers), blank, data, val, seed)
 
     def inputs(self, blank: Tensor, data: Tensor | None, generator: torch.Generator) -> Float[Tensor, "b ..."]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from assay.attacks import PGD, AttackResult, Linf, Untargeted
-from assay.audit.ood import auroc, detectors
+from assay.audit.ood import auroc, detectors, fitting
 from assay.audit.property import MOST, Context, Cost, Plot, Property, Section, check_gradient
 from assay.data import Data
 from assay.detect import LID, FeatureSqueezing
@@ -46,8 +46,7 @@ def measure(subject: Subject, context: Context) -> Section:
         chosen["lid"] = LID()
     if len(data.shape) == 3:
         chosen["squeezing"] = FeatureSqueezing(bits=1 if data.shape[0] == 1 else 5)
-    for name, detector in chosen.items():
-        fitted = detector.fit(subject.model, fit_data, subject.holdout)
+    for name, detector, fitted in fitting(section, chosen, subject, fit_data):
         table[name] = _one(section, subject, data, fitted, plain, context, name, f"{detector}")
     _report(section, table)
     return section

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 from torch import Tensor
 
@@ -9,7 +11,8 @@ from assay.audit.property import CLASSIFIERS, MOST, Context, Cost, Plot, Propert
 from assay.data import Data
 from assay.data.outsets import photo_patches, pixel_shuffled
 from assay.detect import KNN, MSP, Energy, Mahalanobis
-from assay.detect.base import Detector
+from assay.detect.base import Detector, FittedDetector
+from assay.runtime.errors import InputError
 from assay.runtime.metric import measured
 from assay.subject import Access, Subject
 from assay.subject.adapters.base import normalised
@@ -43,6 +46,27 @@ def detectors(subject: Subject, section: Section, size: int) -> dict[str, Detect
     return found
 
 
+def fitting(
+    section: Section, chosen: Mapping[str, Detector], subject: Subject, data: Data
+) -> Iterator[tuple[str, Detector, FittedDetector]]:
+    """Each of ``chosen`` fitted on ``data``, one at a time; those that ``data`` does not allow are named in the notes.
+
+    Raises InputError where none can be fitted.
+    """
+    errors: list[InputError] = []
+    for name, detector in chosen.items():
+        try:
+            fitted = detector.fit(subject.model, data, subject.holdout)
+        except InputError as error:
+            method = type(detector).__name__
+            section.notes.append(f"{method} left out: {str(error).removeprefix(f'{method}: ')}")
+            errors.append(error)
+        else:
+            yield name, detector, fitted
+    if len(errors) == len(chosen):
+        raise errors[0]
+
+
 def _outsets(data: Data, context: Context, section: Section) -> dict[str, Tensor]:
     """By the name in the metrics; as many samples as ``data`` has."""
     sets = {"shuffled": pixel_shuffled(data, seed=context.seed)}
@@ -63,8 +87,7 @@ def measure(subject: Subject, context: Context) -> Section:
     fit_data = (subject.train if subject.train is not None else holdout).limit(_budget(context) * 5, seed=context.seed)
     chosen, sets = detectors(subject, section, len(fit_data)), _outsets(data, context, section)
     table: dict[str, dict[str, float]] = {}
-    for name, detector in chosen.items():
-        fitted = detector.fit(subject.model, fit_data, holdout)
+    for name, detector, fitted in fitting(section, chosen, subject, fit_data):
         inside, threshold = fitted.score(data.x).numpy(), fitted.threshold(1 - TPR)
         for out, x in sets.items():
             outside = fitted.score(x).numpy()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from assay.certify.base import Certificate, Certifier
 from assay.runtime.checks import check_inputs, check_labels
 from assay.runtime.errors import InputError
-from assay.runtime.inference import BATCH, device_of, evaluating
+from assay.runtime.inference import BATCH, device_of, evaluating, traceable
 from assay.runtime.random import Draws
 
 
@@ -25,7 +25,7 @@ class RandomizedSmoothing(Certifier):
     exceeds 1/2 the radius is ``sigma`` * Phi^-1(bound), elsewhere the method abstains (prediction -1, radius 0). The
     certificate is about the *smoothed* classifier, and holds with probability 1 - alpha for each sample. ``sigma`` > 0
     is in the data's units. Only decisions are used. The noise of a sample depends on (seed, its index) alone.
-    InputError for a model that does not give finite logits (n, c) of two classes or more.
+    InputError for a model that does not give finite logits (n, c) of two classes or more, or of another floating type.
     """
 
     sigma: float = 0.25
@@ -76,7 +76,7 @@ class RandomizedSmoothing(Certifier):
         """How often each class is predicted among ``draws`` noisy copies of each sample."""
         device, total = device_of(model), len(x) * draws
         table = torch.zeros(len(x), 0, dtype=torch.int64)
-        with evaluating(model), torch.no_grad():
+        with traceable("RandomizedSmoothing", model, x), evaluating(model), torch.no_grad():
             for start in range(0, total, self.batch_size):
                 pair = torch.arange(start, min(start + self.batch_size, total))
                 row, draw = pair // draws, pair % draws

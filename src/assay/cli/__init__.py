@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+UNHEARD = 141  # as a shell gives it for what SIGPIPE ends
 INTERRUPTED = "interrupted; what was finished is kept, and the same command goes on from there"
 
 
 def main() -> NoReturn:
-    """Entry point: exit codes 0 done, 1 not met, 2 bad usage or input, 130 interrupted."""
+    """Entry point: exit codes 0 done, 1 not met, 2 bad usage or input, 130 interrupted, 141 the output was closed."""
     try:
         _streams()
         with _answering():
@@ -23,7 +24,12 @@ def main() -> NoReturn:
         code = 130
     except BrokenPipeError:
         _discard_output()
-        sys.exit(1)
+        sys.exit(UNHEARD)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # what typer and rich make of it
+            _discard_output()
+            sys.exit(UNHEARD)
+        raise
     except MemoryError:
         _stop(2, "out of memory; expected more of it, or fewer samples (--limit)")
     except OSError as error:

@@ -17,7 +17,7 @@ from assay.runtime.errors import unknown
 
 def methods(room: str | None, kind: str | None, *, json: bool) -> None:
     """Print the methods of a room or kind."""
-    rows = jsonlib.loads(files("assay").joinpath("catalogue.json").read_text())["methods"]
+    rows = jsonlib.loads(files("assay").joinpath("catalogue.json").read_text(encoding="utf-8"))["methods"]
     for name, value, key in (("room", room, "room"), ("kind", kind, "kind")):
         if value is not None and value not in {r[key] for r in rows}:
             raise unknown(name, value, {r[key] for r in rows})

@@ -65,10 +65,10 @@ class DataDiet(Selector):
     Each run trains new weights of the model's architecture for ``epochs`` >= 0 (``steps`` overrides them) by
     ``trainer`` (absent: the paper's SGD, rate 0.1, Nesterov momentum 0.9, weight decay 5e-4, batches of 128), then
     scores all samples in evaluation mode: "el2n" (el2n_scores), "grand" (grand_scores), or "forget", counted while
-    training (ForgettingTracker; InputError for a trainer that states no objective or predicts other samples than the
-    batch). The share ``offset`` in [0, 1) of the hardest is left out: with wrong labels it should be about their rate.
-    ``per_class`` keeps the same share of every class. "grand" without training warns: that part of the paper did not
-    reproduce (Kirsch, 2023, arXiv:2303.14753).
+    training (ForgettingTracker; InputError for a trainer that states no objective, has a ``fit`` of its own, as those
+    of two networks, or predicts other samples than the batch). The share ``offset`` in [0, 1) of the hardest is left
+    out: with wrong labels it should be about their rate. ``per_class`` keeps the same share of every class. "grand"
+    without training warns: that part of the paper did not reproduce (Kirsch, 2023, arXiv:2303.14753).
     """
 
     score: Literal["el2n", "grand", "forget"] = "el2n"
@@ -133,6 +133,8 @@ def _forgetting(trainer: Trainer, start: nn.Module, data: Data, seed: int) -> Fl
     who = type(trainer).__name__
     if type(trainer).objective is Trainer.objective:
         raise InputError(f"DataDiet: {who} states no objective; expected a trainer that does for score='forget'")
+    if type(trainer).fit is not Trainer.fit:
+        raise InputError(f"DataDiet: {who} trains in its own way; expected one objective and plan for score='forget'")
     tracker = ForgettingTracker(len(data))
 
     def objective(model: nn.Module, batch: Batch, state: State) -> Tensor:

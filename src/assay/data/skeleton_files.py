@@ -35,7 +35,7 @@ def read_ntu(path: Path) -> Float[Tensor, "3 t 25 2"]:
     of joints and a line for each joint, which begins with x, y and z.
     """
     try:
-        lines = iter(path.read_text().split("\n"))
+        lines = iter(path.read_text(encoding="utf-8").split("\n"))
         count = int(next(lines))
         bodies = np.zeros((4, count, NTU_JOINTS, 3), np.float32)
         for t in range(count):
@@ -104,7 +104,7 @@ class Acclaim:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._read(path.read_text().split("\n"))
+            self._read(path.read_text(encoding="utf-8").split("\n"))
         except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"{path}: cannot be read ({reason}); expected an Acclaim skeleton (.asf)") from error
@@ -146,7 +146,7 @@ class Acclaim:
     def motion(self, path: Path, stride: int = 1) -> Float[Tensor, "3 t joints 1"]:
         """Positions in metres of every ``stride``-th frame of an ``.amc`` file."""
         try:
-            root, angles = self._frames(path.read_text().split("\n"), stride)
+            root, angles = self._frames(path.read_text(encoding="utf-8").split("\n"), stride)
         except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"{path}: cannot be read ({reason}); expected a motion (.amc) of this skeleton") from error

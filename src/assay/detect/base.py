@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from assay.data import Data
 from assay.runtime.checks import check_inputs
 from assay.runtime.errors import InputError
-from assay.runtime.inference import BATCH, predict
+from assay.runtime.inference import BATCH, ordinary, predict, traceable
 
 
 @dataclass(kw_only=True)
@@ -55,7 +55,9 @@ class FittedDetector:
 
     def score(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """How abnormal each input is: (n,) float64 on the CPU, higher is more abnormal. For errors see ``check``."""
-        return self.scores(self.check(x))
+        x = self.check(x)
+        with traceable(type(self).__name__, self.model, x):
+            return self.scores(ordinary(x))
 
     def graph(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """The scores with a graph back to ``x``: what an attack follows that knows of the detector.
@@ -90,13 +92,15 @@ class Detector:
     def fit(self, model: nn.Module, data: Data, holdout: Data | None = None) -> FittedDetector:
         """Fit to normal ``data``; thresholds come from ``holdout``'s scores where given, else from ``data``'s.
 
-        The model is kept by reference and never changed. Raises InputError on unusable data.
+        The model is kept by reference and never changed. Raises InputError on unusable data, such as that of another
+        floating type than the model's.
         """
         where = type(self).__name__
         check_inputs(where, data.x, data.y, data.bounds)
         if self.batch_size < 1:
             raise InputError(f"{where}: batch_size is {self.batch_size}; expected at least 1")
-        fitted = self.learn(model, data)
+        with traceable(where, model, data.x), torch.enable_grad():
+            fitted = self.learn(model, data)
         fitted.dtype_ = data.x.dtype
         fitted.reference_ = fitted.score((data if holdout is None else holdout).x).numpy()
         fitted.threshold_from_ = "fit data" if holdout is None else "holdout"

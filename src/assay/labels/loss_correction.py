@@ -22,8 +22,8 @@ class LossCorrection(Trainer):
     predictions give the transition matrix T; then training, from the model's weights again, under a loss that T
     corrects.
 
-    Either stage has the whole plan, so that the work is twice that of plain training. ``percentile``: see
-    estimate_transition. InputError for a percentile outside [0, 100], or where T cannot be used.
+    Either stage has the whole plan and ``augment``, so that the work is twice that of plain training. ``percentile``:
+    see estimate_transition. InputError for a percentile outside [0, 100], or where T cannot be used.
     """
 
     contract: ClassVar[bool] = True
@@ -40,7 +40,8 @@ class LossCorrection(Trainer):
 
     def fit(self, model: nn.Module, data: Data, *, seed: int, **options: Any) -> nn.Module:
         check_inputs(type(self).__name__, data.x, data.y, data.bounds)
-        first = self.plain().fit(model, data, seed=derive(seed, "transition"))
+        augment = options.get("augment")
+        first = self.plain().fit(model, data, seed=derive(seed, "transition"), augment=augment)
         loss = self.corrected(estimate_transition(predict(first, data.x).softmax(1), self.percentile))
 
         def objective(net: nn.Module, batch: Batch, state: State) -> Tensor:

@@ -39,7 +39,8 @@ class KLDROLoss(nn.Module):
 
     ``losses`` (n,) of a batch. Without ``momentum`` u is the batch's mean: over small batches the log of a mean is
     biased. With ``momentum`` in [0, 1), u = momentum u + (1 - momentum) times the batch's mean, kept as ``log_u`` in
-    the state and begun with the first batch; the gradient is then the mean of exp(l_i / r) / u times that of l_i.
+    the state and begun with the first batch; the gradient is then the mean of exp(l_i / r) / u times that of l_i. In
+    evaluation mode u is the batch's mean and ``log_u`` stays.
     All is done with logarithms: exp(l / r) overflows for small ``r``. InputError for r <= 0, another momentum, and
     losses that are not finite.
     """
@@ -55,7 +56,7 @@ class KLDROLoss(nn.Module):
     def forward(self, losses: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """The robust loss of ``losses``."""
         _check("KLDROLoss", losses, self.r)
-        if self.momentum is None:
+        if self.momentum is None or not self.training:
             return self.r * log_mean_exp(losses, self.r)
         self.log_u = tracked(self.log_u, losses, self.r, 1 - self.momentum)
         factor = (losses.detach() / self.r - self.log_u).exp()

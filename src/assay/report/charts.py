@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
+from rich.cells import cell_len
 
 from assay.audit.property import Plot
 from assay.report import svg
@@ -229,7 +230,7 @@ def bar(plot: Plot, names: Names) -> Chart:
         note = f"{note} Shows the {BARS // 2} lowest and {BARS // 2} highest of {len(order):,}.".strip()
         finite = [n for n in ranked if np.isfinite(first.get(n, np.nan))] or ranked
         order = finite if len(finite) <= BARS else [*finite[: BARS // 2], *finite[-BARS // 2 :]]
-    upright = len(order) <= 12 and max(map(len, order)) <= (8 if len(order) <= 6 else 4)
+    upright = len(order) <= 12 and max(map(cell_len, order)) <= (8 if len(order) <= 6 else 4)
     shape = _upright if upright else _lying
     body, height = shape(plot, table, order)
     drawn = svg.figure(names, plot.title, _describe(plot, series), body, height)
@@ -260,7 +261,7 @@ def _upright(plot: Plot, table: Mapping[str, Mapping[str, float]], order: Sequen
 
 
 def _lying(plot: Plot, table: Mapping[str, Mapping[str, float]], order: Sequence[str]) -> tuple[list[Markup], float]:
-    left = 24 + 6.4 * min(max(map(len, order)), 22)
+    left = 24 + 6.4 * min(max(map(cell_len, order)), 22)
     thick = max(5.0, min(16.0, 15.0 / len(table) + 1))
     row = thick * len(table) + (8 if len(order) <= 25 else 5)
     row = max(row, 15.0)
@@ -311,7 +312,7 @@ def heatmap(plot: Plot, names: Names) -> Chart:
     note = f"{whole.shape[0]:,} × {whole.shape[1]:,} cells, averaged in blocks." if z.shape != whole.shape else ""
     x_names = _spread(s.get("x"), whole.shape[1], columns)
     y_names = _spread(s.get("y"), whole.shape[0], rows)
-    left = 24 + 6.4 * min(max(map(len, y_names), default=1), 14) + (14 if plot.y else 0)
+    left = 24 + 6.4 * min(max(map(cell_len, y_names), default=1), 14) + (14 if plot.y else 0)
     cell = min((svg.WIDTH - 12 - left) / columns, 34.0)
     high = min(cell, max(360 / rows, 6.0))
     box = Box(left=left, right=left + cell * columns, bottom=12 + high * rows)
@@ -329,7 +330,7 @@ def heatmap(plot: Plot, names: Names) -> Chart:
         body.append(label((box.left + box.right) / 2, box.bottom + 36, plot.x, class_="t a"))
     if plot.y:
         at = f"translate(13 {(box.top + box.bottom) / 2:.5g}) rotate(-90)"
-        body.append(tag("text", svg.clip(plot.y, 42), transform=at, text_anchor="middle", class_="t a"))
+        body.append(tag("text", svg.fitted(plot.y, 42), transform=at, text_anchor="middle", class_="t a"))
     span = f"from {write(np.nanmin(z))} to {write(np.nanmax(z))}"
     what = f"Heat map of {whole.shape[0]} rows and {whole.shape[1]} columns, values {span}."
     drawn = svg.figure(names, plot.title, what, body, box.bottom + (46 if plot.x else 26))
@@ -357,7 +358,7 @@ def _cell(
 
 def _cell_names(box: Box, x_names: list[str], y_names: list[str], cell: float, high: float) -> list[Markup]:
     every_y = max(1, int(np.ceil(13 / high)))
-    widest = max((len(svg.clip(n, 8)) for n in x_names), default=1)
+    widest = max((cell_len(svg.fitted(n, 8)) for n in x_names), default=1)
     every_x = max(1, int(np.ceil((widest * 6.8 + 4) / cell)))
     left = [
         label(box.left - 6, box.top + high * (k + 0.5) + 4, n, anchor="end", length=14)

@@ -103,7 +103,7 @@ def page(result: Audit | Effects) -> str:
     budget, names = Budget(), Names()
     effects = _effects(result, names, budget) if isinstance(result, Effects) else None
     views = [_view(k, text.title(audit, k), s, names, budget) for k, s in text.measured(audit).items()]
-    css = (Path(__file__).parent / "templates" / "report.css").read_text()
+    css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     return _environment.get_template("report.html.j2").render(
         name=svg.clip(result.name, 120),
         kind=kind,

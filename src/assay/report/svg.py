@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from markupsafe import Markup, escape
+from rich.cells import cell_len
 
 from assay.runtime.printable import printable
 
@@ -34,9 +35,18 @@ def clip(text: object, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def fitted(text: object, columns: int) -> str:
+    """``clip``, but to a width in ``columns``, of which letters of East Asian scripts take two."""
+    line = printable(str(text))
+    if cell_len(line) <= columns:
+        return line
+    widths = itertools.accumulate(map(cell_len, line))
+    return line[: sum(w < columns for w in widths)] + "…"
+
+
 def label(x: float, y: float, text: object, *, anchor: str = "middle", class_: str = "t", length: int = 40) -> Markup:
-    """Text at a point; clipped to ``length`` with the whole as its tooltip."""
-    short, whole = clip(text, length), clip(text, 200)
+    """Text at a point; ``fitted`` to ``length`` columns with the whole as its tooltip."""
+    short, whole = fitted(text, length), clip(text, 200)
     inner = [str(escape(short))] + ([tag("title", whole)] if short != whole else [])
     return tag("text", *map(Markup, inner), x=float(x), y=float(y), text_anchor=anchor, class_=class_)
 
@@ -144,7 +154,7 @@ def y_axis(box: Box, scale: Scale, title: str) -> list[Markup]:
     if title:
         middle = (box.top + box.bottom) / 2
         turned = f"translate(13 {middle:.5g}) rotate(-90)"
-        parts.append(tag("text", clip(title, 42), transform=turned, text_anchor="middle", class_="t a"))
+        parts.append(tag("text", fitted(title, 42), transform=turned, text_anchor="middle", class_="t a"))
     return parts
 
 

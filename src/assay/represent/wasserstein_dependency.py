@@ -36,8 +36,9 @@ class WassersteinDependency:
     ``fit(critic, x, y, *, seed, perm=None)``: ``critic(x, y) -> (n,)`` is copied and trained by Adam on the difference
     less ``lam`` times the gradient penalty. y' is y[perm], one independent pairing, or each batch's next y. ``value_``
     is the difference on all n pairs, over y[perm] or the mean over y rolled by 1 to 8. The penalty draws the slope to 1
-    and does not hold it there: an estimate, which a small critic leaves below the truth. Raises InputError for fewer
-    than two pairs, integers, options out of range, and batches of one without ``perm``, which have no next y.
+    and does not hold it there: an estimate, which a small critic leaves below the truth. Without ``perm`` a last batch
+    of one pair, which has no next, is left out. Raises InputError for fewer than two pairs, integers, or options out of
+    range, such as batches of one without ``perm``.
     """
 
     kind: ClassVar[str] = "function"
@@ -61,13 +62,14 @@ class WassersteinDependency:
         if not 0 <= self.lam < math.inf:
             raise InputError(f"WassersteinDependency: lam={self.lam}; expected a finite number >= 0")
         if perm is None and self.batch_size < 2:
-            raise InputError(f"WassersteinDependency: batch_size={self.batch_size}; expected two or more without perm")
+            raise InputError(f"WassersteinDependency: batch_size={self.batch_size}; expected two or more, or perm")
         if perm is not None:
             perm = torch.as_tensor(perm)
             if not torch.equal(perm.sort().values, torch.arange(len(x))):
                 raise InputError(f"WassersteinDependency: perm {tuple(perm.shape)}; expected a permutation of {len(x)}")
             pairs = Data(pairs.x, pairs.y, pairs.classes, pairs.bounds, fields={"y": y, "neg": y[perm]})
-        plan = Plan(steps=self.steps, batch_size=self.batch_size, lr=self.lr)
+        lone = perm is None and len(x) % self.batch_size == 1
+        plan = Plan(steps=self.steps, batch_size=self.batch_size, lr=self.lr, drop_last=lone)
         trained = fit(critic, pairs, self.objective, plan, seed=seed)
         with evaluating(trained), torch.no_grad():
             others = [y[perm]] if perm is not None else [y.roll(k, 0) for k in range(1, min(9, len(y)))]

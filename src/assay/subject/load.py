@@ -87,7 +87,7 @@ def save(subject: Subject, folder: Path) -> Path:
             {k: v.detach().cpu().contiguous().clone() for k, v in subject.model.state_dict().items()},
             new / "model.safetensors",
         )
-        (new / "subject.toml").write_text(tomli_w.dumps(table))
+        (new / "subject.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
         exchange(new, folder, work)
     finally:
         discard(work, folder)

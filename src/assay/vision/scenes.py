@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from assay.runtime.errors import InputError, unknown
+from assay.runtime.inference import ordinary
 from assay.runtime.random import Draws
 from assay.vision.geometry import corners
 from assay.vision.patch_renderer import PatchRenderer
@@ -69,9 +70,8 @@ class Scenes:
 
     def render(self, patch: Float[Tensor, "3 h w"]) -> Float[Tensor, "n 3 H W"]:
         """The images with ``patch`` on every sign, on the patch's device."""
-        put = [t.to(patch.device) for t in (self.mask, self.keypoints, self.relight, self.obj_to_img, self.obj_mask)]
-        mask, keypoints, relight, obj_to_img, obj_mask = put
-        images = self.images.to(patch.device)
+        held = (self.images, self.mask, self.keypoints, self.relight, self.obj_to_img, self.obj_mask)
+        images, mask, keypoints, relight, obj_to_img, obj_mask = (ordinary(t.to(patch.device)) for t in held)
         if not len(keypoints):
             return images
         return self.renderer(images, patch, mask, keypoints, relight, obj_to_img, obj_mask=obj_mask)

@@ -37,7 +37,7 @@ class Answers:
         """Logits (n, c) float32 from raw answers: labels become a one in their column, probabilities their logarithm.
 
         One score a sample, where there are two classes, is the probability or the log-odds of the second. Of labels
-        that come as rows of scores the highest counts.
+        that come as rows of scores, or as one of two classes, the highest counts.
         """
         table = np.atleast_1d(table_of(raw, self.where))
         if len(table) != n:
@@ -55,7 +55,10 @@ class Answers:
         if table.ndim == 2 and table.shape[1] > 1:
             found = self._scores(table).argmax(1)
             return found if self.columns is None else np.array(self.columns)[found]
-        return class_indices(table.reshape(-1), self.classes, self.where, self.numbered)
+        flat = _whole(table.reshape(-1))
+        if flat.dtype.kind == "f" and len(self.classes) == 2 and flat.min() >= 0 and flat.max() <= 1:
+            flat = (flat > 0.5).astype(np.int64)
+        return class_indices(flat, self.classes, self.where, self.numbered)
 
     def _scores(self, table: np.ndarray) -> np.ndarray:
         """Columns for all classes of the model, float64."""
@@ -104,8 +107,9 @@ def one_hot(table: np.ndarray) -> bool:
 def meaning_of(raw: Any, classes: int, where: str) -> Meaning:
     """What the answers to some samples are, read off their form.
 
-    Integers, booleans or strings (n,), and rows of zeros with a single one, are labels. Floats (n, c), or (n,) for two
-    classes, are probabilities where they are non-negative and sum to one (one float: where it lies in [0, 1]).
+    Integers, booleans or strings (n,), rows of zeros with a single one, and for two classes floats (n,) that are all 0
+    or 1, are labels. Other floats (n, c), or (n,) for two classes, are probabilities where they are non-negative and
+    sum to one (one float: where it lies in [0, 1]).
     """
     table = table_of(raw, where)
     if table.ndim == 2 and table.shape[1] == 1:
@@ -117,6 +121,8 @@ def meaning_of(raw: Any, classes: int, where: str) -> Meaning:
             f"{where}: answers are {table.dtype} of shape {table.shape}; expected scores (n, {classes}) or integer "
             "labels (n,)"
         )
+    if table.ndim == 1 and np.isin(table, (0, 1)).all():
+        return "labels"
     if table.ndim == 1:
         return "probabilities" if table.min() >= 0 and table.max() <= 1 else "logits"
     if one_hot(table):
@@ -137,9 +143,7 @@ def class_indices(
 
     ``numbered`` allows the one (False) or the other (True) only.
     """
-    numbers = np.asarray(values)
-    if numbers.dtype.kind == "f" and (numbers == np.trunc(numbers)).all():
-        numbers = numbers.astype(np.int64)
+    numbers = _whole(np.asarray(values))
     found = np.unique(numbers)
     if not numbered and all_named(numbers, classes):
         known = {name: k for k, name in enumerate(classes)}
@@ -155,4 +159,9 @@ def class_indices(
 
 def all_named(values: Sequence[Any] | np.ndarray, classes: tuple[str, ...]) -> bool:
     """Whether all ``values`` are names of ``classes``."""
-    return all(str(v) in classes for v in np.unique(np.asarray(values)))
+    return all(str(v) in classes for v in np.unique(_whole(np.asarray(values))))
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    """Floats that are whole numbers as integers, all else as it is."""
+    return numbers.astype(np.int64) if numbers.dtype.kind == "f" and (numbers == np.trunc(numbers)).all() else numbers

@@ -95,7 +95,8 @@ def from_callable(
     The function is given a float32 numpy array (``takes="tensor"``: a torch tensor) and returns scores (n, c), for two
     classes also (n,) of the second, or labels (n,): integers from 0 or names of ``data.classes``. Scores are taken for
     probabilities where those of the first 64 samples are non-negative and sum to one (but for rounding to two digits),
-    for decisions where each of their rows is a single one among zeros, else for logits; ``scores`` says it outright.
+    for decisions where each of their rows is a single one among zeros, or the one score 0 or 1, else for logits;
+    ``scores`` says it outright.
     ``access=Access.DECISION`` uses the decisions only, even of a function that gives scores. ``budget`` is the most
     samples that are asked in all: a property that would go beyond is left out of the audit and says so. Raises
     InputError for unknown options, for a function that fails and for answers of another form.
